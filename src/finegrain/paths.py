@@ -1,0 +1,98 @@
+"""Where each artefact lives, relative to the current folder: a copy of the tree uses its own files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+CHECKPOINTS = Path(".checkpoints")
+REPORTS = Path("reports")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The files of one dataset, made by download, split and pack."""
+
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return Path("data") / self.name
+
+    @property
+    def archive(self) -> Path:
+        """Folder with the archive's file, or its part files; nothing in it is ever unpacked."""
+        return self.folder / "archive"
+
+    @property
+    def source(self) -> Path:
+        """Provenance: source, sha256 and size of each archive file. Tracked by git."""
+        return Path("metrics") / self.name / "data" / "source.json"
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "manifest.csv"
+
+    @property
+    def split_metrics(self) -> Path:
+        return Path("metrics") / self.name / "data" / "split.json"
+
+    @property
+    def rejected(self) -> Path:
+        """CSV (path, reason) of the images left out. Tracked by git."""
+        return Path("reports") / self.name / "rejected.csv"
+
+    @property
+    def near_duplicates(self) -> Path:
+        """CSV of test images that nearly repeat a train or val image. Tracked by git."""
+        return Path("reports") / self.name / "near_duplicates.csv"
+
+    @property
+    def class_balance(self) -> Path:
+        """CSV (class, split, images), a DVC plot. Tracked by git."""
+        return Path("plots") / self.name / "data" / "class_balance.csv"
+
+    @property
+    def pack(self) -> Path:
+        return self.folder / "pack"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The files of one model on one dataset, made by train and evaluate."""
+
+    dataset: str
+    model: str
+
+    @property
+    def weights(self) -> Path:
+        return Path("models") / self.dataset / f"{self.model}.safetensors"
+
+    @property
+    def sidecar(self) -> Path:
+        return Path("models") / self.dataset / f"{self.model}.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Quality: the same bits for the same commit, data and machine kind."""
+        return Path("metrics") / self.dataset / f"{self.model}.json"
+
+    @property
+    def cost(self) -> Path:
+        """Seconds, images per second, memory: different in every run."""
+        return Path("metrics") / self.dataset / "cost" / f"{self.model}.json"
+
+    @property
+    def predictions(self) -> Path:
+        return Path("data") / self.dataset / "predictions" / f"{self.model}.csv"
+
+    @property
+    def history(self) -> Path:
+        return Path("plots") / self.dataset / "history" / f"{self.model}.csv"
+
+    @property
+    def confusion(self) -> Path:
+        return Path("plots") / self.dataset / "confusion" / f"{self.model}.png"
+
+    @property
+    def per_class(self) -> Path:
+        return Path("plots") / self.dataset / "per_class" / f"{self.model}.csv"

@@ -1,0 +1,116 @@
+"""What every stage writes and how it ends: JSON and CSV files, progress bars, one-line errors."""
+
+import csv
+import ctypes
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from finegrain.errors import UserError
+
+
+def main(stage: Callable[[], None]) -> None:
+    """Run a stage's main(): die with the parent, show a UserError as its message, exit with 1."""
+    _die_with_parent()
+    try:
+        stage()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process when dvc is killed; else a second trainer would run on unseen."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def progress(items: Iterable[Any] | None = None, *, total: int | None, label: str, unit: str = "img") -> Any:
+    """A tqdm bar on a terminal; in a log, one line at least 10 seconds apart."""
+    interactive = sys.stderr.isatty()
+    return tqdm(
+        items, total=total, desc=label, unit=unit, mininterval=0.1 if interactive else 10, dynamic_ncols=True,
+        file=sys.stderr, smoothing=0.1, leave=interactive,
+    )  # fmt: skip
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """Whole or not at all: a temporary file beside it, then a rename."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(file: Path, text: str) -> None:
+    write_bytes(file, text.encode())
+
+
+def write_json(file: Path, data: Any) -> None:
+    """Keys in the order given, NaN refused."""
+    write_text(file, json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{file}: not found; `dvc repro` makes it") from None
+    except ValueError as error:
+        raise UserError(f"{file}: not JSON ({error}); delete it and run `dvc repro`") from None
+
+
+def write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def revision() -> str | None:
+    """The commit of the current folder, ``-dirty`` where src or params.yaml differ; None outside git."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "src", "params.yaml"], capture_output=True, text=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("-dirty" if changed.stdout.strip() else "")
+
+
+def in_order(function: Callable[[Any], Any], items: Iterable[Any], threads: int, ahead: int) -> Iterator[Any]:
+    """Map in a thread pool, results in order, at most ``ahead`` items in flight: memory stays constant."""
+    from collections import deque
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Any]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
