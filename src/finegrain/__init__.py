@@ -14,6 +14,7 @@ model        build, head, layer groups, freeze, save, load
 optim        optimizers and schedules
 checkpoint   keyed, atomic, locked
 loop         fit() and predict()
+predictions  the kept answers for every test image
 scores       metrics, intervals, paired tests
 figures      matplotlib
 report       the offline HTML page

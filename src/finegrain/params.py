@@ -166,7 +166,7 @@ class Cosine(Section):
 
 
 class OneCycle(Section):
-    """Cosine up from lr/25 during ``up_ratio`` of the steps, down to lr/250,000; momentum goes the other way."""
+    """Cosine up from lr/25 during ``up_ratio`` of the steps, then down to lr/250,000; momentum mirrors it."""
 
     kind: Literal["one_cycle"]
     up_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -234,6 +234,8 @@ class Params(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bfloat16 autocast where the hardware multiplies it natively."""
+    checkpoint_seconds: NonNegativeFloat = 60.0
+    """A checkpoint is written at the end of an epoch once so much time has passed since the last one."""
 
     @model_validator(mode="after")
     def _models_once(self) -> "Params":

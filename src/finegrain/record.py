@@ -114,3 +114,17 @@ def in_order(function: Callable[[Any], Any], items: Iterable[Any], threads: int,
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def say(line: str) -> None:
+    """One line for the person who watches; results go to files, never here."""
+    tqdm.write(line, file=sys.stderr)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside the folder outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

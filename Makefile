@@ -1,0 +1,31 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV := .venv
+# dvc runs `python src/...`: the environment's own python must come first
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	$(VENV)/bin/pip install -q -r requirements-dev.txt
+	@touch $@
+
+.PHONY: help install repro test test-fast check clean-checkpoints
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+install: $(VENV)/.installed ## Make the virtual environment and install everything
+repro: $(VENV)/.installed ## Install, then rebuild data, models, metrics and report
+	dvc repro
+test: $(VENV)/.installed-dev ## Run every test
+	python -m pytest
+test-fast: $(VENV)/.installed-dev ## Run the tests that start no DVC pipeline
+	python -m pytest -m "not slow"
+check: $(VENV)/.installed-dev ## Lint, format check, types
+	ruff check .
+	ruff format --check .
+	mypy
+clean-checkpoints: ## Remove the saved states of interrupted trainings and downloads
+	rm -rf .checkpoints

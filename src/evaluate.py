@@ -1,0 +1,56 @@
+"""Stage evaluate: score one trained model; the only script that opens the test split.
+
+Reads   params.yaml; models/<name>/<model>.*; data/<name>/pack and manifest.csv
+Writes  metrics/<name>/<model>.json, data/<name>/predictions/<model>.csv,
+        plots/<name>/confusion/<model>.png and per_class/<model>.csv
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from finegrain import runtime  # isort: skip  (sets the allocator before torch is imported)
+import numpy as np
+
+from finegrain import figures, loop, model, packed, params, paths, predictions, record, scores
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="one of params.yaml `models`")
+    name = parser.parse_args(argv).model
+    config = params.read()
+    run, data = paths.Run(config.dataset.name, name), paths.Data(config.dataset.name)
+    device = runtime.device(config.device)
+    bf16 = runtime.bf16(config.precision, device)
+
+    net, facts = model.load(run.weights, run.sidecar)
+    net = net.to(device)
+    results, probabilities = {}, {}
+    for part in ("test", "val", "train"):
+        split = packed.Split(data.pack, part, device, model.pretrained(config.weights))
+        logits, labels = loop.predict(net, split, config.batch_size, facts["side_pixels"], bf16, label=part)
+        probabilities[part] = scores.softmax(logits.numpy().astype(np.float64))
+        results[part] = scores.metrics(probabilities[part], labels.numpy())
+        if part == "test":
+            truth = labels.numpy()
+    record.write_json(
+        run.metrics,
+        {
+            "test": results["test"],
+            "val": {k: results["val"][k] for k in ("top1", "loss")},
+            "train": {k: results["train"][k] for k in ("top1", "loss")},
+            "best_epoch": facts["best_epoch"],
+        },
+    )
+    names = facts["classes"]
+    predictions.write(run.predictions, data.manifest, probabilities["test"], truth, names)
+    matrix = scores.confusion(truth, probabilities["test"].argmax(1), len(names))
+    figures.save(figures.confusion(matrix, names), run.confusion)
+    images = matrix.sum(1)
+    recall = matrix.diagonal() / np.maximum(images, 1)
+    rows = zip(names, images.tolist(), recall.tolist(), strict=True)
+    record.write_csv(run.per_class, ("class", "images", "recall"), rows)
+
+
+if __name__ == "__main__":
+    record.main(main)

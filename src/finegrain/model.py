@@ -1,0 +1,177 @@
+"""torchvision's classifiers by name: build, head, layer groups, freeze, save, load."""
+
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from finegrain import record
+from finegrain.errors import UserError
+
+FORMAT = 1
+"""Version of the sidecar beside a weights file."""
+
+
+def build(name: str, classes: int, weights: str, seed: int) -> nn.Module:
+    """A model with a new linear head.
+
+    Args:
+        name: a torchvision ResNet, ResNeXt, Wide ResNet or EfficientNet.
+        weights: ``none`` (torchvision's random initialisation from ``seed``), the name of pretrained
+            weights such as ``IMAGENET1K_V2``, or a .safetensors or .pth file of the same architecture.
+
+    Raises:
+        UserError: no such weights, a download that fails, or a file that does not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = torchvision.models.get_model(name, weights=None)
+        if weights != "none":
+            _load_backbone(net, name, weights)
+        parent, key = _head_place(net)
+        old = getattr(parent, key)
+        setattr(parent, key, nn.Linear(old.in_features, classes))
+    return net.to(memory_format=torch.channels_last)
+
+
+def pretrained(weights: str) -> bool:
+    """Whether the weights expect ImageNet's normalisation."""
+    return weights != "none"
+
+
+def head(net: nn.Module) -> nn.Module:
+    """The last linear layer."""
+    parent, key = _head_place(net)
+    return getattr(parent, key)
+
+
+def _head_place(net: nn.Module) -> tuple[Any, str]:
+    return (net, "fc") if hasattr(net, "fc") else (net.classifier, "1")
+
+
+def _load_backbone(net: nn.Module, name: str, weights: str) -> None:
+    file = Path(weights)
+    if file.suffix in (".safetensors", ".pth", ".pt"):
+        state = _read_weights_file(file)
+    else:
+        state = _download(name, weights)
+    parent, key = _head_place(net)
+    prefix = f"{'' if parent is net else 'classifier.'}{key}."
+    state = {k: v for k, v in state.items() if not k.startswith(prefix)}
+    wanted = {k: v for k, v in net.state_dict().items() if not k.startswith(prefix)}
+    wrong = [k for k in wanted if k not in state or state[k].shape != wanted[k].shape]
+    wrong += [k for k in state if k not in wanted]
+    if wrong:
+        raise UserError(
+            f"params.yaml: weights: {weights} does not fit {name}: {len(wrong)} tensors differ, "
+            f"such as {wrong[0]}; give weights of the same architecture"
+        )
+    net.load_state_dict(state, strict=False)
+
+
+def _read_weights_file(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"params.yaml: weights: {file} is not a file") from None
+    except Exception as error:  # torch raises a dozen kinds for a broken file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"params.yaml: weights: {file} cannot be read ({reason})") from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"params.yaml: weights: {file} is not a state_dict of tensors")
+    return state
+
+
+def _download(name: str, weights: str) -> dict[str, Tensor]:
+    known = torchvision.models.get_model_weights(name)
+    if weights not in known.__members__:
+        raise UserError(
+            f"params.yaml: weights: {name} has no '{weights}'; allowed: none, "
+            f"{', '.join(known.__members__)}, or a .safetensors or .pth file"
+        )
+    try:
+        return known[weights].get_state_dict(progress=True, check_hash=True)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        where = Path(torch.hub.get_dir()) / "checkpoints" / known[weights].url.rsplit("/", 1)[-1]
+        raise UserError(
+            f"params.yaml: weights: {weights} of {name} cannot be fetched ({error}).\n"
+            f"Mend the network, put the file from {known[weights].url} at {where}, or set weights: none"
+        ) from None
+
+
+def groups(net: nn.Module) -> list[list[nn.Parameter]]:
+    """Parameters of the stem and early layers, the late layers, and the head.
+
+    ResNets are cut between layer2 and layer3, EfficientNets in the middle of ``features``.
+    """
+    last = list(head(net).parameters())
+    in_head = {id(p) for p in last}
+    blocks = list(net.features) if hasattr(net, "features") else [net.layer3, net.layer4]
+    late = [
+        p
+        for block in blocks[len(blocks) // 2 if hasattr(net, "features") else 0 :]
+        for p in block.parameters()
+    ]
+    in_late = {id(p) for p in late}
+    early = [p for p in net.parameters() if id(p) not in in_head | in_late]
+    return [early, late, last]
+
+
+def set_part(net: nn.Module, part: str) -> None:
+    """Choose what trains: ``head``, ``head+norm`` or ``all``; the rest needs no gradient."""
+    net.requires_grad_(part == "all")
+    head(net).requires_grad_(True)
+    if part == "head+norm":
+        for module in _norms(net):
+            module.requires_grad_(True)
+
+
+def train_mode(net: nn.Module, part: str) -> None:
+    """Training mode, but with a frozen backbone's norm statistics kept as they are."""
+    net.train()
+    if part == "head":
+        for module in _norms(net):
+            module.eval()
+
+
+def _norms(net: nn.Module) -> list[nn.Module]:
+    return [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def parameters(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def save(weights: Path, sidecar: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write weights as safetensors, and beside them what is needed to use them, with the weights' sha256."""
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    plain = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    record.write_bytes(weights, safetensors.torch.save(plain))
+    record.write_json(sidecar, {"format": FORMAT, "sha256": record.sha256(weights), **facts})
+
+
+def load(weights: Path, sidecar: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model and its sidecar.
+
+    Raises:
+        UserError: a file is missing, changed since it was written, or of another format.
+    """
+    facts = record.read_json(sidecar)
+    if facts.get("format") != FORMAT:
+        raise UserError(f"{sidecar}: format {facts.get('format')} instead of {FORMAT}; train the model again")
+    if not weights.is_file():
+        raise UserError(f"{weights}: not found; `dvc repro` makes it, `dvc pull` fetches it")
+    if record.sha256(weights) != facts["sha256"]:
+        raise UserError(
+            f"{weights}: differs from the sha256 in {sidecar.name}: damaged; fetch or train it again"
+        )
+    net = build(facts["model"], len(facts["classes"]), "none", seed=0)
+    net.load_state_dict(safetensors.torch.load_file(weights))
+    return net, facts

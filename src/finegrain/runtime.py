@@ -1,0 +1,73 @@
+"""The machine: allocator, device, precision, peak memory. Import this before anything that imports torch."""
+
+import ctypes
+import platform
+import resource
+import sys
+from typing import Literal
+
+from finegrain.errors import UserError
+
+
+def _keep_memory() -> None:
+    """Let glibc reuse large blocks instead of returning them to the kernel after every operation.
+
+    Each activation of a training step would otherwise be mapped, zeroed page by page and unmapped again.
+    It must be called before torch allocates.
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return
+    m_trim_threshold, m_mmap_max = -1, -4
+    libc = ctypes.CDLL(None)
+    libc.mallopt(m_mmap_max, 0)
+    libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+_keep_memory()
+import torch  # noqa: E402
+import torchvision  # noqa: E402
+
+
+def device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device to compute on.
+
+    Raises:
+        UserError: cuda is asked for and torch finds none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("params.yaml: device: cuda is asked for, but torch finds no GPU; use auto or cpu")
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def bf16(wanted: Literal["auto", "fp32", "bf16"], on: torch.device) -> bool:
+    """Whether to autocast to bfloat16: ``auto`` where the hardware multiplies it natively."""
+    if wanted != "auto":
+        return wanted == "bf16"
+    if on.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return bool(native())
+
+
+def peak_memory_bytes(on: torch.device) -> int:
+    """Largest memory so far: of the GPU's tensors, or of this process (resident) on the CPU."""
+    if on.type == "cuda":
+        return torch.cuda.max_memory_allocated(on)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def environment(on: torch.device, precision_bf16: bool) -> dict[str, str | int]:
+    """What the bits of a result depend on besides commit and data."""
+    name = torch.cuda.get_device_name(on) if on.type == "cuda" else platform.machine()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "device": on.type,
+        "device_name": name,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "precision": "bf16" if precision_bf16 else "fp32",
+    }

@@ -1,0 +1,97 @@
+"""What logits are worth: metrics, intervals, paired tests."""
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    top_k_accuracy_score,
+)
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+def softmax(logits: Floats) -> Floats:
+    """``[N, C]`` to probabilities, in float64 so that the loss of a sure mistake stays finite."""
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)
+
+
+def metrics(probabilities: Floats, labels: Ints) -> dict[str, float]:
+    """top1, top5, macro_f1, mean_class_accuracy (all in 0..1), loss (nats), and the interval of top1.
+
+    Args:
+        probabilities: ``[N, C]``, rows summing to 1.
+        labels: ``[N]`` class ids; every class counts in the averages only if it has an image here.
+    """
+    classes = np.arange(probabilities.shape[1])
+    predicted = probabilities.argmax(1)
+    low, high = wilson(int((predicted == labels).sum()), len(labels))
+    five = min(5, len(classes) - 1)
+    top5 = 1.0 if five < 1 else _top_k(probabilities, labels, five)
+    return {
+        "top1": float((predicted == labels).mean()),
+        "top1_low": low,
+        "top1_high": high,
+        "top5": top5 if len(classes) > 5 else 1.0,
+        "macro_f1": float(
+            f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)
+        ),
+        "mean_class_accuracy": float(balanced_accuracy_score(labels, predicted)),
+        "loss": float(log_loss(labels, probabilities, labels=classes)),
+    }
+
+
+def _top_k(probabilities: Floats, labels: Ints, k: int) -> float:
+    classes = np.arange(probabilities.shape[1])
+    if len(classes) == 2:  # scikit-learn takes two classes as one column
+        return float((probabilities.argmax(1) == labels).mean())
+    return float(top_k_accuracy_score(labels, probabilities, k=k, labels=classes))
+
+
+def wilson(correct: int, images: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927), which stays inside 0..1 and holds for few images too."""
+    interval = binomtest(correct, images).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mcnemar(a_correct: npt.NDArray[np.bool_], b_correct: npt.NDArray[np.bool_]) -> float:
+    """Exact two-sided p-value that two models are equally often right on the same images (McNemar 1947).
+
+    Only the images that one of them gets right and the other wrong count.
+    """
+    only_a = int((a_correct & ~b_correct).sum())
+    only_b = int((~a_correct & b_correct).sum())
+    if only_a + only_b == 0:
+        return 1.0
+    return float(binomtest(only_a, only_a + only_b).pvalue)
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979), in the order given."""
+    order = np.argsort(p_values, kind="stable")
+    corrected, floor = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = floor
+    return corrected
+
+
+def confusion(labels: Ints, predicted: Ints, classes: int) -> Ints:
+    """Counts ``[classes, classes]``: rows are the truth, columns the prediction."""
+    return np.asarray(confusion_matrix(labels, predicted, labels=np.arange(classes)), dtype=np.int64)
+
+
+def confused_pairs(matrix: Ints, names: list[str], most: int) -> list[tuple[str, str, int, int]]:
+    """(true class, predicted class, mistakes, images of the true class), most mistakes first."""
+    wrong = matrix.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    rows, columns = np.unravel_index(order, wrong.shape)
+    totals = matrix.sum(1)
+    pairs = zip(rows.tolist(), columns.tolist(), strict=True)
+    return [(names[r], names[c], int(wrong[r, c]), int(totals[r])) for r, c in pairs if wrong[r, c]]
