@@ -16,6 +16,7 @@ checkpoint   keyed, atomic, locked
 loop         fit() and predict()
 predictions  the kept answers for every test image
 scores       metrics, intervals, paired tests
+leaderboard  rank the models
 figures      matplotlib
 report       the offline HTML page
 """

@@ -112,16 +112,16 @@ def groups(net: nn.Module) -> list[list[nn.Parameter]]:
     ResNets are cut between layer2 and layer3, EfficientNets in the middle of ``features``.
     """
     last = list(head(net).parameters())
-    in_head = {id(p) for p in last}
-    blocks = list(net.features) if hasattr(net, "features") else [net.layer3, net.layer4]
-    late = [
-        p
-        for block in blocks[len(blocks) // 2 if hasattr(net, "features") else 0 :]
-        for p in block.parameters()
-    ]
-    in_late = {id(p) for p in late}
-    early = [p for p in net.parameters() if id(p) not in in_head | in_late]
+    late = [parameter for block in _late_blocks(net) for parameter in block.parameters()]
+    rest = {id(parameter) for parameter in last + late}
+    early = [parameter for parameter in net.parameters() if id(parameter) not in rest]
     return [early, late, last]
+
+
+def _late_blocks(net: Any) -> list[nn.Module]:
+    if hasattr(net, "features"):
+        return list(net.features[len(net.features) // 2 :])
+    return [net.layer3, net.layer4]
 
 
 def set_part(net: nn.Module, part: str) -> None:

@@ -29,6 +29,8 @@ class Split:
         self.class_names: list[str] = facts["classes"]
         self.side_pixels: int = facts["side_pixels"]
         self.fingerprint = f"{facts['manifest_sha256']}-{self.side_pixels}"
+        self.mean: list[float]
+        self.std: list[float]
         self.mean, self.std = IMAGENET if pretrained else (facts["mean"], facts["std"])
         self.labels = torch.from_numpy(np.load(folder / f"{name}_labels.npy"))
         # "c" maps copy on write: torch wants memory it could write to, the file stays as it is

@@ -38,7 +38,8 @@ def progress(items: Iterable[Any] | None = None, *, total: int | None, label: st
     """A tqdm bar on a terminal; in a log, one line at least 10 seconds apart."""
     interactive = sys.stderr.isatty()
     return tqdm(
-        items, total=total, desc=label, unit=unit, mininterval=0.1 if interactive else 10, dynamic_ncols=True,
+        items, total=total, desc=label, unit=unit, mininterval=0.1 if interactive else 10,
+        delay=0 if interactive else 10, dynamic_ncols=True,
         file=sys.stderr, smoothing=0.1, leave=interactive,
     )  # fmt: skip
 

@@ -1,0 +1,25 @@
+"""Stage pack: decode and resize every image once into uint8 arrays.
+
+Reads   params.yaml; data/<name>/archive, data/<name>/manifest.csv
+Writes  data/<name>/pack
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from finegrain import manifest, packing, params, paths, record
+from finegrain.sources import archive
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
+    config = params.read()
+    data = paths.Data(config.dataset.name)
+    table = manifest.read(data.manifest)
+    digest = record.sha256(data.manifest)
+    with archive.Reader(data.archive) as reader, archive.whole(data.pack) as folder:
+        packing.pack(reader, table, folder, config.pack.side_pixels, digest)
+
+
+if __name__ == "__main__":
+    record.main(main)

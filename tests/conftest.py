@@ -1,0 +1,42 @@
+"""Fixtures shared by the tests: a project folder of its own for each test, and a tiny packed dataset."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+CLASSES = ["bars", "dots", "plain"]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """An empty folder that is the current one: every path of the package is relative to it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def tiny_pack(project) -> Path:
+    """A pack of three classes of 32-px patterns that a small network tells apart within a few epochs."""
+    folder = project / "data" / "tiny" / "pack"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    counts = {"train": 42, "val": 15, "test": 18}
+    for split, n in counts.items():
+        labels = np.arange(n) % len(CLASSES)
+        images = rng.integers(0, 80, (n, 32, 32, 3), dtype=np.uint8)
+        images[labels == 0, :, ::4] += 120
+        images[labels == 1, ::8, ::8] += 170
+        np.save(folder / f"{split}.npy", images)
+        np.save(folder / f"{split}_labels.npy", labels.astype(np.int64))
+    facts = {
+        "side_pixels": 32,
+        "classes": CLASSES,
+        "counts": counts,
+        "manifest_sha256": "0" * 64,
+        "mean": [0.2, 0.2, 0.2],
+        "std": [0.15, 0.15, 0.15],
+    }
+    (folder / "pack.json").write_text(json.dumps(facts))
+    return folder

@@ -1,0 +1,175 @@
+"""The commands of the README, run by the real DVC in a copy of the repository with a small sample."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from pipeline import ROOT
+from test_params import changed
+from test_stages import SMALL
+
+pytestmark = pytest.mark.slow
+
+TINY = {**SMALL, "models": ["resnet18"], "phases": {"all": {**SMALL["phases"]["all"], "epochs": 1}}}
+
+
+class Clone:
+    """A git repository with the working tree's files, where commands run as a user types them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for name in listed.stdout.splitlines():
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        # the committed run is of the full sample; this copy makes its own
+        for made in ("dvc.lock", "metrics", "plots", "reports"):
+            path = folder / made
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        home = folder.parent / "home"
+        home.mkdir(exist_ok=True)
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("KAGGLE", "DVC", "GIT"))},
+            "HOME": str(home),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org",
+            "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.org",
+        }  # fmt: skip
+        self("git init -q -b main")
+        self.commit("start")
+
+    def __call__(self, command: str, code: int = 0) -> str:
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == code, f"{command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def commit(self, message: str) -> None:
+        self(f"git add -A && git commit -q --allow-empty -m '{message}'")
+
+    def json(self, path: str) -> dict:
+        return json.loads((self.folder / path).read_text())
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Clone:
+    """A clone in which `dvc repro` has run once and its results are committed."""
+    made = Clone(tmp_path_factory.mktemp("clone"))
+    changed(made.folder, **TINY)
+    made.commit("shrink")
+    made("dvc repro")
+    made.commit("run")
+    return made
+
+
+def stages_run(output: str) -> set[str]:
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")}
+
+
+def test_a_second_repro_does_nothing_and_the_tree_is_clean(clone):
+    output = clone("dvc repro")
+    assert not stages_run(output)
+    assert "up to date" in output
+    assert "up to date" in clone("dvc status")
+    assert clone("git status --porcelain") == ""
+
+
+def test_one_stage_by_name(clone):
+    assert "didn't change" in clone("dvc repro train@resnet18")
+
+
+def test_an_experiment_with_another_rate_retrains_and_nothing_before(clone):
+    output = clone("dvc exp run -n other-rate -S lr=0.003")
+    assert stages_run(output) == {"train@resnet18", "evaluate@resnet18", "compare"}
+    assert yaml.safe_load((clone.folder / "params.yaml").read_text())["lr"] == 0.003
+    shown = clone("dvc exp show --csv")
+    assert "other-rate" in shown and "0.003" in shown
+    difference = clone("dvc metrics diff --json")
+    change = json.loads(difference)["diff"] if "diff" in json.loads(difference) else json.loads(difference)
+    assert "test.loss" in change[str(Path("metrics/sample/resnet18.json"))]
+    plots = clone("dvc plots diff HEAD --out shown")
+    page = clone.folder / "shown" / "index.html"
+    assert page.is_file() and "file://" in plots
+    shutil.rmtree(page.parent)
+    clone("git checkout -q . && dvc checkout -q")
+    assert "up to date" in clone("dvc status")
+
+
+def test_an_experiment_with_other_models_trains_just_these(clone):
+    output = clone("dvc exp run -n other-models -S 'models=[resnet34]'")
+    assert stages_run(output) == {"train@resnet34", "evaluate@resnet34", "compare"}
+    assert set(clone.json("reports/leaderboard.json")["models"]) == {"resnet34"}
+    clone("git checkout -q . && git clean -fdq && dvc checkout -q")
+
+
+def test_a_temp_experiment_runs_its_own_code_not_the_workspace_s(clone):
+    """DVC copies the tree; with an installed package and `python -m` the workspace's code would run."""
+    file = clone.folder / "src" / "finegrain" / "scores.py"
+    before = file.read_text()
+    file.write_text(before.replace('"loss": float(', '"loss": 1234.5 + 0 * float('))
+    assert file.read_text() != before
+    clone("dvc exp run --temp -n changed-code")
+    file.write_text(before)  # the experiment has its own copy
+    shown = clone("dvc exp show --csv")
+    assert "1234.5" in shown
+    assert clone.json("metrics/sample/resnet18.json")["test"]["loss"] < 1000
+
+
+def test_a_queue_of_rates_runs_and_is_shown(clone):
+    clone("dvc exp run --queue -S 'lr=0.001,0.002'")
+    clone("dvc queue start")
+    for _ in range(120):
+        status = clone("dvc queue status")
+        if status.count("Success") + status.count("Failed") >= 2:
+            break
+        subprocess.run(["sleep", "2"])
+    assert status.count("Success") == 2, status
+    shown = clone("dvc exp show --csv")
+    assert "0.001" in shown and "0.002" in shown
+
+
+def test_a_reference_recipe_ends_without_credentials_in_a_clear_error(clone):
+    shutil.copy(clone.folder / "recipes/stanford-cars-sgd.yaml", clone.folder / "params.yaml")
+    output = clone("dvc repro", code=255)
+    assert "Kaggle" in output and "kaggle.json" in output and "Traceback" not in output
+    clone("git checkout -q . && dvc checkout -q")
+
+
+def test_a_wrong_parameter_stops_the_run_before_any_work(clone):
+    changed(clone.folder, **TINY, lr="1e-3")
+    output = clone("dvc repro", code=255)
+    assert "params.yaml: lr: '1e-3'" in output and "Traceback" not in output
+    clone("git checkout -q .")
+
+
+def test_two_clones_give_the_same_bits(clone, tmp_path_factory):
+    other = Clone(tmp_path_factory.mktemp("other"))
+    changed(other.folder, **TINY)
+    other("dvc repro")
+    same = [
+        *(f"metrics/sample/{name}.json" for name in ("resnet18", "data/split", "data/source")),
+        *("data/sample/manifest.csv", "data/sample/predictions/resnet18.csv"),
+        *("models/sample/resnet18.safetensors", "plots/sample/history/resnet18.csv"),
+        "plots/sample/confusion/resnet18.png",
+    ]
+    for path in same:
+        assert (clone.folder / path).read_bytes() == (other.folder / path).read_bytes(), path

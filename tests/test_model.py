@@ -1,0 +1,158 @@
+"""Every supported family is built, cut into groups, frozen, saved and loaded through one code path."""
+
+import hashlib
+from typing import get_args
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from torch import nn
+
+from finegrain import model, params
+from finegrain.errors import UserError
+
+FAMILIES = ["resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d", "efficientnet_b0"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_new_head_and_three_groups_that_hold_everything_once(name):
+    net = model.build(name, 7, "none", seed=0)
+    assert net(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
+    groups = model.groups(net)
+    assert all(groups)
+    ids = [id(p) for group in groups for p in group]
+    assert sorted(ids) == sorted(id(p) for p in net.parameters())
+    assert [p.shape for p in groups[2]] == [(7, model.head(net).in_features), (7,)]
+
+
+def test_every_name_has_a_head_where_the_family_has_it():
+    for name in get_args(params.ModelName):
+        with torch.device("meta"):
+            net = torchvision.models.get_model(name, weights=None)
+        assert isinstance(model.head(net), nn.Linear), name
+
+
+def test_random_weights_depend_on_the_seed_alone_and_leave_the_global_generator_alone():
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    first, again, other = (model.build("resnet18", 3, "none", seed=s) for s in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(first.conv1.weight, again.conv1.weight) and torch.equal(
+        first.fc.weight, again.fc.weight
+    )
+    assert not torch.equal(first.conv1.weight, other.conv1.weight)
+
+
+@pytest.mark.parametrize("part", ["head", "head+norm", "all"])
+def test_frozen_means_frozen(part):
+    net = model.build("resnet18", 3, "none", seed=0)
+    model.set_part(net, part)
+    model.train_mode(net, part)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
+    for _ in range(2):
+        net(torch.randn(4, 3, 32, 32)).square().sum().backward()
+        optimizer.step()
+    moved = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
+    norms = {k for k in before if ".bn" in k or k.startswith("bn1") or "downsample.1" in k}
+    head = {"fc.weight", "fc.bias"}
+    expected = {"head": head, "head+norm": head | norms, "all": set(before)}[part]
+    assert moved == expected
+
+
+def write_backbone(folder, name, suffix) -> tuple[str, dict[str, torch.Tensor]]:
+    torch.manual_seed(1)
+    state = torchvision.models.get_model(name, weights=None).state_dict()
+    file = folder / f"weights{suffix}"
+    if suffix == ".safetensors":
+        safetensors.torch.save_file(state, file)
+    else:
+        torch.save(state, file)
+    return str(file), state
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_local_file_gives_the_backbone_and_a_new_head(tmp_path, suffix):
+    file, state = write_backbone(tmp_path, "resnet18", suffix)
+    net = model.build("resnet18", 4, file, seed=0)
+    assert torch.equal(net.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
+    assert net.fc.weight.shape == (4, 512)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    file, _ = write_backbone(tmp_path, "resnet18", ".pth")
+    with pytest.raises(UserError, match="does not fit resnet50: .* tensors differ"):
+        model.build("resnet50", 4, file, seed=0)
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", b"\x80\x05cos\nsystem\n."])
+def test_a_broken_or_hostile_weights_file_is_refused(tmp_path, content):
+    file = tmp_path / "weights.pth"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read"):
+        model.build("resnet18", 4, str(file), seed=0)
+
+
+def test_a_missing_file_and_an_unknown_name_say_what_is_allowed(tmp_path):
+    with pytest.raises(UserError, match="is not a file"):
+        model.build("resnet18", 4, str(tmp_path / "no.pth"), seed=0)
+    with pytest.raises(UserError, match="no 'IMAGENET1K_V3'; allowed: none, IMAGENET1K_V1"):
+        model.build("resnet18", 4, "IMAGENET1K_V3", seed=0)
+
+
+def test_pretrained_weights_come_from_torch_s_hub_folder(tmp_path, monkeypatch):
+    """The real torchvision path, with a stand-in file whose hash its name carries."""
+    file, state = write_backbone(tmp_path, "resnet18", ".pth")
+    content = (tmp_path / "weights.pth").read_bytes()
+    name = f"resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "home" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(content)
+    known = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    monkeypatch.setattr(known.value, "url", f"http://127.0.0.1:9/{name}", raising=False)
+    net = model.build("resnet18", 4, "IMAGENET1K_V1", seed=0)
+    assert torch.equal(net.conv1.weight, state["conv1.weight"])
+
+
+def test_without_network_the_message_says_where_to_put_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    known = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    monkeypatch.setattr(known.value, "url", "http://127.0.0.1:9/resnet18-00000000.pth", raising=False)
+    with pytest.raises(UserError, match=r"cannot be fetched .*\n.*hub/checkpoints/resnet18-0+\.pth"):
+        model.build("resnet18", 4, "IMAGENET1K_V1", seed=0)
+
+
+def saved(tmp_path):
+    net = model.build("resnet18", 3, "none", seed=3)
+    weights, sidecar = tmp_path / "m.safetensors", tmp_path / "m.json"
+    model.save(weights, sidecar, net.state_dict(), {"model": "resnet18", "classes": ["a", "b", "c"]})
+    return net, weights, sidecar
+
+
+def test_save_and_load_give_the_same_logits(tmp_path):
+    net, weights, sidecar = saved(tmp_path)
+    again, facts = model.load(weights, sidecar)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(net.eval()(images), again.eval()(images))
+    assert facts["classes"] == ["a", "b", "c"]
+
+
+def test_a_flipped_byte_is_noticed(tmp_path):
+    _, weights, sidecar = saved(tmp_path)
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        model.load(weights, sidecar)
+
+
+def test_another_format_and_a_missing_file_are_refused(tmp_path):
+    _, weights, sidecar = saved(tmp_path)
+    weights.unlink()
+    with pytest.raises(UserError, match="dvc pull"):
+        model.load(weights, sidecar)
+    sidecar.write_text('{"format": 0}')
+    with pytest.raises(UserError, match="format 0 instead of 1"):
+        model.load(weights, sidecar)

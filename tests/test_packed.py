@@ -1,0 +1,69 @@
+"""Batches hold every image once, the same for the same seed and epoch."""
+
+import numpy as np
+import pytest
+import torch
+
+from finegrain import packed
+from finegrain.params import Augment
+
+CPU = torch.device("cpu")
+PLAIN = Augment(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=False)
+MILD = Augment(crop_scale=(0.5, 1.0))
+
+
+@pytest.fixture
+def train(tiny_pack) -> packed.Split:
+    return packed.Split(tiny_pack, "train", CPU, pretrained=False)
+
+
+def collect(batches) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def test_plain_batches_are_the_images_in_order_normalised(train):
+    images, labels = collect(train.plain_batches(8, 32))
+    assert torch.equal(labels, train.labels)
+    slow = (train.images.permute(0, 3, 1, 2).double() / 255 - 0.2) / 0.15
+    assert torch.allclose(images.double(), slow, atol=1e-5)
+
+
+def test_an_epoch_holds_every_image_once_in_an_order_of_its_own(train):
+    # without augmentation an image is found again by its sum
+    sums = [collect(train.train_batches(epoch, 8, 32, PLAIN, seed=0))[0].sum((1, 2, 3)) for epoch in (1, 2)]
+    whole = collect(train.plain_batches(8, 32))[0].sum((1, 2, 3))
+    assert torch.allclose(sums[0].sort().values, whole.sort().values, atol=1e-3)
+    assert not torch.allclose(sums[0], sums[1])
+
+
+def test_batches_are_a_function_of_seed_and_epoch(train):
+    first = collect(train.train_batches(3, 8, 32, MILD, seed=1))
+    again = collect(train.train_batches(3, 8, 32, MILD, seed=1))
+    other = collect(train.train_batches(3, 8, 32, MILD, seed=2))
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_views_differ_per_image_and_are_channels_last(train):
+    images, _ = next(train.train_batches(1, 8, 24, MILD, seed=0))
+    assert images.shape == (8, 3, 24, 24)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_last_batch_of_one_image_is_left_out(train):
+    assert len(train) == 42
+    assert [train.steps(size) for size in (41, 42, 40, 100)] == [1, 1, 2, 1]
+    sizes = [len(y) for _, y in train.train_batches(1, 41, 32, PLAIN, seed=0)]
+    assert sizes == [41]
+
+
+def test_pretrained_weights_get_imagenet_s_normalisation(tiny_pack):
+    assert packed.Split(tiny_pack, "val", CPU, pretrained=True).mean == packed.IMAGENET[0]
+
+
+def test_the_file_is_mapped_and_never_written(train, tiny_pack):
+    before = (tiny_pack / "train.npy").read_bytes()
+    train.images[0] = 7
+    assert (tiny_pack / "train.npy").read_bytes() == before
+    assert isinstance(np.load(tiny_pack / "train.npy", mmap_mode="r"), np.memmap)

@@ -1,0 +1,149 @@
+"""The stage scripts, run in order on a small sample: exact files, true numbers, no stray parameter."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pipeline import STAGES, script_of
+from test_params import changed
+
+from finegrain import params
+
+MODELS = ["resnet18", "efficientnet_b0"]
+SMALL = {
+    "dataset__images_per_class": 8,
+    "dataset__side_pixels": 32,
+    "pack__side_pixels": 32,
+    "models": MODELS,
+    "phases": {
+        "all": {
+            "part": "all",
+            "epochs": 2,
+            "side_pixels": 32,
+            "optimizer": {"kind": "sgd", "momentum": 0.9},
+            "schedule": {"kind": "cosine", "warmup_epochs": 0.5},
+        }
+    },
+}
+
+
+class Watched(params.Params):
+    """Notes which top-level parameters are looked at."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in params.Params.model_fields:
+            LOOKED_AT.add(name)
+        return super().__getattribute__(name)
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        LOOKED_AT.update(options.get("include") or params.Params.model_fields)
+        return super().model_dump(**options)
+
+
+LOOKED_AT: set[str] = set()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> dict[str, Any]:
+    """A folder where every stage has run once, and the parameters that each looked at."""
+    folder = tmp_path_factory.mktemp("project")
+    changed(folder, **SMALL)
+    used: dict[str, set[str]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(str(Path(__file__).parent.parent / "src"))
+        real = params.read
+        patch.setattr(params, "read", lambda: Watched.model_construct(**dict(real())))
+        for stage, facts in STAGES.items():
+            LOOKED_AT.clear()
+            script = importlib.import_module(script_of(stage).stem)
+            for model in MODELS if "matrix" in facts else [None]:
+                script.main([model] if model else [])
+            used[stage] = set(LOOKED_AT)
+    return {"folder": folder, "used": used}
+
+
+def resolved(paths: list[Any]) -> set[str]:
+    found = set()
+    for entry in paths:
+        path = entry if isinstance(entry, str) else next(iter(entry))
+        for model in MODELS:
+            found.add(path.replace("${dataset.name}", "sample").replace("${item.model}", model))
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_uses_exactly_the_parameters_it_declares(finished, stage):
+    declared = {str(key).split(".")[0] for key in STAGES[stage]["params"]}
+    assert finished["used"][stage] == declared
+
+
+def test_the_files_written_are_exactly_the_outs_declared(finished):
+    folder = finished["folder"]
+    declared = set()
+    for facts in STAGES.values():
+        for kind in ("outs", "metrics", "plots"):
+            declared |= resolved(facts.get(kind, []))
+    files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    strays = {f for f in files if not any(f == d or f.startswith(d + "/") for d in declared)}
+    assert strays <= {"params.yaml"}
+    assert all((folder / path).exists() for path in declared)
+
+
+def test_metrics_equal_a_count_over_the_kept_predictions(finished):
+    folder = finished["folder"]
+    for model in MODELS:
+        metrics = json.loads((folder / f"metrics/sample/{model}.json").read_text())
+        kept = pd.read_csv(folder / f"data/sample/predictions/{model}.csv")
+        assert metrics["test"]["top1"] == pytest.approx((kept["class"] == kept["class_1"]).mean())
+        top5 = kept[[f"class_{i}" for i in range(1, 6)]].eq(kept["class"], axis=0).any(axis=1).mean()
+        assert metrics["test"]["top5"] == pytest.approx(top5)
+        assert metrics["test"]["loss"] == pytest.approx(kept["loss"].mean(), rel=1e-4)
+        recall = kept.assign(right=kept["class"] == kept["class_1"]).groupby("class")["right"].mean()
+        assert metrics["test"]["mean_class_accuracy"] == pytest.approx(recall.mean())
+        assert {"top1", "loss"} <= set(metrics["val"]) and {"top1", "loss"} <= set(metrics["train"])
+
+
+def test_the_best_epoch_of_the_history_is_the_one_evaluated(finished):
+    folder = finished["folder"]
+    for model in MODELS:
+        history = pd.read_csv(folder / f"plots/sample/history/{model}.csv")
+        metrics = json.loads((folder / f"metrics/sample/{model}.json").read_text())
+        assert history["epoch"].tolist() == [1, 2]
+        best = history.set_index("epoch").loc[metrics["best_epoch"]]
+        assert best["val_top1"] == history["val_top1"].max()
+        assert metrics["val"]["top1"] == pytest.approx(best["val_top1"])
+        assert metrics["val"]["loss"] == pytest.approx(best["val_loss"], rel=1e-3)
+
+
+def test_the_cost_file_holds_what_the_run_took(finished):
+    for model in MODELS:
+        cost = json.loads((finished["folder"] / f"metrics/sample/cost/{model}.json").read_text())
+        assert cost["seconds"] > 0 and cost["images_per_second"] > 0
+        assert cost["parameters"] > 1e6 and cost["peak_memory_bytes"] > 1e8
+
+
+def test_the_leaderboard_names_the_winner_by_validation(finished):
+    board = json.loads((finished["folder"] / "reports/leaderboard.json").read_text())
+    val = {model: board["models"][model]["val_top1"] for model in MODELS}
+    assert val[board["winner"]] == max(val.values())
+    table = (finished["folder"] / "reports/leaderboard.md").read_text()
+    assert all(model in table for model in MODELS)
+
+
+def test_splits_share_no_image_and_hold_every_class(finished):
+    rows = pd.read_csv(finished["folder"] / "data/sample/manifest.csv")
+    assert len(rows) == 12 * 8 and rows["path"].is_unique
+    assert rows.groupby("split")["class"].nunique().to_dict() == {"train": 12, "val": 12, "test": 12}
+    pack = finished["folder"] / "data/sample/pack"
+    for split in ("train", "val", "test"):
+        assert np.load(pack / f"{split}.npy", mmap_mode="r").shape == (
+            (rows["split"] == split).sum(),
+            32,
+            32,
+            3,
+        )
