@@ -1,4 +1,4 @@
-"""Stage download: put one readable archive into place, unpacked by nobody.
+"""Stage download: put one readable archive into place; it is never unpacked.
 
 Reads   params.yaml
 Writes  data/<name>/archive, metrics/<name>/data/source.json

@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "recipe": recipe,
             "data": train.fingerprint,
             "environment": environment,
+            "revision": record.revision(),
         }
         model.save(run.weights, run.sidecar, best.weights, facts)
         images = sum(row["train_images"] for row in rows)

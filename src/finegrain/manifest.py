@@ -190,8 +190,8 @@ def _assign(
             place.update(((name, digest), split) for digest, split in divided.items())
     if small:
         raise UserError(
-            f"classes with too few images to divide: {', '.join(small)}; at least {needed} different ones are "
-            "needed in each. Add images, or leave those classes out"
+            f"classes with too few images to divide: {', '.join(small)}; at least {needed} different ones "
+            "are needed in each. Add images, or leave those classes out"
         )
     keys = zip(pool["class"], pool["sha256"], strict=True)
     splits = frame["split"].astype(object)

@@ -29,6 +29,7 @@ def pack(
         UserError: too little space on the disk, or an archive that is not the manifest's.
     """
     classes = sorted(manifest["class"].unique().tolist())
+    label_of = {name: label for label, name in enumerate(classes)}
     tables = {split: manifest[manifest["split"] == split] for split in SPLITS}
     places = {path: (split, row) for split in SPLITS for row, path in enumerate(tables[split]["path"])}
     archive.refuse_full_disk(folder, len(manifest) * (3 * side_pixels**2 + 8))
@@ -45,8 +46,8 @@ def pack(
                 histogram += counts
 
     for split in SPLITS:
-        labels = np.searchsorted(classes, tables[split]["class"].tolist()).astype(np.int64)
-        np.save(folder / f"{split}_labels.npy", labels)
+        labels = [label_of[name] for name in tables[split]["class"]]
+        np.save(folder / f"{split}_labels.npy", np.array(labels, np.int64))
     mean, std = moments(histogram.reshape(3, 256))
     facts = {
         "side_pixels": side_pixels,

@@ -10,8 +10,8 @@ from PIL import Image, UnidentifiedImageError
 MAX_PIXELS = 178_956_970
 """Pillow's own limit: a larger header is taken for a decompression bomb."""
 
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""A closed list: Pillow would also open EPS, by starting Ghostscript on it."""
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""A closed list (JPEG includes MPO): Pillow would also open EPS, by starting Ghostscript on it."""
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {

@@ -11,7 +11,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -58,7 +58,7 @@ class Reader:
             wanted.setdefault(image.part, {})[image.path] = image
         for part in self._parts:
             chosen = wanted.pop(part.name, {})
-            missing = chosen.keys() - set(part.paths)
+            missing = [path for path in chosen if path not in part.paths]
             if missing:
                 raise UserError(f"{part.name}: holds no {min(missing)}; run `dvc repro` to list it anew")
             if chosen:
@@ -80,7 +80,7 @@ class _Zip:
         self._members: dict[str, zipfile.ZipInfo] = {}
         for info in sorted(self._zip.infolist(), key=lambda info: info.header_offset):
             path = folders.image_path(_zip_name(info))
-            if info.is_dir() or path is None:
+            if path is None:
                 continue
             if stat.S_ISLNK(info.external_attr >> 16):
                 raise UserError(f"{file}: {path} is a link; an archive may hold files and folders only")
@@ -178,7 +178,7 @@ def _text(raw: bytes) -> str:
         return raw.decode("cp437")
 
 
-def store(source: str | list[str], folder: Path) -> None:
+def store(source: str | Sequence[str], folder: Path) -> None:
     """Put local archives, or folders of class folders as zips, into ``folder`` under their own names.
 
     An archive is copied as it is. A folder becomes an uncompressed zip whose bytes depend on its images only.

@@ -1,0 +1,75 @@
+"""Stage compare: leaderboard, verdicts and the offline report over all models.
+
+Reads   params.yaml; metrics/<name>, plots/<name>, reports/<name>, models/<name>, data/<name>/predictions
+Writes  reports/index.html, leaderboard.json, leaderboard.md, curves.png, accuracy_vs_time.png
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from finegrain import figures, leaderboard, params, paths, predictions, record, report, scores
+
+PAIRS = 12
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
+    config = params.read()
+    name, data = config.dataset.name, paths.Data(config.dataset.name)
+    rows = leaderboard.rank(name, config.models)
+    histories = {row["model"]: pd.read_csv(paths.Run(name, row["model"]).history) for row in rows}
+    curves, cost = figures.png(figures.curves(histories)), figures.png(figures.accuracy_vs_time(rows))
+    winner = rows[0]["model"]
+
+    sidecar = record.read_json(paths.Run(name, winner).sidecar)
+
+    record.write_bytes(paths.REPORTS / "curves.png", curves)
+    record.write_bytes(paths.REPORTS / "accuracy_vs_time.png", cost)
+    record.write_text(paths.REPORTS / "leaderboard.md", report.markdown(rows))
+    board = {"winner": winner, "models": {row["model"]: _plain(row) for row in rows}}
+    record.write_json(paths.REPORTS / "leaderboard.json", board)
+    page = report.Report(
+        dataset=name,
+        rows=rows,
+        curves=curves,
+        accuracy_vs_time=cost,
+        models=[_figures(paths.Run(name, row["model"])) for row in rows],
+        class_balance=figures.png(figures.class_balance(_table(data.class_balance))),
+        split=record.read_json(data.split_metrics),
+        source=record.read_json(data.source),
+        rejected=_table(data.rejected).to_records(index=False).tolist(),
+        near_duplicates=_table(data.near_duplicates).to_records(index=False).tolist(),
+        parameters=paths.PARAMS.read_text(),
+        environment={"revision": sidecar["revision"], **sidecar["environment"]},
+    )
+    record.write_text(paths.REPORTS / "index.html", report.render(page))
+
+
+def _plain(row: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in row.items() if key != "model"}
+
+
+def _table(file: Path) -> pd.DataFrame:
+    """Text stays text: a class may be called NA."""
+    return pd.read_csv(file, keep_default_na=False)
+
+
+def _figures(run: paths.Run) -> report.ModelFigures:
+    kept, per_class = predictions.read(run.predictions), _table(run.per_class)
+    names = per_class["class"].astype(str).tolist()
+    place = {name: index for index, name in enumerate(names)}
+    truth, predicted = (kept[column].map(place).to_numpy() for column in ("class", "class_1"))
+    matrix = scores.confusion(truth, predicted, len(names))
+    return report.ModelFigures(
+        model=run.model,
+        confusion=run.confusion.read_bytes(),
+        per_class=figures.png(figures.per_class(per_class)),
+        confused_pairs=scores.confused_pairs(matrix, names, PAIRS),
+    )
+
+
+if __name__ == "__main__":
+    record.main(main)

@@ -1,0 +1,134 @@
+"""The offline HTML page that a reviewer reads in two minutes, and the leaderboard as Markdown."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """PNG bytes of one model's own figures, and its most frequent mistakes."""
+
+    model: str
+    confusion: bytes
+    per_class: bytes
+    confused_pairs: Sequence[tuple[str, str, int, int]]
+    """True class, predicted class, mistakes, images of the true class."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the page shows; figures are PNG bytes."""
+
+    dataset: str
+    rows: Sequence[dict[str, Any]]
+    """The leaderboard, winner first, as ``leaderboard.rank`` gives it."""
+    curves: bytes
+    accuracy_vs_time: bytes
+    models: Sequence[ModelFigures]
+    class_balance: bytes
+    split: dict[str, Any]
+    """metrics/<name>/data/split.json."""
+    source: dict[str, Any]
+    """metrics/<name>/data/source.json."""
+    rejected: Sequence[tuple[str, str]]
+    """Path and reason of each image left out."""
+    near_duplicates: Sequence[tuple[str, str, int]]
+    parameters: str
+    """params.yaml as text."""
+    environment: dict[str, Any]
+
+
+def render(report: Report) -> str:
+    """One HTML page with all styles and figures inside: it loads nothing and runs no script."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters |= {
+        "percent": percent,
+        "duration": duration,
+        "count": count,
+        "size": size,
+        "p": p_value,
+        "png": lambda content: "data:image/png;base64," + base64.b64encode(content).decode(),
+    }
+    winner = report.rows[0]
+    page = environment.from_string(TEMPLATE.read_text())
+    return page.render(report=report, winner=winner, statement=statement(report.rows))
+
+
+def statement(rows: Sequence[dict[str, Any]]) -> str:
+    """One sentence: how the winner stands to the others on the test images."""
+    others = [row for row in rows[1:]]
+    if not others:
+        return "It is the only model of this run."
+    noise = [row["model"] for row in others if row["verdict"] == "within noise"]
+    better = [row["model"] for row in others if row["verdict"] == "really better"]
+    worse = [row["model"] for row in others if row["verdict"] == "really worse"]
+    parts = []
+    if worse:
+        parts.append(f"really better than {_list(worse)}")
+    if noise:
+        parts.append(f"within noise of {_list(noise)}")
+    if better:
+        parts.append(f"really worse than {_list(better)}, which validation could not foresee")
+    return f"On the same test images it is {_list(parts)}."
+
+
+def _list(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The leaderboard as a Markdown table, winner first."""
+    lines = [
+        "| model | val top-1 | test top-1 [95 %] | top-5 | macro-F1 | training | img/s | verdict |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    for row in rows:
+        name = f"**{row['model']}**" if row["verdict"] == "winner" else row["model"]
+        interval = f"[{percent(row['test_top1_low'], 1)}, {percent(row['test_top1_high'], 1)}]"
+        cells = [
+            name,
+            percent(row["val_top1"]),
+            f"{percent(row['test_top1'])} {interval}",
+            percent(row["test_top5"]),
+            percent(row["test_macro_f1"]),
+            duration(row["seconds"]),
+            f"{row['images_per_second']:,.0f}",
+            row["verdict"],
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def percent(share: float, digits: int = 2) -> str:
+    return f"{share * 100:.{digits}f} %"
+
+
+def duration(seconds: float) -> str:
+    """Such as 12.3 s, 4 min 05 s or 3 h 07 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def count(number: float) -> str:
+    return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number:,.0f}"
+
+
+def size(number: float) -> str:
+    return f"{number / 2**30:,.2f} GiB" if number >= 2**30 else f"{number / 2**20:,.0f} MiB"
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

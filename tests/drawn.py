@@ -1,0 +1,58 @@
+"""Small images and archives drawn for the tests."""
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def picture(seed: int, width: int = 48, height: int = 32) -> Image.Image:
+    """A smooth coloured pattern that no other seed has: its perceptual hash differs too."""
+    cells = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def png(seed: int, width: int = 48, height: int = 32) -> bytes:
+    return encode(picture(seed, width, height))
+
+
+def classes(counts: Mapping[str, int], first_seed: int = 0) -> dict[str, bytes]:
+    """``{"<class>/<number>.png": bytes}`` of images that are all different."""
+    names = [(name, number) for name, count in counts.items() for number in range(count)]
+    return {f"{name}/{number:03d}.png": png(first_seed + i) for i, (name, number) in enumerate(names)}
+
+
+def zip_file(file: Path, files: Mapping[str, bytes]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(file, "w") as archive:
+        for path, data in files.items():
+            archive.writestr(path, data)
+    return file
+
+
+def tar_file(file: Path, files: Mapping[str, bytes]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w:gz" if file.name.endswith("gz") else "w") as archive:
+        for path, data in files.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return file
+
+
+def tree(folder: Path, files: Mapping[str, bytes]) -> Path:
+    for path, data in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    return folder

@@ -1,0 +1,296 @@
+"""Archives are read in place, whatever their kind; what is no archive of classes is refused by name."""
+
+import hashlib
+import itertools
+import os
+import shutil
+import stat
+import tarfile
+import tracemalloc
+import zipfile
+
+import drawn
+import pytest
+
+from finegrain.errors import UserError
+from finegrain.sources import archive, folders
+
+TWO = {"cat/1.jpg": b"c1", "cat/2.jpg": b"c2", "dog/1.jpg": b"d1"}
+WRITERS = {
+    "a.zip": drawn.zip_file,
+    "a.tar": drawn.tar_file,
+    "a.tar.gz": drawn.tar_file,
+    "a.tgz": drawn.tar_file,
+}
+
+
+def told(*paths):
+    """Path -> (split, class) as the folders tell."""
+    return {i.path: (i.split, i.class_name) for i in folders.layout((path, "a.zip") for path in paths)}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_read_gives_the_wanted_images_in_the_archive_s_order(tmp_path, name):
+    WRITERS[name](tmp_path / name, {"readme.txt": b"-", **TWO})
+    with archive.Reader(tmp_path) as reader:
+        assert [(i.path, i.part, i.split, i.class_name) for i in reader.images] == [
+            ("cat/1.jpg", name, None, "cat"),
+            ("cat/2.jpg", name, None, "cat"),
+            ("dog/1.jpg", name, None, "dog"),
+        ]
+        backwards = [reader.images[2], reader.images[0]]
+        assert [(i.path, data) for i, data in reader.read(backwards)] == [
+            ("cat/1.jpg", b"c1"),
+            ("dog/1.jpg", b"d1"),
+        ]
+        assert len(list(reader.read(reader.images))) == 3  # and again
+
+
+def test_several_parts_are_one_archive(tmp_path):
+    drawn.zip_file(tmp_path / "p1.zip", {"x/train/cat/1.jpg": b"1", "x/test/dog/4.jpg": b"4"})
+    drawn.tar_file(tmp_path / "p2.tar.gz", {"x/train/dog/2.jpg": b"2", "x/test/cat/3.jpg": b"3"})
+    (tmp_path / ".p3.zip.tmp").write_bytes(b"half")
+    with archive.Reader(tmp_path) as reader:
+        found = {i.path: (i.part, i.split, data) for i, data in reader.read(reader.images)}
+    assert found == {
+        "x/train/cat/1.jpg": ("p1.zip", "train", b"1"),
+        "x/test/dog/4.jpg": ("p1.zip", "test", b"4"),
+        "x/train/dog/2.jpg": ("p2.tar.gz", "train", b"2"),
+        "x/test/cat/3.jpg": ("p2.tar.gz", "test", b"3"),
+    }
+
+
+def test_junk_is_ignored_and_plain_steps_are_dropped(tmp_path):
+    junk = "__MACOSX/cat/._1.jpg cat/._1.jpg cat/.ipynb_checkpoints/1.jpg .git/1.jpg cat/.DS_Store".split()
+    junk += ["cat/Thumbs.db", "../cat/9.jpg", "cat/notes.csv"]
+    drawn.tar_file(tmp_path / "a.tar", {**dict.fromkeys(junk, b""), **{f"./{k}": v for k, v in TWO.items()}})
+    with archive.Reader(tmp_path) as reader:
+        assert [i.path for i in reader.images] == list(TWO)
+        assert [data for _, data in reader.read(reader.images)] == list(TWO.values())
+
+
+def test_names_are_read_as_utf8_with_or_without_the_flag_else_as_cp437(tmp_path):
+    file = drawn.zip_file(
+        tmp_path / "a.zip", {"cafe-XX/1.jpg": b"1", "cafe-YY/1.jpg": b"2", "na\u00efve/1.jpg": b"3"}
+    )
+    raw = file.read_bytes().replace(b"-XX", b"\xc3\xa9X").replace(b"-YY", b"\x82YY")  # bytes without the flag
+    file.write_bytes(raw)
+    with archive.Reader(tmp_path) as reader:
+        assert [i.class_name for i in reader.images] == ["cafe\u00e9X", "cafe\u00e9YY", "na\u00efve"]
+        assert [data for _, data in reader.read(reader.images)] == [b"1", b"2", b"3"]
+
+
+def test_windows_backslashes_are_slashes(tmp_path):
+    drawn.zip_file(tmp_path / "a.zip", {k.replace("/", "\\"): v for k, v in TWO.items()})
+    assert [i.class_name for i in archive.Reader(tmp_path).images] == ["cat", "cat", "dog"]
+
+
+def test_folders_tell_class_and_split():
+    assert told("a/1.jpg", "b/1.PNG") == {"a/1.jpg": (None, "a"), "b/1.PNG": (None, "b")}
+    assert told("x/y/a/1.jpg", "x/y/b/deep/er/1.jpg")["x/y/b/deep/er/1.jpg"] == (None, "b")
+    official = told(
+        "c/c/Train/a/1.jpg", "c/c/Train/b/1.jpg", "c/c/validation/a/2.jpg", "c/c/TESTING/b/2/x.jpg"
+    )
+    assert list(official.values()) == [("train", "a"), ("train", "b"), ("val", "a"), ("test", "b")]
+    only_train = told("car_data/train/a/1.jpg", "car_data/train/b/1.jpg")
+    assert list(only_train.values()) == [(None, "a"), (None, "b")]
+    assert told("train/1.jpg", "bus/1.jpg")["train/1.jpg"] == (None, "train")  # a class may be called so
+    assert told("cafe\u0301/1.jpg", "b/1.jpg")["cafe\u0301/1.jpg"] == (None, "caf\u00e9")
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ([], "holds no images"),
+        (["1.jpg", "2.jpg"], "all images lie in one folder"),
+        (["x/cat/1.jpg", "x/cat/2.jpg"], r"all images lie in one folder \(x/cat\)"),
+        (["x/cat/1.jpg", "x/dog/2.jpg", "x/3.jpg"], "in no class folder: 1, such as x/3.jpg"),
+        (["train/a/1.jpg", "train/b/1.jpg", "test/2.jpg"], "in no class folder: 1, such as test/2.jpg"),
+        (["train/a/1.jpg", "test/a/2.jpg"], r"one class only \(a\)"),
+        (["Cat/1.jpg", "cat/2.jpg", "dog/3.jpg"], "case only: Cat, cat"),
+        (["train/a/1.jpg", "train/b/1.jpg", "test/c/1.jpg"], "without an image in train: c"),
+        (["val/a/1.jpg", "test/b/1.jpg"], "test, val, but none for train"),
+        (["train/a/1.jpg", "test/a/1.jpg", "extra/a/1.jpg"], "folder extra stands beside test, train"),
+        (["a/1.jpg", "b/1.jpg", "a/1.jpg"], "a/1.jpg is in both"),
+    ],
+)  # fmt: skip
+def test_folders_that_are_not_classes_are_refused(paths, message):
+    with pytest.raises(UserError, match=message):
+        told(*paths)
+
+
+def _link(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        member = tarfile.TarInfo("cat/1.jpg")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(member)
+
+
+def _zip_link(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        info = zipfile.ZipInfo("cat/1.jpg")
+        info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+        packed.writestr(info, "/etc/passwd")
+
+
+def _encrypted(tmp_path):
+    file = drawn.zip_file(tmp_path / "a.zip", TWO)
+    raw = bytearray(file.read_bytes())
+    at = raw.index(b"PK\x01\x02")
+    raw[at + 8] |= 1
+    file.write_bytes(raw)
+
+
+def _lying_size(tmp_path):
+    file = drawn.zip_file(tmp_path / "a.zip", TWO)
+    raw = bytearray(file.read_bytes())
+    at = raw.index(b"PK\x01\x02")
+    raw[at + 24 : at + 28] = (300_000_000).to_bytes(4, "little")
+    file.write_bytes(raw)
+
+
+def _cut(name):
+    def make(tmp_path):
+        noise = {f"{c}/{n}.jpg": os.urandom(5000) for c, n in itertools.product("ab", range(20))}
+        file = WRITERS[name](tmp_path / name, noise)
+        file.write_bytes(file.read_bytes()[:100_300])
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: None, "holds no archive"),
+        (_link, "cat/1.jpg is a link or device"),
+        (_zip_link, "cat/1.jpg is a link"),
+        (_encrypted, "is encrypted"),
+        (_lying_size, "cat/1.jpg has 300 MB"),
+        (_cut("a.zip"), "not a readable zip"),
+        (_cut("a.tar"), "not a readable tar"),
+        (_cut("a.tar.gz"), "not a readable tar"),
+        (lambda folder: (folder / "a.zip").write_bytes(b"<html>"), "not a readable zip"),
+        (lambda folder: (folder / "a.tgz").write_bytes(b"<html>"), "not a readable tar"),
+        (lambda folder: drawn.tar_file(folder / "a.tar", {"cat/1.jpg": b"", "./cat/1.jpg": b""}), "twice"),
+    ],
+)
+def test_a_bad_archive_is_refused_with_its_name(tmp_path, make, message):
+    make(tmp_path)
+    with pytest.raises(UserError, match=message):
+        archive.Reader(tmp_path)
+
+
+def test_a_damaged_member_is_named_when_it_is_read(tmp_path):
+    file = drawn.zip_file(tmp_path / "a.zip", {**TWO, "dog/2.jpg": b"payload"})
+    file.write_bytes(file.read_bytes().replace(b"payload", b"pAyload"))
+    with (
+        archive.Reader(tmp_path) as reader,
+        pytest.raises(UserError, match=r"a.zip: dog/2.jpg is damaged \(Bad CRC"),
+    ):
+        list(reader.read(reader.images))
+
+
+def test_an_image_that_the_archive_lacks_is_named(tmp_path):
+    drawn.zip_file(tmp_path / "a.zip", TWO)
+    with archive.Reader(tmp_path) as reader:
+        for image in (
+            folders.Image("cat/9.jpg", "a.zip", None, "cat"),
+            folders.Image("x", "b.zip", None, "cat"),
+        ):
+            with pytest.raises(UserError, match="holds no cat/9.jpg|b.zip: no such archive file"):
+                list(reader.read([image]))
+
+
+def test_store_copies_archives_as_they_are(tmp_path):
+    one = drawn.zip_file(tmp_path / "in" / "one.zip", TWO)
+    two = drawn.tar_file(tmp_path / "in" / "two.tar.gz", {"dog/2.jpg": b"d2"})
+    archive.store([str(one), str(two)], tmp_path / "out")
+    assert (tmp_path / "out" / "one.zip").read_bytes() == one.read_bytes()
+    assert (tmp_path / "out" / "two.tar.gz").read_bytes() == two.read_bytes()
+    assert [i.part for i in archive.Reader(tmp_path / "out").images] == ["one.zip"] * 3 + ["two.tar.gz"]
+
+
+def test_a_folder_becomes_the_same_zip_whenever_and_in_whatever_order_it_was_written(tmp_path):
+    digests = []
+    many = {f"{name}/{n}.jpg": bytes(n) for name in ("cat", "dog") for n in range(1, 30)}
+    for n, files in enumerate([many, dict(reversed(many.items()))]):
+        folder = drawn.tree(
+            tmp_path / str(n) / "photos", {**files, ".DS_Store": b"", "cat/notes.txt": bytes(n)}
+        )
+        os.utime(folder / "cat/1.jpg", (n * 1e9, n * 1e9))
+        archive.store(str(folder), tmp_path / f"out{n}")
+        digests.append(hashlib.sha256((tmp_path / f"out{n}" / "photos.zip").read_bytes()).hexdigest())
+    assert digests[0] == digests[1]
+    with archive.Reader(tmp_path / "out0") as reader:
+        assert [(i.path, data) for i, data in reader.read(reader.images)] == sorted(many.items())
+
+
+def test_store_refuses_before_it_copies(tmp_path, monkeypatch):
+    file = drawn.zip_file(tmp_path / "in" / "one.zip", TWO)
+    twin = drawn.tree(tmp_path / "in" / "one", TWO)
+    text = tmp_path / "notes.txt"
+    text.write_text("-")
+    (tmp_path / "empty").mkdir()
+    single = drawn.tree(tmp_path / "single", {"cat/1.jpg": b""})
+    linked = drawn.tree(tmp_path / "linked", TWO)
+    (linked / "bird").symlink_to(twin / "cat")
+    for source, message in [
+        (str(tmp_path / "none.zip"), "none.zip: not found"),
+        (str(text), "not an archive"),
+        (str(tmp_path / "empty"), "holds no images"),
+        (str(single), "all images lie in one folder"),
+        (str(linked), "bird: is a link to a folder"),
+        ([str(file), str(twin)], "have the same name"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            archive.store(source, tmp_path / "out")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    with pytest.raises(UserError, match="0.00 GB are free"):
+        archive.store(str(file), tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_describe_gives_one_digest_for_one_file_and_for_several(tmp_path):
+    one = drawn.zip_file(tmp_path / "b.zip", TWO)
+    digest = hashlib.sha256(one.read_bytes()).hexdigest()
+    size = one.stat().st_size
+    assert archive.describe(tmp_path) == {
+        "files": [{"name": "b.zip", "bytes": size, "sha256": digest}],
+        "sha256": digest,
+    }
+    (tmp_path / "a.zip").write_bytes(one.read_bytes())
+    both = f"{digest}  a.zip\n{digest}  b.zip\n".encode()
+    assert archive.describe(tmp_path)["sha256"] == hashlib.sha256(both).hexdigest()
+
+
+def test_whole_replaces_the_folder_only_at_the_end(tmp_path):
+    target = drawn.tree(tmp_path / "pack", {"old": b"1"})
+    drawn.tree(tmp_path / ".pack.tmp", {"of a killed run": b""})
+    with pytest.raises(ZeroDivisionError), archive.whole(target) as folder:
+        (folder / "new").touch()
+        assert 1 / 0
+    assert [file.name for file in tmp_path.rglob("*")] == ["pack", "old"]
+    with archive.whole(target) as folder:
+        (folder / "new").touch()
+    assert [file.name for file in tmp_path.rglob("*")] == ["pack", "new"]
+
+
+def test_a_tar_of_many_images_is_read_in_constant_memory(tmp_path):
+    peaks = []
+    for count in (1500, 4500):  # both beyond the buffer
+        folder = tmp_path / str(count)
+        drawn.tar_file(folder / "a.tar", {f"{'ab'[n % 2]}/{n}.jpg": bytes(2000) for n in range(count)})
+        with archive.Reader(folder) as reader:
+            tracemalloc.start()
+            assert sum(len(data) for _, data in reader.read(reader.images)) == count * 2000
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 500_000  # 6 MB of images, and 3,000 headers that tarfile would keep
+
+
+def test_an_error_of_the_consumer_is_not_taken_for_a_damaged_archive(tmp_path):
+    drawn.tar_file(tmp_path / "a.tar", TWO)
+    with archive.Reader(tmp_path) as reader, pytest.raises(OSError, match="mine"):
+        for _ in reader.read(reader.images):
+            raise OSError("mine")

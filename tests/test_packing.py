@@ -1,0 +1,147 @@
+"""The packed arrays hold each image as it decodes, in the manifest's order; the stages run end to end."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import drawn
+import numpy as np
+import pytest
+import yaml
+
+import download
+import pack
+import split
+from finegrain import manifest, packing, picture, record
+from finegrain.errors import UserError
+from finegrain.sources import archive
+
+CONFIG: dict[str, Any] = {
+    "dataset": {"name": "toy", "source": "archive", "path": "photos.zip"},
+    "split": {"val_ratio": 0.2, "test_ratio": 0.2},
+    "pack": {"side_pixels": 32},
+    "models": ["resnet18"],
+    "seed": 0,
+    "weights": "none",
+    "lr": 0.1,
+    "batch_size": 4,
+    "augment": {"crop_scale": [0.5, 1.0]},
+    "phases": {
+        "all": {
+            "part": "all", "epochs": 1, "side_pixels": 32,
+            "optimizer": {"kind": "sgd"}, "schedule": {"kind": "constant"},
+        }
+    },
+}  # fmt: skip
+FILES = drawn.classes({"b": 6, "a": 5, "C": 7}) | {
+    f"a/photo {n}.jpg": drawn.encode(drawn.picture(100 + n, 300, 200), "JPEG") for n in range(3)
+}
+
+
+def configure(**dataset):
+    Path("params.yaml").write_text(yaml.safe_dump(CONFIG | {"dataset": CONFIG["dataset"] | dataset}))
+
+
+@pytest.fixture
+def packed(project):
+    """A project folder in which the three stages have run."""
+    drawn.zip_file(project / "photos.zip", FILES)
+    configure()
+    for stage in (download, split, pack):
+        stage.main([])
+    return project / "data" / "toy" / "pack"
+
+
+def test_arrays_equal_decoding_each_image_by_itself(packed):
+    frame = manifest.read(Path("data/toy/manifest.csv"))
+    facts = json.loads((packed / "pack.json").read_text())
+    assert facts["classes"] == ["C", "a", "b"]
+    for name in packing.SPLITS:
+        rows = frame[frame["split"] == name]
+        images, labels = np.load(packed / f"{name}.npy"), np.load(packed / f"{name}_labels.npy")
+        assert images.dtype == np.uint8 and images.shape == (len(rows), 32, 32, 3)
+        assert labels.dtype == np.int64 and facts["counts"][name] == len(rows)
+        assert [facts["classes"][label] for label in labels] == rows["class"].tolist()
+        slow = [np.asarray(picture.square(FILES[path], 32)) for path in rows["path"]]
+        assert np.array_equal(images, np.stack(slow))
+
+
+def test_mean_and_deviation_are_those_of_train(packed):
+    facts = json.loads((packed / "pack.json").read_text())
+    train = np.load(packed / "train.npy") / 255
+    np.testing.assert_allclose(facts["mean"], train.mean(axis=(0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(facts["std"], train.std(axis=(0, 1, 2)), rtol=1e-12)
+    assert facts["manifest_sha256"] == record.sha256(Path("data/toy/manifest.csv"))
+    assert facts["side_pixels"] == 32
+
+
+def test_the_stages_write_exactly_these_files(packed):
+    files = {str(f) for f in Path(".").rglob("*") if f.is_file()}
+    assert files == {
+        "params.yaml", "photos.zip", "data/toy/archive/photos.zip", "data/toy/manifest.csv",
+        "metrics/toy/data/source.json", "metrics/toy/data/split.json", "plots/toy/data/class_balance.csv",
+        "reports/toy/rejected.csv", "reports/toy/near_duplicates.csv", "data/toy/pack/pack.json",
+        *(f"data/toy/pack/{name}{end}.npy" for name in packing.SPLITS for end in ("", "_labels")),
+    }  # fmt: skip
+    source = json.loads(Path("metrics/toy/data/source.json").read_text())
+    assert source["source"] == "archive" and source["files"][0]["name"] == "photos.zip"
+    assert source["sha256"] == record.sha256(Path("photos.zip"))
+    metrics = json.loads(Path("metrics/toy/data/split.json").read_text())
+    assert metrics["images"] == {"train": 13, "val": 4, "test": 4} and metrics["classes"] == 3
+    assert metrics["sha256"] == record.sha256(Path("data/toy/manifest.csv"))
+    assert Path("reports/toy/near_duplicates.csv").read_text() == "test_path,other_path,bits\n"
+    assert Path("plots/toy/data/class_balance.csv").read_text().startswith("class,split,images\nC,train,5\n")
+
+
+def test_the_same_images_in_a_tar_of_another_order_give_the_same_arrays(packed):
+    before = {file.name: file.read_bytes() for file in packed.glob("*.npy")}
+    drawn.tar_file(Path("photos.tar.gz"), dict(reversed(FILES.items())))
+    configure(path="photos.tar.gz")
+    for stage in (download, split, pack):
+        stage.main([])
+    assert not Path("data/toy/archive/photos.zip").exists()
+    assert {file.name: file.read_bytes() for file in packed.glob("*.npy")} == before
+
+
+def test_a_wrong_sha256_stops_the_download_and_leaves_nothing(project):
+    drawn.zip_file(project / "photos.zip", FILES)
+    configure(sha256="0" * 64)
+    with pytest.raises(UserError, match=f"{'0' * 64}, but .* has {record.sha256(Path('photos.zip'))}"):
+        download.main([])
+    assert list(Path("data/toy").iterdir()) == [] and not Path("metrics").exists()
+    configure(sha256=record.sha256(Path("photos.zip")))
+    download.main([])
+
+
+def test_too_many_bad_images_stop_the_split_with_the_report_written(project):
+    drawn.zip_file(project / "photos.zip", FILES | {"a/bad.jpg": b"<html>"})
+    configure()
+    download.main([])
+    with pytest.raises(UserError, match=r"1 of 22 images \(4.55%\).*reports/toy/rejected.csv"):
+        split.main([])
+    listed = Path("reports/toy/rejected.csv").read_text()
+    assert listed == "path,reason\na/bad.jpg,not an image: a web page or XML\n"
+    assert not Path("data/toy/manifest.csv").exists()
+
+
+def test_an_archive_that_is_not_the_manifest_s_is_refused_and_the_old_pack_stays(packed):
+    before = (packed / "train.npy").read_bytes()
+    frame = manifest.read(Path("data/toy/manifest.csv"))
+    gone, bad = frame["path"][0], frame["path"][1]
+    for files, message in [
+        ({path: data for path, data in FILES.items() if path != gone}, f"holds no {gone}"),
+        (FILES | {bad: b"<html>"}, f"{bad}: not an image"),
+    ]:
+        drawn.zip_file(Path("data/toy/archive/photos.zip"), files)
+        with pytest.raises(UserError, match=message):
+            pack.main([])
+        assert (packed / "train.npy").read_bytes() == before
+        assert [path.name for path in packed.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_full_disk_is_noticed_before_packing(packed, monkeypatch):
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with archive.Reader(Path("data/toy/archive")) as reader, pytest.raises(UserError, match="GB are missing"):
+        packing.pack(reader, manifest.read(Path("data/toy/manifest.csv")), packed, 512, "")

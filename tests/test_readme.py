@@ -1,0 +1,27 @@
+"""README shows the committed run, and its commands and files exist."""
+
+import re
+
+from pipeline import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_results_table_is_that_of_the_committed_run():
+    shown = re.search(r"<!-- leaderboard:.*?-->\n(.*?)<!-- end -->", README, re.S)
+    assert shown and shown[1].strip() == (ROOT / "reports" / "leaderboard.md").read_text().strip()
+
+
+def test_every_linked_file_exists():
+    links = re.findall(r"\]\((?!http)([^)]+)\)", README)
+    assert links and all((ROOT / link).is_file() for link in links)
+
+
+def test_every_make_target_named_exists():
+    targets = set(re.findall(r"make ([a-z-]+)", README))
+    rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert targets and targets <= rules
+
+
+def test_every_recipe_is_listed():
+    assert all(f"recipes/{file.name}" in README for file in (ROOT / "recipes").glob("*.yaml"))
