@@ -302,17 +302,17 @@ def draw_image(name: str, side_pixels: int, rng: np.random.Generator) -> Image.I
     """One photo: a random scene, paint and pose of the class ``name``."""
     canvas = draw_scene(rng, 3 * side_pixels)
     pose = Pose(
-        scale=rng.uniform(0.37, 0.44),
-        centre=rng.uniform(0.46, 0.54),
-        ground=rng.uniform(0.66, 0.76),
-        tilt_degrees=rng.uniform(-4, 4),
+        scale=rng.uniform(0.42, 0.47),
+        centre=rng.uniform(0.48, 0.52),
+        ground=rng.uniform(0.68, 0.75),
+        tilt_degrees=rng.uniform(-3, 3),
         facing=1 if rng.uniform() < 0.5 else -1,
     )
     paint_vehicle(canvas, CLASSES[name], draw_palette(rng), pose)
     image = canvas.reduce(3)
-    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.0, 0.7) * side_pixels / 80))
-    image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.75, 1.2))
-    noise = rng.normal(0, rng.uniform(1, 7), (side_pixels, side_pixels, 3))
+    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.0, 0.6) * side_pixels / 80))
+    image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.8, 1.15))
+    noise = rng.normal(0, rng.uniform(1, 4), (side_pixels, side_pixels, 3))
     return Image.fromarray((np.asarray(image) + noise).round().clip(0, 255).astype(np.uint8))
 
 
