@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from finegrain import figures, leaderboard, params, paths, predictions, record, report, scores
@@ -61,7 +62,8 @@ def _figures(run: paths.Run) -> report.ModelFigures:
     kept, per_class = predictions.read(run.predictions), _table(run.per_class)
     names = per_class["class"].astype(str).tolist()
     place = {name: index for index, name in enumerate(names)}
-    truth, predicted = (kept[column].map(place).to_numpy() for column in ("class", "class_1"))
+    truth = np.array([place[name] for name in kept["class"]])
+    predicted = np.array([place[name] for name in kept["class_1"]])
     matrix = scores.confusion(truth, predicted, len(names))
     return report.ModelFigures(
         model=run.model,

@@ -4,7 +4,7 @@ errors       the one exception that is shown to the user as a message, without a
 params       typed params.yaml: the only module that reads it
 paths        where each artefact lives, relative to the current folder
 record       JSON and CSV writers, progress bars, provenance
-sources/     sample, kaggle, archive, cifar: put a readable archive in data/<name>/archive; folders: its layout
+sources/     sample, kaggle, archive, cifar: put a readable archive in data/<name>/archive
 picture      the only place that decodes images
 manifest     checks, hashes, duplicates, stratified split
 packing      decode every image once into uint8 arrays

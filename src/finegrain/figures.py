@@ -40,7 +40,8 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888", "axes.axisbelow": True,
     "axes.grid": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.7, "legend.frameon": False,
 }  # fmt: skip
-_styled = matplotlib.style.context(["default", _STYLE])  # as a decorator: whatever the user's matplotlibrc says
+# as a decorator: whatever the user's matplotlibrc says
+_styled = matplotlib.style.context(["default", _STYLE])
 
 
 @_styled
@@ -69,7 +70,7 @@ def curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     """
     figure = Figure((11, 7.2), dpi=DPI, layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=(2.4, 1), hspace=0.06)
-    loss, top1, rate, key = (figure.add_subplot(cell) for cell in grid)
+    loss, top1, rate, key = (figure.add_subplot(grid[i, j]) for i in (0, 1) for j in (0, 1))
     for axes, title in ((loss, "Loss"), (top1, "Top-1 accuracy"), (rate, "Learning rate")):
         axes.set_title(title, pad=22 if axes is rate else None)
         axes.set_xlabel("epoch")
@@ -89,7 +90,7 @@ def curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
         best = history["val_top1"]
         text = model or "validation"
         if best.notna().any():
-            text += f": best val {best.max():.1%} in epoch {history['epoch'][best.idxmax()]}"
+            text += f": best val {best.max():.1%} in epoch {history['epoch'].iloc[int(best.argmax())]}"
         handles.append(Line2D([], [], **looks[model], lw=1.9, label=text))
     if len(rates) == 1 and len(histories) > 1:
         rate.plot(history["epoch"], history["lr"], color=GREY, lw=1.6, marker=".")
@@ -128,8 +129,17 @@ def _draw_phases(histories: Sequence[pd.DataFrame], named: Axes, panels: Sequenc
     for label, first, last in phases:
         share = (last - first + 1) / total
         fits = int(share * 72)  # so many letters of this size go on the panel's whole width
-        named.text((first + last) / 2, 1.02, _short(label, fits) if fits >= 5 else "", fontsize=8, color=GREY,
-                   ha="center", va="bottom", transform=named.get_xaxis_transform(), parse_math=False)  # fmt: skip
+        named.text(
+            (first + last) / 2,
+            1.02,
+            _short(label, fits) if fits >= 5 else "",
+            fontsize=8,
+            color=GREY,
+            ha="center",
+            va="bottom",
+            transform=named.get_xaxis_transform(),
+            parse_math=False,
+        )
 
 
 def _short(name: str, letters: int = 46) -> str:
@@ -173,7 +183,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     few = count <= FEW
     order = np.arange(count) if few else confusion_order(matrix)
     shares = _row_shares(matrix)[np.ix_(order, order)]
-    names = [_short(classes[i]) for i in order]
+    names = [_short(classes[i]) for i in order.tolist()]
     cell_inches = max(0.46, 2.2 / count) if few else max(0.102, min(0.2, 14 / count))
     letter_points = 9.5 if few else min(9, cell_inches * 64)
     margin_inches = max(map(len, names)) * letter_points * 0.57 / 72 + 0.7
@@ -189,12 +199,12 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     orange = LinearSegmentedColormap.from_list("mistakes", ["#FCDDBD", "#D55E00", "#571F00"])
     wrong = axes.imshow(mistakes, orange, norm=LogNorm(low, 1))
     right = axes.imshow(np.ma.masked_where(~diagonal, shares), blue, vmin=0, vmax=1)
-    length = {"shrink": 0.3, "aspect": 22} if not few else {"shrink": 0.8, "aspect": 30}
+    length: dict[str, Any] = {"shrink": 0.3, "aspect": 22} if not few else {"shrink": 0.8, "aspect": 30}
     ticks = [tick for tick in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1) if tick >= low]
     percent = FuncFormatter(lambda share, _: f"{share * 100:g} %")
     for image, label in ((wrong, "mistaken for"), (right, "right")):
         bar = figure.colorbar(image, ax=axes, label=label, pad=0.01, format=percent, **length)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         if image is wrong:
             bar.set_ticks(ticks)
             bar.minorticks_off()
@@ -241,17 +251,21 @@ def accuracy_vs_time(rows: Sequence[Mapping[str, Any]]) -> Figure:
     looks = _looks([row["model"] for row in rows])
     for row in rows:
         reach = [[row["test_top1"] - row["test_top1_low"]], [row["test_top1_high"] - row["test_top1"]]]
-        axes.errorbar([row["seconds"] / size], [row["test_top1"]], reach, **looks[row["model"]], ms=8, capsize=4)
+        axes.errorbar(
+            [row["seconds"] / size], [row["test_top1"]], reach, **looks[row["model"]], ms=8, capsize=4
+        )
     axes.margins(x=0.18, y=0.12)
     figure.draw_without_rendering()  # from here on the axes stay where they are
-    _label_points(axes, [(r["seconds"] / size, r["test_top1"], f"{r['model']} {r['test_top1']:.1%}") for r in rows])
+    _label_points(
+        axes, [(r["seconds"] / size, r["test_top1"], f"{r['model']} {r['test_top1']:.1%}") for r in rows]
+    )
     return figure
 
 
 def _label_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
     """Write each label beside its point, at the first place that hides no other label or point."""
-    renderer = FigureCanvasAgg(axes.get_figure(root=True)).get_renderer()  # type: ignore[arg-type]
-    taken = [bar.get_window_extent(renderer).padded(3) for bar in axes.collections + axes.lines]
+    renderer = FigureCanvasAgg(axes.get_figure(root=True)).get_renderer()
+    taken = [line.get_window_extent(renderer).padded(4) for line in axes.lines]
     frame = axes.get_window_extent(renderer)
     heights = (5, 14, 23, 37, 51, 65)
     places = [(across, up * height) for height in heights for up in (1, -1) for across in (9, -9)]
@@ -279,11 +293,15 @@ def per_class(frame: pd.DataFrame) -> Figure:
     """
     known = frame[(frame["images"] > 0) & frame["recall"].notna()].sort_values(["recall", "class"])
     text = [f"{recall:.0%} of {n}" for recall, n in zip(known["recall"], known["images"], strict=True)]
-    bars = pd.DataFrame({"share": known["recall"].to_numpy()}, index=[_short(name) for name in known["class"]])
+    bars = pd.DataFrame(
+        {"share": known["recall"].to_numpy()}, index=[_short(name) for name in known["class"]]
+    )
     look = {"share": "#0072B2"}
     if len(known) <= FEW:
         figure = Figure((9, 1.1 + 0.29 * max(3, len(known))), dpi=DPI, layout="constrained")
-        panels = [_bars(figure.add_subplot(), bars, text, look, "Recall of each class (share of its test images)")]
+        panels = [
+            _bars(figure.add_subplot(), bars, text, look, "Recall of each class (share of its test images)")
+        ]
     else:
         figure = Figure((13, 8), dpi=DPI, layout="constrained")
         grid = figure.add_gridspec(2, 2, height_ratios=(1, 2))
@@ -313,7 +331,7 @@ def class_balance(frame: pd.DataFrame) -> Figure:
     table = table[sorted(table, key=lambda split: (list(SPLITS) + [split]).index(split))]
     table = table.loc[table.sum(axis=1).sort_values(ascending=False, kind="stable").index]
     total = table.sum(axis=1)
-    look = {split: SPLITS.get(split, GREY) for split in table}
+    look = {str(split): SPLITS.get(str(split), GREY) for split in table}
     bars, text = table.set_axis([_short(str(name)) for name in table.index]), [f"{n:,}" for n in total]
     title = f"{total.sum():,} images of {len(table)} classes"
     if len(table) <= FEW:
@@ -327,7 +345,9 @@ def class_balance(frame: pd.DataFrame) -> Figure:
         first = figure.add_subplot(grid[0, :])
         first.stackplot(np.arange(len(table) + 1), *(np.append(table[s], table[s].iloc[-1]) for s in table),
                         colors=list(look.values()), labels=list(look), step="post")  # fmt: skip
-        first.set_title(title + (f": {total.iloc[0]:,} of each" if same else f", median {total.median():,.0f}"))
+        first.set_title(
+            title + (f": {total.iloc[0]:,} of each" if same else f", median {total.median():,.0f}")
+        )
         first.set_xlabel("classes, the largest first")
         first.set_ylabel("images")
         first.set_xlim(0, len(table))

@@ -1,5 +1,6 @@
 """Rank the models: the winner by validation, each other one by a paired test against it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,7 +11,7 @@ from finegrain.errors import UserError
 SIGNIFICANCE = 0.05
 
 
-def rank(dataset: str, models: list[str]) -> list[dict[str, Any]]:
+def rank(dataset: str, models: Sequence[str]) -> list[dict[str, Any]]:
     """One row a model, best validation top-1 first (validation loss breaks ties).
 
     ``p_value`` is McNemar's against the winner on the same test images, corrected by Holm for the number

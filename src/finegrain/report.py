@@ -63,7 +63,7 @@ def render(report: Report) -> str:
 
 def statement(rows: Sequence[dict[str, Any]]) -> str:
     """One sentence: how the winner stands to the others on the test images."""
-    others = [row for row in rows[1:]]
+    others = rows[1:]
     if not others:
         return "It is the only model of this run."
     noise = [row["model"] for row in others if row["verdict"] == "within noise"]
@@ -107,7 +107,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def percent(share: float, digits: int = 2) -> str:
-    return f"{share * 100:.{digits}f} %"
+    """With a no-break space, so that no line ends between number and sign."""
+    return f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def duration(seconds: float) -> str:

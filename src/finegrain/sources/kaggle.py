@@ -120,8 +120,8 @@ def _explained(slug: str, partial: Path) -> Iterator[None]:
 def _status(error: requests.exceptions.HTTPError) -> int:
     """The HTTP status, which Kaggle may put into the body of a 200."""
     with contextlib.suppress(Exception):
-        return int(error.response.json()["code"])
-    return error.response.status_code
+        return int(error.response.json()["code"])  # type: ignore[union-attr]
+    return error.response.status_code if error.response is not None else 0
 
 
 def _refusal(status: int, slug: str) -> str:

@@ -39,34 +39,87 @@ class Body(NamedTuple):
 
 BODIES = {
     "Sedan": Body(
-        [(-0.97, 0.13), (-1.0, 0.34), (-0.97, 0.48), (-0.66, 0.50), (-0.38, 0.76), (0.08, 0.78), (0.46, 0.50)],
-        [(-0.56, 0.51), (-0.34, 0.70), (0.06, 0.72), (0.35, 0.51)], [-0.12], (-0.60, 0.60), 0.19,
+        [
+            (-0.97, 0.13),
+            (-1.0, 0.34),
+            (-0.97, 0.48),
+            (-0.66, 0.50),
+            (-0.38, 0.76),
+            (0.08, 0.78),
+            (0.46, 0.50),
+        ],
+        [(-0.56, 0.51), (-0.34, 0.70), (0.06, 0.72), (0.35, 0.51)],
+        [-0.12],
+        (-0.60, 0.60),
+        0.19,
     ),
     "Coupe": Body(
-        [(-0.97, 0.13), (-1.0, 0.36), (-0.95, 0.49), (-0.38, 0.68), (-0.08, 0.70), (0.16, 0.66), (0.48, 0.47)],
-        [(-0.54, 0.52), (-0.30, 0.62), (-0.05, 0.645), (0.14, 0.61), (0.34, 0.49)], [-0.24], (-0.60, 0.61), 0.20,
+        [
+            (-0.97, 0.13),
+            (-1.0, 0.36),
+            (-0.95, 0.49),
+            (-0.38, 0.68),
+            (-0.08, 0.70),
+            (0.16, 0.66),
+            (0.48, 0.47),
+        ],
+        [(-0.54, 0.52), (-0.30, 0.62), (-0.05, 0.645), (0.14, 0.61), (0.34, 0.49)],
+        [-0.24],
+        (-0.60, 0.61),
+        0.20,
     ),
     "Convertible": Body(
         [(-0.97, 0.13), (-1.0, 0.36), (-0.95, 0.49), (-0.45, 0.51), (0.20, 0.49), (0.48, 0.47)],
-        [(0.20, 0.49), (0.10, 0.66), (0.15, 0.68), (0.40, 0.48)], [], (-0.60, 0.61), 0.20,
+        [(0.20, 0.49), (0.10, 0.66), (0.15, 0.68), (0.40, 0.48)],
+        [],
+        (-0.60, 0.61),
+        0.20,
     ),
     "Wagon": Body(
         [(-0.97, 0.13), (-1.0, 0.34), (-0.98, 0.50), (-0.84, 0.77), (-0.3, 0.80), (0.08, 0.78), (0.46, 0.50)],
-        [(-0.84, 0.52), (-0.74, 0.71), (0.06, 0.72), (0.35, 0.51)], [-0.12, -0.52], (-0.60, 0.60), 0.19,
+        [(-0.84, 0.52), (-0.74, 0.71), (0.06, 0.72), (0.35, 0.51)],
+        [-0.12, -0.52],
+        (-0.60, 0.60),
+        0.19,
     ),
     "Hatchback": Body(
-        [(-0.84, 0.13), (-0.88, 0.36), (-0.85, 0.52), (-0.60, 0.78), (-0.2, 0.82), (0.12, 0.79), (0.48, 0.50)],
-        [(-0.66, 0.53), (-0.50, 0.72), (0.08, 0.73), (0.37, 0.51)], [-0.10], (-0.54, 0.59), 0.19,
+        [
+            (-0.84, 0.13),
+            (-0.88, 0.36),
+            (-0.85, 0.52),
+            (-0.60, 0.78),
+            (-0.2, 0.82),
+            (0.12, 0.79),
+            (0.48, 0.50),
+        ],
+        [(-0.66, 0.53), (-0.50, 0.72), (0.08, 0.73), (0.37, 0.51)],
+        [-0.10],
+        (-0.54, 0.59),
+        0.19,
     ),
     "SUV": Body(
-        [(-0.95, 0.20), (-0.99, 0.40), (-0.96, 0.60), (-0.88, 0.91), (-0.3, 0.95), (0.12, 0.92), (0.42, 0.60)],
-        [(-0.84, 0.64), (-0.78, 0.84), (0.08, 0.85), (0.32, 0.63)], [-0.13, -0.50], (-0.60, 0.60), 0.23,
+        [
+            (-0.95, 0.20),
+            (-0.99, 0.40),
+            (-0.96, 0.60),
+            (-0.88, 0.91),
+            (-0.3, 0.95),
+            (0.12, 0.92),
+            (0.42, 0.60),
+        ],
+        [(-0.84, 0.64), (-0.78, 0.84), (0.08, 0.85), (0.32, 0.63)],
+        [-0.13, -0.50],
+        (-0.60, 0.60),
+        0.23,
     ),
     "Pickup": Body(
         [(-1.02, 0.20), (-1.04, 0.57), (-0.30, 0.57), (-0.25, 0.87), (0.14, 0.89), (0.42, 0.59)],
-        [(-0.18, 0.62), (-0.16, 0.81), (0.11, 0.82), (0.32, 0.62)], [], (-0.62, 0.60), 0.22,
+        [(-0.18, 0.62), (-0.16, 0.81), (0.11, 0.82), (0.32, 0.62)],
+        [],
+        (-0.62, 0.60),
+        0.22,
     ),
-}  # fmt: skip
+}
 
 Nose = Literal["sloping", "upright", "wedge", "boxy"]
 NOSES: dict[Nose, Sequence[tuple[float, float]]] = {
@@ -129,7 +182,7 @@ class Pose:
 
 
 def rounded(corners: Sequence[tuple[float, float]], radius: float) -> Points:
-    """Replace each corner of a closed polygon by an arc (a quadratic curve) that begins ``radius`` before it."""
+    """Replace each corner of a closed polygon by a quadratic curve that begins ``radius`` before it."""
     at = np.array(corners, dtype=np.float64)
     arms = []
     for neighbour in (np.roll(at, 1, axis=0), np.roll(at, -1, axis=0)):
@@ -183,9 +236,19 @@ def vehicle_shapes(vehicle: Vehicle) -> tuple[Shape, ...]:
     roof = [p for p in body.outline if p[1] > top - 0.12 * (not open_top) - 0.04]
     shapes = [Shape("shadow", circle(0.0, 0.0, 1.0) * (1.12, 0.07))]
     if vehicle.spare_wheel:
-        shapes.append(Shape("tyre", rounded([(rear - 0.11, 0.36), (rear - 0.11, 0.72), (rear + 0.1, 0.72), (rear + 0.1, 0.36)], 0.05)))
+        shapes.append(
+            Shape(
+                "tyre",
+                rounded(
+                    [(rear - 0.11, 0.36), (rear - 0.11, 0.72), (rear + 0.1, 0.72), (rear + 0.1, 0.36)], 0.05
+                ),
+            )
+        )
     if open_top:
-        shapes += [Shape("trim", rounded([(x, 0.48), (x - 0.03, 0.63), (x + 0.06, 0.63), (x + 0.09, 0.48)], 0.03)) for x in (-0.34, -0.06)]
+        shapes += [
+            Shape("trim", rounded([(x, 0.48), (x - 0.03, 0.63), (x + 0.06, 0.63), (x + 0.09, 0.48)], 0.03))
+            for x in (-0.34, -0.06)
+        ]
     shapes.append(Shape("paint", outline))
     if vehicle.dark_roof:
         shapes.append(Shape("trim", band(outline, cowl + 0.13, 2.0)))
@@ -204,7 +267,9 @@ def vehicle_shapes(vehicle: Vehicle) -> tuple[Shape, ...]:
     glass = rounded(body.glass, 0.03)
     shapes += [Shape("glass", glass), Shape("glare", band(glass, cowl + 0.12, 2.0))]
     for x in body.pillars:
-        shapes.append(Shape("trim" if vehicle.dark_roof else "paint", box(x - 0.02, cowl, x + 0.02, top - 0.06)))
+        shapes.append(
+            Shape("trim" if vehicle.dark_roof else "paint", box(x - 0.02, cowl, x + 0.02, top - 0.06))
+        )
     # Doors
     doors = [x for x in (*body.pillars, 0.32) if x > body.wheels[0] + 0.1]
     shapes += [Shape("seam", box(x - 0.006, sill + 0.03, x + 0.006, cowl)) for x in doors]
@@ -223,7 +288,20 @@ def vehicle_shapes(vehicle: Vehicle) -> tuple[Shape, ...]:
     if vehicle.nose == "boxy":
         shapes.append(Shape("trim", box(0.86, sill, 1.03, front_y - 0.07)))
     low, width = (cowl - 0.22, 0.06) if vehicle.tail == "tall" else (cowl - 0.13, 0.17)
-    shapes.append(Shape("tail", rounded([(rear + 0.01, low), (rear + 0.02, cowl - 0.04), (rear + 0.02 + width, cowl - 0.04), (rear + 0.01 + width, low)], 0.02)))
+    shapes.append(
+        Shape(
+            "tail",
+            rounded(
+                [
+                    (rear + 0.01, low),
+                    (rear + 0.02, cowl - 0.04),
+                    (rear + 0.02 + width, cowl - 0.04),
+                    (rear + 0.01 + width, low),
+                ],
+                0.02,
+            ),
+        )
+    )
     # Extras
     if vehicle.rack:
         ends = roof[0][0] + 0.1, roof[-1][0] - 0.04
@@ -239,7 +317,11 @@ def paint_vehicle(canvas: Image.Image, vehicle: Vehicle, palette: dict[str, Colo
     """Draw onto a square RGB canvas, without touching anything outside the vehicle and its shadow."""
     side = canvas.width
     angle = math.radians(pose.tilt_degrees)
-    turn = pose.scale * side * np.array([[math.cos(angle), -math.sin(angle)], [-math.sin(angle), -math.cos(angle)]])
+    turn = (
+        pose.scale
+        * side
+        * np.array([[math.cos(angle), -math.sin(angle)], [-math.sin(angle), -math.cos(angle)]])
+    )
     pen = ImageDraw.Draw(canvas, "RGBA")
     for role, points in vehicle_shapes(vehicle):
         x, y = (turn @ (points * (pose.facing, 1)).T).round(2)
@@ -275,24 +357,30 @@ def draw_palette(rng: np.random.Generator) -> dict[str, Colour]:
 
 def draw_scene(rng: np.random.Generator, side: int) -> Image.Image:
     """A sky, things on the horizon, a ground: an RGB square."""
-    sky = [hsv(rng.uniform(), rng.uniform(0.05, 0.5), v) for v in (rng.uniform(0.45, 1), rng.uniform(0.6, 1))]
+    sky = [hsv(rng.uniform(), rng.uniform(0.02, 0.25), v) for v in (rng.uniform(0.7, 1), rng.uniform(0.8, 1))]
     ends = Image.fromarray(np.array(sky, dtype=np.uint8)[:, None])
     scene = ends.resize((side, side), Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(scene, "RGBA")
     horizon = rng.uniform(0.5, 0.64) * side
     kind = rng.integers(4)
-    hue, saturation, value = rng.uniform(), rng.uniform(0.1, 0.5), rng.uniform(0.3, 0.8)
+    hue, saturation, value = rng.uniform(), rng.uniform(0.05, 0.3), rng.uniform(0.5, 0.85)
     for x in np.arange(-0.1, 1.1, 0.17) * side + rng.uniform(0, 0.17) * side:
         fill = hsv((hue + rng.uniform(0, 0.1)) % 1, saturation, value * rng.uniform(0.7, 1.2))
-        width, height = rng.uniform(0.06, 0.2) * side, rng.uniform(0.05, 0.38) * side
+        width, height = rng.uniform(0.06, 0.2) * side, rng.uniform(0.05, 0.25) * side
         if kind == 0:  # hills
             pen.ellipse([x - 2 * width, horizon - height / 2, x + 2 * width, horizon + height], fill=fill)
         elif kind == 1:  # houses
             pen.rectangle([x, horizon - height, x + width, horizon], fill=fill)
         elif kind == 2:  # trees
-            pen.rectangle([x - 0.01 * side, horizon - height, x + 0.01 * side, horizon], fill=hsv(0.08, 0.4, 0.3))
-            pen.ellipse([x - width / 2, horizon - height * 1.3, x + width / 2, horizon - height * 0.4], fill=fill)
-    pen.rectangle([0, horizon, side, side], fill=hsv(rng.uniform(), rng.uniform(0, 0.3), rng.uniform(0.3, 0.8)))
+            pen.rectangle(
+                [x - 0.01 * side, horizon - height, x + 0.01 * side, horizon], fill=hsv(0.08, 0.4, 0.3)
+            )
+            pen.ellipse(
+                [x - width / 2, horizon - height * 1.3, x + width / 2, horizon - height * 0.4], fill=fill
+            )
+    pen.rectangle(
+        [0, horizon, side, side], fill=hsv(rng.uniform(), rng.uniform(0, 0.2), rng.uniform(0.5, 0.85))
+    )
     for y in np.linspace(horizon, side, 4)[1:]:
         pen.rectangle([0, y, side, side], fill=(0, 0, 0, 14))
     return scene
