@@ -276,7 +276,8 @@ def _label_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> Non
                 ha="left" if across > 0 else "right",
                 arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.6} if abs(up) > 20 else None,
             )  # fmt: skip
-            box = Text.get_window_extent(text, renderer)
+            text.update_positions(renderer)
+            box = Text.get_window_extent(text, renderer)  # without the arrow
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
             if (inside and not any(box.overlaps(other) for other in taken)) or (across, up) == places[-1]:
                 break

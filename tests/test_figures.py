@@ -1,0 +1,101 @@
+"""Charts are drawn at every size, give the same bytes, and put confused classes side by side."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from finegrain import figures
+
+RNG = np.random.default_rng(0)
+
+
+def history(seed: int) -> pd.DataFrame:
+    rng, epochs = np.random.default_rng(seed), np.arange(1, 7)
+    columns = {f"{s}_{w}": rng.uniform(0, 1, 6) for s in ("train", "val") for w in ("loss", "top1")}
+    phases = {"epoch": epochs, "phase": ["head"] * 2 + ["all"] * 4, "side_pixels": 64, "lr": 0.1 / epochs}
+    return pd.DataFrame({**phases, **columns})
+
+
+def matrix(classes: int) -> np.ndarray:
+    counts = np.diag(np.full(classes, 8))
+    counts[RNG.integers(0, classes, classes), RNG.integers(0, classes, classes)] += 1
+    return counts
+
+
+def names(classes: int) -> list[str]:
+    return [f"Make {i} <b> & $x_1$ Sedan {1990 + i % 30}" for i in range(classes)]
+
+
+def is_png(content: bytes) -> bool:
+    return content.startswith(b"\x89PNG") and len(content) > 5000
+
+
+@pytest.mark.parametrize("models", [1, 2, 5])
+def test_curves_and_cost(models):
+    histories = {f"model{i}": history(i) for i in range(models)}
+    assert is_png(figures.png(figures.curves(histories)))
+    rows = [
+        {
+            "model": f"model{i}",
+            "seconds": 10.0 + i,
+            "test_top1": 0.8,
+            "test_top1_low": 0.7,
+            "test_top1_high": 0.9,
+        }
+        for i in range(models)
+    ]
+    assert is_png(figures.png(figures.accuracy_vs_time(rows)))
+
+
+def test_labels_of_points_stand_within_the_axes_and_apart():
+    rows = [
+        {"model": f"model{i}", "seconds": 10.0 + i / 50, "test_top1": t, "test_top1_low": t - 0.05,
+         "test_top1_high": t + 0.05}
+        for i, t in enumerate((0.80, 0.81, 0.5))
+    ]  # fmt: skip
+    figure = figures.accuracy_vs_time(rows)
+    axes = figure.axes[0]
+    boxes = [super(type(text), text).get_window_extent() for text in axes.texts]
+    assert len(boxes) == 3
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+    frame = axes.get_window_extent()
+    assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 and frame.y0 <= b.y0 and b.y1 <= frame.y1 for b in boxes)
+
+
+@pytest.mark.parametrize("classes", [2, 12, 100])
+def test_charts_by_class(classes):
+    counts = matrix(classes)
+    assert is_png(figures.png(figures.confusion(counts, names(classes))))
+    recall = counts.diagonal() / counts.sum(1)
+    frame = pd.DataFrame({"class": names(classes), "images": counts.sum(1), "recall": recall})
+    assert is_png(figures.png(figures.per_class(frame)))
+    splits = [
+        (name, split, n) for name in names(classes) for split, n in (("train", 9), ("val", 2), ("test", 3))
+    ]
+    balance = pd.DataFrame(splits, columns=["class", "split", "images"])
+    assert is_png(figures.png(figures.class_balance(balance)))
+
+
+def test_the_same_bytes_twice():
+    first, second = (figures.png(figures.confusion(np.eye(4, dtype=int), names(4))) for _ in range(2))
+    assert first == second
+
+
+def test_the_order_is_a_permutation_with_confused_classes_side_by_side():
+    counts = np.diag(np.full(40, 20))
+    for a, b in ((3, 31), (8, 22), (0, 39)):
+        counts[a, b] = counts[b, a] = 9
+    order = figures.confusion_order(counts).tolist()
+    assert sorted(order) == list(range(40))
+    for a, b in ((3, 31), (8, 22), (0, 39)):
+        assert abs(order.index(a) - order.index(b)) == 1
+
+
+def test_a_matrix_that_does_not_fit_its_names_is_refused():
+    with pytest.raises(ValueError, match=r"\[3, 3\] for 3 classes"):
+        figures.confusion(np.eye(2, dtype=int), names(3))
+
+
+def test_save_writes_the_file_whole(project):
+    figures.save(figures.training(history(0)), project / "a" / "b.png")
+    assert is_png((project / "a" / "b.png").read_bytes())

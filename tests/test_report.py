@@ -1,0 +1,144 @@
+"""The page is complete, safe and offline; the Markdown table says what the rows say."""
+
+import json
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from finegrain import report
+
+HOSTILE = '<script>alert("x")</script> & Söhne'
+
+
+def row(model: str, top1: float, verdict: str, p: float | None) -> dict[str, Any]:
+    return {
+        "model": model, "val_top1": top1, "val_loss": 0.5, "train_top1": 1.0, "test_top1": top1,
+        "test_top1_low": top1 - 0.01, "test_top1_high": top1 + 0.01, "test_top5": 0.99, "test_macro_f1": 0.8,
+        "test_mean_class_accuracy": 0.81, "test_loss": 0.4567, "seconds": 3725.0, "images_per_second": 1234.5,
+        "parameters": 11_200_000, "peak_memory_bytes": 3 * 2**30, "p_value": p, "verdict": verdict,
+    }  # fmt: skip
+
+
+ROWS = [
+    row("resnet50", 0.9123, "winner", None),
+    row("resnet18", 0.85, "really worse", 0.0004),
+    row("resnet34", 0.9, "within noise", 0.21),
+]
+
+
+def page(**changes: Any) -> str:
+    facts: dict[str, Any] = {
+        "dataset": "cars",
+        "rows": ROWS,
+        "curves": b"curves",
+        "accuracy_vs_time": b"cost",
+        "models": [
+            report.ModelFigures(r["model"], b"confusion", b"recall", [(HOSTILE, "Aero Sedan 2012", 3, 9)])
+            for r in ROWS
+        ],
+        "class_balance": b"balance",
+        "split": {
+            "images": {"train": 5000, "val": 10, "test": 20}, "classes": 3, "official_split": None,
+            "rejected": 1, "exact_duplicates_left_out": 2, "near_duplicates": 4,
+        },
+        "source": {"source": "kaggle", "slug": "o/d/2", "sha256": "ab", "files": [{"name": "a", "bytes": 9}]},
+        "rejected": [(f"{HOSTILE}.jpg", "truncated")],
+        "near_duplicates": [("t.jpg", "o.jpg", 3)],
+        "parameters": "lr: 0.1  # <rate>",
+        "environment": {"revision": "abc123", "torch": "2.15.0"},
+    }  # fmt: skip
+    return report.render(report.Report(**{**facts, **changes}))
+
+
+class Parsed(HTMLParser):
+    """Tags with their attributes, the text, and what was left open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_the_page_is_well_formed_and_holds_every_section():
+    parsed = Parsed(page())
+    assert not parsed.open
+    assert {a.get("id") for t, a in parsed.tags if t == "section"} == {
+        "results",
+        "mistakes",
+        "data",
+        "reproduce",
+    }
+    wanted = [
+        "resnet50 wins",
+        "91.23\xa0%",
+        "90.2\xa0%",
+        "0.457",
+        "1 h 02 min",
+        "1,234",
+        "11.2 M",
+        "3.00 GiB",
+    ]
+    wanted += ["5,000 train", "o/d/2", "abc123", "lr: 0.1  # <rate>", "3 of 9", "2 exact duplicates"]
+    for words in wanted:
+        assert words in parsed.words, words
+    assert sum(tag == "img" for tag, _ in parsed.tags) == 3 + 2 * len(ROWS)
+    assert [a for t, a in parsed.tags if t == "details"][0].keys() == {"open"}
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_runs_no_script():
+    parsed = Parsed(page())
+    for tag, attributes in parsed.tags:
+        assert tag not in ("script", "iframe", "object")
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "data:").startswith("data:")
+    assert "@import" not in page() and "url(" not in page()
+
+
+def test_names_from_the_archive_are_text_not_markup():
+    assert "<script>" not in page()
+    assert HOSTILE in Parsed(page()).words
+
+
+def test_a_class_without_mistakes_and_a_clean_dataset_need_no_tables():
+    models = [report.ModelFigures("resnet50", b"", b"", [])]
+    text = Parsed(page(rows=ROWS[:1], models=models, rejected=[], near_duplicates=[])).words
+    assert "No mistake on any test image" in text and "only model of this run" in text
+    assert "images left out" not in text
+
+
+def test_the_statement_tells_real_differences_from_noise():
+    assert report.statement(ROWS) == (
+        "On the same test images it is really better than resnet18 and within noise of resnet34."
+    )
+    worse = [ROWS[0], row("a", 0.95, "really better", 0.001)]
+    assert "really worse than a, which validation could not foresee" in report.statement(worse)
+
+
+def test_the_markdown_table_has_a_line_a_model():
+    lines = report.markdown(ROWS).splitlines()
+    assert len(lines) == 2 + len(ROWS)
+    cells = [cell.strip().replace("\xa0", " ") for cell in lines[2].strip("|").split("|")]
+    test = "91.23 % [90.2 %, 92.2 %]"
+    assert cells == ["**resnet50**", "91.23 %", test, "99.00 %", "80.00 %", "1 h 02 min", "1,234", "winner"]
+    assert json.dumps(lines[3]).count("really worse") == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(9.96, "10.0 s"), (60, "1 min 00 s"), (3599.4, "59 min 59 s"), (7260, "2 h 01 min")]
+)
+def test_durations(seconds, text):
+    assert report.duration(seconds) == text
