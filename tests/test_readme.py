@@ -18,7 +18,7 @@ def test_every_linked_file_exists():
 
 
 def test_every_make_target_named_exists():
-    targets = set(re.findall(r"make ([a-z-]+)", README))
+    targets = set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.M))
     rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     assert targets and targets <= rules
 
