@@ -1,8 +1,8 @@
 """Stage train: run the recipe of params.yaml for one model.
 
 Reads   params.yaml; data/<name>/pack (train and val only)
-Writes  models/<name>/<model>.safetensors and .json, plots/<name>/history/<model>.csv,
-        metrics/<name>/cost/<model>.json
+Writes  models/<name>/<model>.safetensors and .json, metrics/<name>/cost/<model>.json,
+        plots/<name>/{history,loss,lr}/<model>.csv
 """
 
 import argparse
@@ -16,6 +16,7 @@ from finegrain import checkpoint, loop, model, packed, params, paths, record
 from finegrain.errors import UserError
 
 HISTORY = ("epoch", "phase", "side_pixels", "lr", "train_loss", "train_top1", "val_loss", "val_top1")
+LOSS, LR = ("epoch", "train_loss", "val_loss"), ("epoch", "lr")
 USED = {"dataset", "seed", "weights", "lr", "batch_size", "label_smoothing", "augment", "phases", "precision"}
 
 
@@ -42,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows = []
             for row in loop.fit(net, config, train, val, keeper, best, bf16):
                 rows.append(row)
-                record.write_csv(run.history, HISTORY, ([row[c] for c in HISTORY] for row in rows))
+                for file, columns in ((run.history, HISTORY), (run.loss, LOSS), (run.lr, LR)):
+                    record.write_csv(file, columns, ([row[c] for c in columns] for row in rows))
                 record.say(
                     f"{name} epoch {row['epoch']}: train loss {row['train_loss']:.3f}, "
                     f"val loss {row['val_loss']:.3f}, val top-1 {row['val_top1']:.2%}"

@@ -62,37 +62,9 @@ def fit(
                 continue
             started = time.monotonic()
             model.train_mode(net, phase.part)
-            loss_sum = torch.zeros((), device=train.device)
-            correct, images = torch.zeros((), device=train.device, dtype=torch.int64), 0
-            batches = train.train_batches(
-                epoch, config.batch_size, phase.side_pixels, config.augment, config.seed
-            )
-            label = f"epoch {epoch} ({name})"
-            for step, (x, y) in enumerate(record.progress(batches, total=steps, label=label, unit="step")):
-                optim.set_rates(optimizer, phase, phase_epoch * steps + step, steps)
-                with torch.autocast(train.device.type, torch.bfloat16, enabled=bf16):
-                    logits = net(x)
-                    loss = F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                loss_sum += loss.detach() * len(y)  # stays on the device: no wait per step
-                correct += (logits.detach().argmax(1) == y).sum()
-                images += len(y)
-            row = {
-                "epoch": epoch,
-                "phase": name,
-                "side_pixels": phase.side_pixels,
-                "lr": optimizer.param_groups[-1]["lr"],
-                "train_loss": loss_sum.item() / images,
-                "train_top1": correct.item() / images,
-            }
-            row["train_seconds"], row["train_images"] = time.monotonic() - started, images
-            if not math.isfinite(row["train_loss"]):
-                raise UserError(
-                    f"train loss is {row['train_loss']} in phase {name}, epoch {epoch}, lr {row['lr']:.3g}; "
-                    f"lower lr in params.yaml"
-                )
+            seen = _train_epoch(net, optimizer, config, name, epoch, phase_epoch * steps, train, bf16)
+            row: Row = {"epoch": epoch, "phase": name, "side_pixels": phase.side_pixels, **seen}
+            row["train_seconds"] = time.monotonic() - started
             logits, labels = predict(net, val, config.batch_size, phase.side_pixels, bf16)
             row["val_loss"] = F.cross_entropy(logits, labels).item()
             row["val_top1"] = (logits.argmax(1) == labels).double().mean().item()
@@ -103,6 +75,50 @@ def fit(
             if time.monotonic() - saved >= config.checkpoint_seconds:
                 keeper.write(_state(rows, net, optimizer, best))
                 saved = time.monotonic()
+
+
+def _train_epoch(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: Params,
+    name: str,
+    epoch: int,
+    first_step: int,
+    train: Split,
+    bf16: bool,
+) -> Row:
+    """One pass over the training images.
+
+    Args:
+        name: of the phase.
+        epoch: from 1, counted over all phases.
+        first_step: the first batch's step within the phase.
+
+    Raises:
+        UserError: the mean loss is not finite.
+    """
+    phase, steps = config.phases[name], train.steps(config.batch_size)
+    loss_sum = torch.zeros((), device=train.device)
+    correct, images = torch.zeros((), device=train.device, dtype=torch.int64), 0
+    batches = train.train_batches(epoch, config.batch_size, phase.side_pixels, config.augment, config.seed)
+    bar = record.progress(batches, total=steps, label=f"epoch {epoch} ({name})", unit="step")
+    for step, (x, y) in enumerate(bar, first_step):
+        optim.set_rates(optimizer, phase, step, steps)
+        with torch.autocast(train.device.type, torch.bfloat16, enabled=bf16):
+            logits = net(x)
+            loss = F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        loss_sum += loss.detach() * len(y)  # stays on the device: no wait per step
+        correct += (logits.detach().argmax(1) == y).sum()
+        images += len(y)
+    mean, lr = loss_sum.item() / images, optimizer.param_groups[-1]["lr"]
+    if not math.isfinite(mean):
+        raise UserError(
+            f"train loss is {mean} in phase {name}, epoch {epoch}, lr {lr:.3g}; lower lr in params.yaml"
+        )
+    return {"lr": lr, "train_loss": mean, "train_top1": correct.item() / images, "train_images": images}
 
 
 @torch.inference_mode()

@@ -87,7 +87,16 @@ class Run:
 
     @property
     def history(self) -> Path:
+        """CSV, one row an epoch; the next two hold columns of it, because DVC plots a folder in one way."""
         return Path("plots") / self.dataset / "history" / f"{self.model}.csv"
+
+    @property
+    def loss(self) -> Path:
+        return Path("plots") / self.dataset / "loss" / f"{self.model}.csv"
+
+    @property
+    def lr(self) -> Path:
+        return Path("plots") / self.dataset / "lr" / f"{self.model}.csv"
 
     @property
     def confusion(self) -> Path:
