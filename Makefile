@@ -6,11 +6,11 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -q --no-compile -r requirements.txt
+	$(VENV)/bin/pip install -q -r requirements.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
-	$(VENV)/bin/pip install -q --no-compile -r requirements-dev.txt
+	$(VENV)/bin/pip install -q -r requirements-dev.txt
 	@touch $@
 
 .PHONY: help install repro test test-fast check clean-checkpoints
