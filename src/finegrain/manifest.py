@@ -241,7 +241,7 @@ def _near_duplicates_of(frame: pd.DataFrame, max_bits: int) -> NearDuplicates:
 def near_duplicates(
     test: NDArray[np.uint64], others: NDArray[np.uint64], max_bits: int, limit: int
 ) -> tuple[NDArray[np.int64], int, int]:
-    """Compare every test hash with every other one, block by block: about 40 MB whatever their number.
+    """Compare every test hash with every other one, block by block: a few MB whatever their number.
 
     Returns:
         ``[pairs, 3]`` (bits, test index, other index) of the ``limit`` closest pairs, in that order; the
@@ -250,7 +250,7 @@ def near_duplicates(
     closest = np.empty((0, 3), np.int64)
     total = 0
     has_pair = np.zeros(len(test), bool)
-    rows, columns = 128, 16_384
+    rows, columns = 128, 2_048
     for i, j in itertools.product(range(0, len(test), rows), range(0, len(others), columns)):
         bits = np.bitwise_count(test[i : i + rows, None] ^ others[None, j : j + columns])
         near = np.argwhere(bits <= max_bits)
