@@ -20,6 +20,7 @@ from matplotlib.font_manager import get_font_names
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from PIL import Image
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
@@ -46,8 +47,12 @@ _styled = matplotlib.style.context(["default", _STYLE])
 
 @_styled
 def png(figure: Figure) -> bytes:
+    """The figure as a PNG of 256 colours: charts need no more, and git keeps a third of the bytes."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi="figure", metadata={"Software": None})
+    picture.quantize(256, dither=Image.Dither.NONE).save(stream, format="png", optimize=True)
     return stream.getvalue()
 
 
