@@ -11,7 +11,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finegrain import figures, leaderboard, params, paths, predictions, record, report, scores
+from finegrain import (
+    chart,
+    class_figures,
+    figures,
+    leaderboard,
+    params,
+    paths,
+    predictions,
+    record,
+    report,
+    scores,
+)
 
 PAIRS = 12
 
@@ -22,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     name, data = config.dataset.name, paths.Data(config.dataset.name)
     rows = leaderboard.rank(name, config.models)
     histories = {row["model"]: pd.read_csv(paths.Run(name, row["model"]).history) for row in rows}
-    curves, cost = figures.png(figures.curves(histories)), figures.png(figures.accuracy_vs_time(rows))
+    curves, cost = chart.png(figures.curves(histories)), chart.png(figures.accuracy_vs_time(rows))
     winner = rows[0]["model"]
 
     sidecar = record.read_json(paths.Run(name, winner).sidecar)
@@ -38,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         curves=curves,
         accuracy_vs_time=cost,
         models=[_figures(paths.Run(name, row["model"])) for row in rows],
-        class_balance=figures.png(figures.class_balance(_table(data.class_balance))),
+        class_balance=chart.png(class_figures.class_balance(_table(data.class_balance))),
         split=record.read_json(data.split_metrics),
         source=record.read_json(data.source),
         rejected=_table(data.rejected).to_records(index=False).tolist(),
@@ -68,8 +79,9 @@ def _figures(run: paths.Run) -> report.ModelFigures:
     return report.ModelFigures(
         model=run.model,
         confusion=run.confusion.read_bytes(),
-        per_class=figures.png(figures.per_class(per_class)),
+        per_class=chart.png(class_figures.per_class(per_class)),
         confused_pairs=scores.confused_pairs(matrix, names, PAIRS),
+        lr_range=[(file.stem, file.read_bytes()) for file in sorted(run.lr_range.glob("*.png"))],
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from finegrain import runtime  # isort: skip  (sets the allocator before torch is imported)
 import numpy as np
 
-from finegrain import figures, loop, model, packed, params, paths, predictions, record, scores
+from finegrain import chart, class_figures, loop, model, packed, params, paths, predictions, record, scores
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,27 +25,31 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     net, facts = model.load(run.weights, run.sidecar)
     net = net.to(device)
+    side, flip = config.evaluate.side_pixels or facts["side_pixels"], config.evaluate.flip
     results, probabilities = {}, {}
-    for part in ("test", "val", "train"):
-        split = packed.Split(data.pack, part, device, model.pretrained(config.weights))
-        logits, labels = loop.predict(net, split, config.batch_size, facts["side_pixels"], bf16, label=part)
+    for part in ("test", "train") if facts["refit"] else ("test", "val", "train"):
+        split = packed.Split(data.pack, part, device, facts["mean"], facts["std"])
+        logits, labels = loop.predict(net, split, config.batch_size, side, bf16, flip, label=part)
         probabilities[part] = scores.softmax(logits.numpy().astype(np.float64))
         results[part] = scores.metrics(probabilities[part], labels.numpy())
         if part == "test":
             truth = labels.numpy()
+    # a refit model has learnt from the validation images: what counts is how they chose it
+    val = results.get("val") or {"top1": facts["val_top1"], "loss": facts["val_loss"]}
     record.write_json(
         run.metrics,
         {
             "test": results["test"],
-            "val": {k: results["val"][k] for k in ("top1", "loss")},
+            "val": {k: val[k] for k in ("top1", "loss")},
             "train": {k: results["train"][k] for k in ("top1", "loss")},
             "best_epoch": facts["best_epoch"],
+            "lr": facts["lr"],
         },
     )
     names = facts["classes"]
     predictions.write(run.predictions, data.manifest, probabilities["test"], truth, names)
     matrix = scores.confusion(truth, probabilities["test"].argmax(1), len(names))
-    figures.save(figures.confusion(matrix, names), run.confusion)
+    chart.save(class_figures.confusion(matrix, names), run.confusion)
     images = matrix.sum(1)
     recall = matrix.diagonal() / np.maximum(images, 1)
     rows = zip(names, images.tolist(), recall.tolist(), strict=True)

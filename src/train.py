@@ -2,7 +2,7 @@
 
 Reads   params.yaml; data/<name>/pack (train and val only)
 Writes  models/<name>/<model>.safetensors and .json, metrics/<name>/cost/<model>.json,
-        plots/<name>/{history,loss,lr}/<model>.csv
+        plots/<name>/{history,loss,lr}/<model>.csv and plots/<name>/lr_range/<model>/
 """
 
 import argparse
@@ -12,12 +12,16 @@ from pathlib import Path
 from finegrain import runtime  # isort: skip  (sets the allocator before torch is imported)
 import torch
 
-from finegrain import checkpoint, loop, model, packed, params, paths, record
+from finegrain import checkpoint, loop, model, packed, params, paths, range_test, record
 from finegrain.errors import UserError
+from finegrain.progress import Progress, Row
 
 HISTORY = ("epoch", "phase", "side_pixels", "lr", "train_loss", "train_top1", "val_loss", "val_top1")
 LOSS, LR = ("epoch", "train_loss", "val_loss"), ("epoch", "lr")
-USED = {"dataset", "seed", "weights", "lr", "batch_size", "label_smoothing", "augment", "phases", "precision"}
+USED = {
+    *("dataset", "seed", "weights", "head", "normalisation", "lr", "batch_size", "label_smoothing"),
+    *("ema_decay", "augment", "phases", "refit", "lr_range_test", "precision"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,53 +33,81 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = runtime.device(config.device)
     bf16 = runtime.bf16(config.precision, device)
 
-    pretrained = model.pretrained(config.weights)
-    train, val = (packed.Split(data.pack, part, device, pretrained) for part in ("train", "val"))
-    net = model.build(name, len(train.class_names), config.weights, config.seed).to(device)
+    mean, std = packed.statistics(data.pack, config.normalisation, model.pretrained(config.weights))
+    train, val = (packed.Split(data.pack, part, device, mean, std) for part in ("train", "val"))
+    classes = len(train.class_names)
+    net = model.build(name, classes, config.weights, config.head, config.seed).to(device)
     environment = runtime.environment(device, bf16)
     recipe = config.model_dump(mode="json", include=USED)
     recipe["dataset"] = config.dataset.name
     key = {"model": name, "recipe": recipe, "data": train.fingerprint, "environment": environment}
     code = [Path(__file__), *Path(params.__file__).parent.glob("*.py")]
-    best = loop.Best()
+    chosen, final = Progress(), Progress()
     with checkpoint.Keeper(f"{config.dataset.name}-{name}", key, code) as keeper:
         try:
-            rows = []
-            for row in loop.fit(net, config, train, val, keeper, best, bf16):
-                rows.append(row)
-                for file, columns in ((run.history, HISTORY), (run.loss, LOSS), (run.lr, LR)):
-                    record.write_csv(file, columns, ([row[c] for c in columns] for row in rows))
-                record.say(
-                    f"{name} epoch {row['epoch']}: train loss {row['train_loss']:.3f}, "
-                    f"val loss {row['val_loss']:.3f}, val top-1 {row['val_top1']:.2%}"
-                )
+            for row in loop.fit(net, config, train, val, keeper, chosen, bf16):
+                write_history(run, chosen)
+                said = f"val loss {row['val_loss']:.3f}, val top-1 {row['val_top1']:.2%}"
+                record.say(f"{name} epoch {row['epoch']}: train loss {row['train_loss']:.3f}, {said}")
+            if config.refit:
+                both = packed.Split(data.pack, "train+val", device, mean, std)
+                net = model.build(name, classes, config.weights, config.head, config.seed).to(device)
+                with checkpoint.Keeper(f"{config.dataset.name}-{name}-refit", key, code) as second:
+                    for row in loop.fit(net, config, both, None, second, final, bf16, plan=chosen):
+                        record.say(f"{name} refit, epoch {row['epoch']}: train loss {row['train_loss']:.3f}")
         except torch.OutOfMemoryError:
             raise UserError(
                 f"params.yaml: batch_size: {config.batch_size} does not fit the GPU's memory; halve it"
             ) from None
+        kept = final if config.refit else chosen
         facts = {
             "model": name,
             "classes": train.class_names,
-            "side_pixels": best.row["side_pixels"],
+            "side_pixels": kept.best["side_pixels"],
             "pack_side_pixels": train.side_pixels,
-            "mean": train.mean,
-            "std": train.std,
-            "best_epoch": best.row["epoch"],
-            "val_top1": best.row["val_top1"],
+            "mean": mean,
+            "std": std,
+            "lr": chosen.lrs,
+            "best_epoch": chosen.best["epoch"],
+            "val_top1": chosen.best["val_top1"],
+            "val_loss": chosen.best["val_loss"],
+            "refit": config.refit,
             "recipe": recipe,
             "data": train.fingerprint,
             "environment": environment,
             "revision": record.revision(),
         }
-        model.save(run.weights, run.sidecar, best.weights, facts)
-        images = sum(row["train_images"] for row in rows)
-        cost = {
-            "seconds": round(sum(row["seconds"] for row in rows), 2),
-            "images_per_second": round(images / sum(row["train_seconds"] for row in rows), 1),
-            "parameters": model.parameters(net),
-            "peak_memory_bytes": runtime.peak_memory_bytes(device),
-        }
-        record.write_json(run.cost, cost)
+        model.save(run.weights, run.sidecar, kept.weights, facts)
+        write_sweeps(run, chosen, list(config.phases))
+        record.write_json(run.cost, cost(net, [*chosen.rows, *final.rows], device))
+
+
+def write_history(run: paths.Run, progress: Progress) -> None:
+    for file, columns in ((run.history, HISTORY), (run.loss, LOSS), (run.lr, LR)):
+        record.write_csv(file, columns, ([row[c] for c in columns] for row in progress.rows))
+
+
+def write_sweeps(run: paths.Run, progress: Progress, phases: Sequence[str]) -> None:
+    """A CSV for every phase, as DVC wants the folder whatever the recipe; a PNG where there is a sweep."""
+    for phase in phases:
+        points = progress.sweeps.get(phase, [])
+        rows = ((p.lr, p.loss, p.smoothed_loss) for p in points)
+        record.write_csv(run.lr_range / f"{phase}.csv", ("lr", "loss", "smoothed_loss"), rows)
+        if points:
+            from finegrain import chart, figures  # matplotlib takes a second: most recipes have no sweep
+
+            figure = figures.lr_range(points, range_test.suggestions(points), progress.lrs[phase])
+            chart.save(figure, run.lr_range / f"{phase}.png")
+
+
+def cost(net: torch.nn.Module, rows: Sequence[Row], device: torch.device) -> dict[str, float]:
+    images = sum(row["train_images"] for row in rows)
+    return {
+        "seconds": round(sum(row["seconds"] for row in rows), 2),
+        "images_per_second": round(images / sum(row["train_seconds"] for row in rows), 1),
+        "parameters": model.parameters(net),
+        "peak_memory_bytes": runtime.peak_memory_bytes(device),
+    }
 
 
 if __name__ == "__main__":

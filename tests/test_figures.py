@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from finegrain import figures
+from finegrain import chart, class_figures, figures
+from finegrain.range_test import Point
 
 RNG = np.random.default_rng(0)
 
@@ -33,7 +34,7 @@ def is_png(content: bytes) -> bool:
 @pytest.mark.parametrize("models", [1, 2, 5])
 def test_curves_and_cost(models):
     histories = {f"model{i}": history(i) for i in range(models)}
-    assert is_png(figures.png(figures.curves(histories)))
+    assert is_png(chart.png(figures.curves(histories)))
     rows = [
         {
             "model": f"model{i}",
@@ -44,7 +45,7 @@ def test_curves_and_cost(models):
         }
         for i in range(models)
     ]
-    assert is_png(figures.png(figures.accuracy_vs_time(rows)))
+    assert is_png(chart.png(figures.accuracy_vs_time(rows)))
 
 
 def test_labels_of_points_stand_within_the_axes_and_apart():
@@ -65,19 +66,19 @@ def test_labels_of_points_stand_within_the_axes_and_apart():
 @pytest.mark.parametrize("classes", [2, 12, 100])
 def test_charts_by_class(classes):
     counts = matrix(classes)
-    assert is_png(figures.png(figures.confusion(counts, names(classes))))
+    assert is_png(chart.png(class_figures.confusion(counts, names(classes))))
     recall = counts.diagonal() / counts.sum(1)
     frame = pd.DataFrame({"class": names(classes), "images": counts.sum(1), "recall": recall})
-    assert is_png(figures.png(figures.per_class(frame)))
+    assert is_png(chart.png(class_figures.per_class(frame)))
     splits = [
         (name, split, n) for name in names(classes) for split, n in (("train", 9), ("val", 2), ("test", 3))
     ]
     balance = pd.DataFrame(splits, columns=["class", "split", "images"])
-    assert is_png(figures.png(figures.class_balance(balance)))
+    assert is_png(chart.png(class_figures.class_balance(balance)))
 
 
 def test_the_same_bytes_twice():
-    first, second = (figures.png(figures.confusion(np.eye(4, dtype=int), names(4))) for _ in range(2))
+    first, second = (chart.png(class_figures.confusion(np.eye(4, dtype=int), names(4))) for _ in range(2))
     assert first == second
 
 
@@ -85,7 +86,7 @@ def test_the_order_is_a_permutation_with_confused_classes_side_by_side():
     counts = np.diag(np.full(40, 20))
     for a, b in ((3, 31), (8, 22), (0, 39)):
         counts[a, b] = counts[b, a] = 9
-    order = figures.confusion_order(counts).tolist()
+    order = class_figures.confusion_order(counts).tolist()
     assert sorted(order) == list(range(40))
     for a, b in ((3, 31), (8, 22), (0, 39)):
         assert abs(order.index(a) - order.index(b)) == 1
@@ -93,9 +94,16 @@ def test_the_order_is_a_permutation_with_confused_classes_side_by_side():
 
 def test_a_matrix_that_does_not_fit_its_names_is_refused():
     with pytest.raises(ValueError, match=r"\[3, 3\] for 3 classes"):
-        figures.confusion(np.eye(2, dtype=int), names(3))
+        class_figures.confusion(np.eye(2, dtype=int), names(3))
 
 
 def test_save_writes_the_file_whole(project):
-    figures.save(figures.training(history(0)), project / "a" / "b.png")
+    chart.save(figures.curves({"": history(0)}), project / "a" / "b.png")
     assert is_png((project / "a" / "b.png").read_bytes())
+
+
+def test_the_lr_range_figure_is_drawn_for_a_short_and_a_diverging_sweep():
+    points = [Point(10.0 ** (i / 8 - 6), 5 - i / 20 + (i > 50) * 1.2**i, 5 - i / 20) for i in range(56)]
+    suggestions = {"steepest": 1e-3, "valley": 3e-3}
+    assert is_png(chart.png(figures.lr_range(points, suggestions, 0.01)))
+    assert is_png(chart.png(figures.lr_range(points[:1], {}, 0.01)))

@@ -1,13 +1,17 @@
 """fit() learns, chooses by validation, stops on a bad loss, and a killed run resumes to the same bits."""
 
 import copy
+import io
+import re
 
 import pytest
 import torch
 from test_params import changed
 
-from finegrain import checkpoint, loop, model, packed, params
+from finegrain import checkpoint, loop, model, packed, params, paths, range_test
 from finegrain.errors import UserError
+from finegrain.progress import Progress
+from finegrain.recipe import Head
 
 CPU = torch.device("cpu")
 TWO_PHASES = {
@@ -43,43 +47,65 @@ def settings(tmp_path, **more) -> params.Params:
     return params.read(changed(tmp_path, **more))
 
 
-def run(pack, config, stop_after=None, bf16=False):
-    train, val = (packed.Split(pack, name, CPU, pretrained=False) for name in ("train", "val"))
-    net, best, rows = model.build("resnet18", 3, "none", config.seed), loop.Best(), []
-    with checkpoint.Keeper("tiny-resnet18", config.model_dump(mode="json"), []) as keeper:
-        for row in loop.fit(net, config, train, val, keeper, best, bf16):
-            rows.append(row)
-            if stop_after and len(rows) > stop_after:
+def split(folder, names) -> packed.Split:
+    return packed.Split(folder, names, CPU, *packed.statistics(folder, "train", pretrained=False))
+
+
+def run(pack, config, stop_after=None, name="resnet18", names=("train", "val"), plan=None):
+    train, val = (split(pack, n) if n else None for n in names)
+    net, progress = model.build(name, 3, "none", config.head, config.seed), Progress()
+    key = {"config": config.model_dump(mode="json"), "names": names}
+    with checkpoint.Keeper("tiny", key, []) as keeper:
+        for done, _ in enumerate(loop.fit(net, config, train, val, keeper, progress, False, plan), 1):
+            if stop_after and done > stop_after:
                 raise Killed
-    return net, best, rows
+    return net, progress
 
 
-def deterministic(rows):
-    return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+def deterministic(progress):
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in progress.rows]
+
+
+def same_bits(first, second) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(v, second[k]) for k, v in first.items())
 
 
 def test_fit_learns_and_keeps_the_best_epoch_by_validation(tiny_pack, tmp_path):
-    net, best, rows = run(tiny_pack, settings(tmp_path, phases__all__epochs=6))
-    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
-    assert [row["phase"] for row in rows] == ["warm"] + ["all"] * 6
-    assert best.row["val_top1"] == max(row["val_top1"] for row in rows) >= 0.8
-    again = model.build("resnet18", 3, "none", 9)
-    again.load_state_dict(best.weights)
-    val = packed.Split(tiny_pack, "val", CPU, pretrained=False)
-    logits, labels = loop.predict(again, val, 5, 32, bf16=False)
-    assert (logits.argmax(1) == labels).double().mean().item() == best.row["val_top1"]
+    gentle = {"phases__all__epochs": 6, "phases__all__optimizer": {"kind": "adamw"}, "lr": 0.002}
+    _, progress = run(tiny_pack, settings(tmp_path, **gentle))
+    assert [row["epoch"] for row in progress.rows] == [1, 2, 3, 4, 5, 6, 7]
+    assert [row["phase"] for row in progress.rows] == ["warm"] + ["all"] * 6
+    assert progress.best["val_top1"] == max(row["val_top1"] for row in progress.rows) >= 0.8
+    again = model.build("resnet18", 3, "none", Head(), 9)
+    again.load_state_dict(progress.weights)
+    logits, labels = loop.predict(again, split(tiny_pack, "val"), 5, 32, bf16=False)
+    assert (logits.argmax(1) == labels).double().mean().item() == progress.best["val_top1"]
 
 
+RICH = {
+    "ema_decay": 0.9,
+    "augment__mixup_alpha": 0.2,
+    "augment__rotate_degrees": 5.0,
+    "head": {"widths": [8], "dropouts": [0.2, 0.2], "batch_norm": True},
+    "phases__warm__lr": "auto",
+    "phases__all__side_pixels": [32, 64],
+    "phases__all__clip_norm": 1.0,
+    "lr_range_test": {"start": 1e-5, "end": 10.0, "steps": 20, "suggestion": "valley"},
+}
+
+
+@pytest.mark.parametrize("more", [{}, RICH], ids=["plain", "everything on"])
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_a_killed_run_resumes_to_the_same_bits(tiny_pack, tmp_path, stop_after):
-    config = settings(tmp_path)
-    _, best, rows = run(tiny_pack, config)
+def test_a_killed_run_resumes_to_the_same_bits(tiny_pack, tmp_path, stop_after, more):
+    config = settings(tmp_path, **more)
+    _, progress = run(tiny_pack, config)
     with pytest.raises(Killed):
         run(tiny_pack, config, stop_after=stop_after)
-    _, best_again, rows_again = run(tiny_pack, config)
-    assert deterministic(rows) == deterministic(rows_again)
-    assert best.row["epoch"] == best_again.row["epoch"]
-    assert all(torch.equal(v, best_again.weights[k]) for k, v in best.weights.items())
+    _, again = run(tiny_pack, config)
+    assert deterministic(progress) == deterministic(again)
+    assert progress.best["epoch"] == again.best["epoch"]
+    assert (progress.lrs, progress.sweeps) == (again.lrs, again.sweeps)
+    assert same_bits(progress.weights, again.weights)
 
 
 def test_a_resumed_run_does_not_train_the_finished_epochs_again(tiny_pack, tmp_path, monkeypatch):
@@ -98,15 +124,129 @@ def test_a_resumed_run_does_not_train_the_finished_epochs_again(tiny_pack, tmp_p
     assert trained == [4]
 
 
-def test_a_loss_that_is_not_finite_stops_with_phase_epoch_and_rate(tiny_pack, tmp_path):
-    with pytest.raises(UserError, match=r"train loss is (nan|inf) in phase warm, epoch \d, lr .*lower lr"):
-        run(tiny_pack, settings(tmp_path, lr=1e12))
+def test_a_loss_that_is_not_finite_stops_at_that_step_and_keeps_the_last_checkpoint(
+    tiny_pack, tmp_path, monkeypatch
+):
+    """The rate of the third phase is absurd: its second step sees what the first has done."""
+    broken = {**copy.deepcopy(TWO_PHASES["all"]), "epochs": 1, "schedule": {"kind": "constant"}, "lr": 1e30}
+    config = settings(tmp_path, phases={**copy.deepcopy(TWO_PHASES), "broken": broken})
+    steps = []
+    real = loop._step
+    monkeypatch.setattr(loop, "_step", lambda *args: steps.append(1) or real(*args))
+    with pytest.raises(UserError) as caught:
+        run(tiny_pack, config)
+    message = str(caught.value)
+    assert re.search(
+        r"train loss is (nan|inf) in phase broken, epoch 5, step [23] of 7, lr 1e\+30; lower lr", message
+    )
+    assert len(steps) <= 4 * 7 + 3  # the epoch is not trained to its end
+    (folder,) = paths.CHECKPOINTS.iterdir()
+    state = torch.load(io.BytesIO((folder / "state.pt").read_bytes()[32:]), weights_only=True)
+    assert len(state["progress"]["rows"]) == 4
+    assert all(value.isfinite().all() for value in state["net"].values())
+
+
+def test_weights_that_break_in_the_last_step_are_noticed_by_validation(tiny_pack, tmp_path):
+    only = {**copy.deepcopy(TWO_PHASES["all"]), "epochs": 1, "schedule": {"kind": "constant"}, "lr": 1e30}
+    config = settings(tmp_path, phases={"only": only}, batch_size=42)
+    with pytest.raises(UserError, match=r"validation loss is (nan|inf) in phase only, epoch 1, lr 1e\+30"):
+        run(tiny_pack, config)
+
+
+def test_the_range_test_leaves_the_network_as_it_was_to_the_bit(tiny_pack, tmp_path):
+    config = settings(tmp_path, phases__warm__lr="auto")
+    net = model.build("resnet18", 3, "none", config.head, 0)
+    model.set_part(net, "head+norm")
+    before = copy.deepcopy(net.state_dict())
+    points = loop.sweep_rates(loop.Job(net, config, "warm", split(tiny_pack, "train"), False))
+    assert len(points) > 20 and points[-1].lr > points[0].lr
+    assert same_bits(before, net.state_dict())
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_lr_auto_takes_the_suggestion_and_lr_range_test_alone_only_looks(tiny_pack, tmp_path):
+    look = run(tiny_pack, settings(tmp_path, phases__warm__lr_range_test=True))[1]
+    take = run(tiny_pack, settings(tmp_path, phases__warm__lr="auto"))[1]
+    assert look.sweeps == take.sweeps and set(look.sweeps) == {"warm"}
+    assert look.lrs == {"warm": 0.02, "all": 0.02}
+    assert take.lrs == {"warm": range_test.suggest(take.sweeps["warm"], "valley"), "all": 0.02}
+    plain = run(tiny_pack, settings(tmp_path))[1]
+    assert same_bits(plain.weights, look.weights)
+
+
+def test_the_average_is_what_is_validated_and_kept(tiny_pack, tmp_path):
+    net, progress = run(tiny_pack, settings(tmp_path, ema_decay=0.9))
+    plain = run(tiny_pack, settings(tmp_path))[1]
+    assert [r["train_loss"] for r in progress.rows] == [r["train_loss"] for r in plain.rows]
+    assert [r["val_loss"] for r in progress.rows] != [r["val_loss"] for r in plain.rows]
+    assert progress.weights.keys() == net.state_dict().keys()
+    again = model.build("resnet18", 3, "none", Head(), 9)
+    again.load_state_dict(progress.weights)
+    logits, labels = loop.predict(again, split(tiny_pack, "val"), 5, 32, bf16=False)
+    assert (logits.argmax(1) == labels).double().mean().item() == progress.best["val_top1"]
+
+
+def test_patience_ends_a_phase_and_a_refit_repeats_its_epochs_and_rates_on_train_and_val(tiny_pack, tmp_path):
+    more = {"phases__all__epochs": 30, "phases__all__patience_epochs": 2, "phases__warm__lr": "auto"}
+    config = settings(tmp_path, refit=True, **more)
+    _, chosen = run(tiny_pack, config)
+    done = chosen.epochs("all")
+    assert done < 30 and chosen.stopped == ["all"]
+    assert chosen.epochs_since_best("all") == 2
+    net, final = run(tiny_pack, config, names=("train+val", None), plan=chosen)
+    assert (final.epochs("warm"), final.epochs("all")) == (1, done)
+    assert final.lrs == chosen.lrs and not final.sweeps
+    assert final.best is final.rows[-1] and "val_top1" not in final.best
+    assert final.rows[0]["train_images"] == 57
+    assert same_bits(final.weights, net.state_dict())
+
+
+def test_a_kill_during_the_refit_does_not_repeat_the_choosing_run(tiny_pack, tmp_path, monkeypatch):
+    config = settings(tmp_path, refit=True, checkpoint_seconds=1e9)
+    train, val = split(tiny_pack, "train"), split(tiny_pack, "val")
+    for attempt in range(2):
+        progress = Progress()
+        net = model.build("resnet18", 3, "none", config.head, 0)
+        with pytest.raises(Killed), checkpoint.Keeper("tiny", {}, []) as keeper:
+            if attempt:
+                monkeypatch.setattr(loop, "_train_epoch", None)  # would fail if called
+            assert len(list(loop.fit(net, config, train, val, keeper, progress, False))) == 4
+            raise Killed
+        assert progress.weights
+
+
+def test_clipping_bounds_what_a_step_can_do(tiny_pack, tmp_path):
+    """Plain SGD moves the weights by lr times the gradient: its norm is at most lr * clip_norm."""
+    plain = {**copy.deepcopy(TWO_PHASES["all"]), "epochs": 1, "schedule": {"kind": "constant"}}
+    plain |= {
+        "optimizer": {"kind": "sgd", "momentum": 0.0},
+        "clip_norm": 0.01,
+        "lr": 1.0,
+        "lr_factors": [1.0] * 3,
+    }
+    config = settings(tmp_path, phases={"all": plain}, batch_size=42)
+    start = dict(model.build("resnet18", 3, "none", config.head, 0).named_parameters())
+    net, _ = run(tiny_pack, config)
+    moved = torch.stack([(p - start[name]).square().sum() for name, p in net.named_parameters()]).sum().sqrt()
+    assert moved.item() == pytest.approx(0.01, rel=1e-3)
 
 
 def test_predict_gives_each_image_once_whatever_the_batch_size(tiny_pack):
-    net = model.build("resnet18", 3, "none", 0)
-    test = packed.Split(tiny_pack, "test", CPU, pretrained=False)
+    net = model.build("resnet18", 3, "none", Head(), 0)
+    test = split(tiny_pack, "test")
     one, labels = loop.predict(net, test, 5, 32, bf16=False)
     other, _ = loop.predict(net, test, 18, 32, bf16=False)
     assert one.shape == (18, 3) and torch.equal(labels, test.labels)
     assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_predict_with_flip_is_the_mean_over_both_views(tiny_pack):
+    net = model.build("resnet18", 3, "none", Head(), 0)
+    test = split(tiny_pack, "test")
+    images = torch.cat([x for x, _ in test.plain_batches(18, 32)])
+    net.eval()
+    with torch.no_grad():
+        slow = (net(images) + net(images.flip(3))) / 2
+    ours, _ = loop.predict(net, test, 18, 32, bf16=False, flip=True)
+    assert torch.allclose(ours, slow, atol=1e-5)
+    assert not torch.allclose(ours, loop.predict(net, test, 18, 32, bf16=False)[0], atol=1e-5)

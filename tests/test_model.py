@@ -9,34 +9,67 @@ import torch
 import torchvision
 from torch import nn
 
-from finegrain import model, params
+from finegrain import model, optim, params, recipe
 from finegrain.errors import UserError
+from finegrain.recipe import Head
 
+LINEAR = Head()
+HEADS = [
+    LINEAR,
+    Head(widths=[1024, 512, 256, 128], dropouts=[0.5, 0.2, 0.2, 0.2, 0.2], activation="none"),
+    Head(widths=[512], dropouts=[0.25, 0.5], batch_norm=True, pool="avg+max"),
+]
 FAMILIES = ["resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d", "efficientnet_b0"]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_new_head_and_three_groups_that_hold_everything_once(name):
-    net = model.build(name, 7, "none", seed=0)
+@pytest.mark.parametrize("wanted", HEADS, ids=["linear", "cifar100", "fastai"])
+def test_every_family_takes_every_head_and_its_blocks_hold_everything_once(name, wanted):
+    net = model.build(name, 7, "none", wanted, seed=0)
     assert net(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
-    groups = model.groups(net)
-    assert all(groups)
-    ids = [id(p) for group in groups for p in group]
+    blocks = model.blocks(net)
+    assert all(parameters for _, parameters in blocks)
+    groups = [group for group, _ in blocks]
+    assert groups == sorted(groups) and set(groups) == {0, 1, 2} and groups.count(2) == 1
+    ids = [id(p) for _, parameters in blocks for p in parameters]
     assert sorted(ids) == sorted(id(p) for p in net.parameters())
-    assert [p.shape for p in groups[2]] == [(7, model.head(net).in_features), (7,)]
+    assert ids[-len(list(model.head(net).parameters())) :] == [id(p) for p in model.head(net).parameters()]
+
+
+def test_the_cifar100_head_is_the_project_s_exactly():
+    net = model.build("resnet50", 100, "none", HEADS[1], seed=0)
+    shown = [
+        (type(layer).__name__, getattr(layer, "p", None) or (layer.in_features, layer.out_features))
+        for layer in model.head(net)
+    ]
+    assert shown == [
+        ("Dropout", 0.5), ("Linear", (2048, 1024)), ("Dropout", 0.2), ("Linear", (1024, 512)),
+        ("Dropout", 0.2), ("Linear", (512, 256)), ("Dropout", 0.2), ("Linear", (256, 128)),
+        ("Dropout", 0.2), ("Linear", (128, 100)),
+    ]  # fmt: skip
+
+
+def test_the_fastai_head_sees_means_and_maxima():
+    net = model.build("resnet18", 5, "none", HEADS[2], seed=0)
+    kinds = [type(layer).__name__ for layer in model.head(net)]
+    assert kinds == ["BatchNorm1d", "Dropout", "Linear", "ReLU", "BatchNorm1d", "Dropout", "Linear"]
+    assert model.head(net)[2].in_features == 2 * 512
+    features = torch.randn(2, 3, 4, 4)
+    pooled = net.avgpool(features)
+    assert torch.equal(pooled.flatten(1), torch.cat((features.amax((2, 3)), features.mean((2, 3))), 1))
 
 
 def test_every_name_has_a_head_where_the_family_has_it():
     for name in get_args(params.ModelName):
         with torch.device("meta"):
             net = torchvision.models.get_model(name, weights=None)
-        assert isinstance(model.head(net), nn.Linear), name
+        assert isinstance(list(model.head(net).modules())[-1], nn.Linear), name
 
 
 def test_random_weights_depend_on_the_seed_alone_and_leave_the_global_generator_alone():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    first, again, other = (model.build("resnet18", 3, "none", seed=s) for s in (1, 1, 2))
+    first, again, other = (model.build("resnet18", 3, "none", LINEAR, seed=s) for s in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(first.conv1.weight, again.conv1.weight) and torch.equal(
         first.fc.weight, again.fc.weight
@@ -44,21 +77,47 @@ def test_random_weights_depend_on_the_seed_alone_and_leave_the_global_generator_
     assert not torch.equal(first.conv1.weight, other.conv1.weight)
 
 
+@pytest.mark.parametrize("frozen", [False, True], ids=["statistics updated", "statistics frozen"])
 @pytest.mark.parametrize("part", ["head", "head+norm", "all"])
-def test_frozen_means_frozen(part):
-    net = model.build("resnet18", 3, "none", seed=0)
+@pytest.mark.parametrize("wanted", [HEADS[0], HEADS[2]], ids=["linear", "mlp"])
+def test_frozen_means_frozen(part, frozen, wanted):
+    """No tensor moves that the part leaves out, whatever the optimizer and its weight decay."""
+    net = model.build("resnet18", 3, "none", wanted, seed=0)
     model.set_part(net, part)
-    model.train_mode(net, part)
+    model.train_mode(net, part, frozen)
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
+    phase = recipe.Phase.model_validate(
+        {
+            "part": part,
+            "epochs": 1,
+            "side_pixels": 32,
+            "optimizer": {"kind": "adamw", "weight_decay": 0.1},
+            "schedule": {"kind": "constant"},
+        }
+    )
+    optimizer = optim.build(model.blocks(net), phase, lr=0.1)
     for _ in range(2):
         net(torch.randn(4, 3, 32, 32)).square().sum().backward()
         optimizer.step()
     moved = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
+    head = {k for k in before if k.startswith("fc.")}
     norms = {k for k in before if ".bn" in k or k.startswith("bn1") or "downsample.1" in k}
-    head = {"fc.weight", "fc.bias"}
-    expected = {"head": head, "head+norm": head | norms, "all": set(before)}[part]
-    assert moved == expected
+    statistics = {k for k in norms if "running" in k or "num_batches" in k}
+    expected = {"head": head | statistics, "head+norm": head | norms, "all": set(before)}[part]
+    assert moved == expected - (statistics if frozen else set())
+    with_state = {id(p) for p in optimizer.state}
+    assert with_state == {id(p) for p in net.parameters() if p.requires_grad}
+    assert all((p.grad is not None) == p.requires_grad for p in net.parameters())
+
+
+def test_a_wholly_frozen_body_drops_nothing():
+    """EfficientNet's stochastic depth would make a frozen body give other features at every step."""
+    net = model.build("efficientnet_b0", 3, "none", LINEAR, seed=0)
+    model.train_mode(net, "head", frozen_statistics=True)
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(net.features(images), net.features(images))
+    model.train_mode(net, "all", frozen_statistics=False)
+    assert not torch.equal(net.features(images), net.features(images))
 
 
 def write_backbone(folder, name, suffix) -> tuple[str, dict[str, torch.Tensor]]:
@@ -75,7 +134,7 @@ def write_backbone(folder, name, suffix) -> tuple[str, dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_a_local_file_gives_the_backbone_and_a_new_head(tmp_path, suffix):
     file, state = write_backbone(tmp_path, "resnet18", suffix)
-    net = model.build("resnet18", 4, file, seed=0)
+    net = model.build("resnet18", 4, file, LINEAR, seed=0)
     assert torch.equal(net.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
     assert net.fc.weight.shape == (4, 512)
 
@@ -83,7 +142,7 @@ def test_a_local_file_gives_the_backbone_and_a_new_head(tmp_path, suffix):
 def test_weights_of_another_architecture_are_refused(tmp_path):
     file, _ = write_backbone(tmp_path, "resnet18", ".pth")
     with pytest.raises(UserError, match="does not fit resnet50: .* tensors differ"):
-        model.build("resnet50", 4, file, seed=0)
+        model.build("resnet50", 4, file, LINEAR, seed=0)
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights", b"\x80\x05cos\nsystem\n."])
@@ -91,14 +150,14 @@ def test_a_broken_or_hostile_weights_file_is_refused(tmp_path, content):
     file = tmp_path / "weights.pth"
     file.write_bytes(content)
     with pytest.raises(UserError, match="cannot be read"):
-        model.build("resnet18", 4, str(file), seed=0)
+        model.build("resnet18", 4, str(file), LINEAR, seed=0)
 
 
 def test_a_missing_file_and_an_unknown_name_say_what_is_allowed(tmp_path):
     with pytest.raises(UserError, match="is not a file"):
-        model.build("resnet18", 4, str(tmp_path / "no.pth"), seed=0)
+        model.build("resnet18", 4, str(tmp_path / "no.pth"), LINEAR, seed=0)
     with pytest.raises(UserError, match="no 'IMAGENET1K_V3'; allowed: none, IMAGENET1K_V1"):
-        model.build("resnet18", 4, "IMAGENET1K_V3", seed=0)
+        model.build("resnet18", 4, "IMAGENET1K_V3", LINEAR, seed=0)
 
 
 def test_pretrained_weights_come_from_torch_s_hub_folder(tmp_path, monkeypatch):
@@ -112,7 +171,7 @@ def test_pretrained_weights_come_from_torch_s_hub_folder(tmp_path, monkeypatch):
     (folder / name).write_bytes(content)
     known = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
     monkeypatch.setattr(known.value, "url", f"http://127.0.0.1:9/{name}", raising=False)
-    net = model.build("resnet18", 4, "IMAGENET1K_V1", seed=0)
+    net = model.build("resnet18", 4, "IMAGENET1K_V1", LINEAR, seed=0)
     assert torch.equal(net.conv1.weight, state["conv1.weight"])
 
 
@@ -121,13 +180,18 @@ def test_without_network_the_message_says_where_to_put_the_file(tmp_path, monkey
     known = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
     monkeypatch.setattr(known.value, "url", "http://127.0.0.1:9/resnet18-00000000.pth", raising=False)
     with pytest.raises(UserError, match=r"cannot be fetched .*\n.*hub/checkpoints/resnet18-0+\.pth"):
-        model.build("resnet18", 4, "IMAGENET1K_V1", seed=0)
+        model.build("resnet18", 4, "IMAGENET1K_V1", LINEAR, seed=0)
 
 
 def saved(tmp_path):
-    net = model.build("resnet18", 3, "none", seed=3)
+    net = model.build("resnet18", 3, "none", LINEAR, seed=3)
     weights, sidecar = tmp_path / "m.safetensors", tmp_path / "m.json"
-    model.save(weights, sidecar, net.state_dict(), {"model": "resnet18", "classes": ["a", "b", "c"]})
+    model.save(
+        weights,
+        sidecar,
+        net.state_dict(),
+        {"model": "resnet18", "classes": ["a", "b", "c"], "recipe": {"head": {}}},
+    )
     return net, weights, sidecar
 
 

@@ -4,27 +4,27 @@ import pytest
 import torch
 from torch import nn
 
-from finegrain import optim, params
+from finegrain import optim, recipe
 
-SGD = params.Sgd(kind="sgd")
-ADAMW = params.AdamW(kind="adamw", betas=(0.9, 0.99))
+SGD = recipe.Sgd(kind="sgd")
+ADAMW = recipe.AdamW(kind="adamw", betas=(0.9, 0.99))
 
 
-def phase(schedule: params.Section, optimizer: params.Section = SGD, **more: object) -> params.Phase:
+def phase(schedule: recipe.Section, optimizer: recipe.Section = SGD, **more: object) -> recipe.Phase:
     base = {"part": "all", "epochs": 6, "side_pixels": 32, "optimizer": optimizer, "schedule": schedule}
-    return params.Phase.model_validate({**base, **more})
+    return recipe.Phase.model_validate({**base, **more})
 
 
-def rates(wanted: params.Phase, steps_per_epoch: int) -> list[float]:
+def rates(wanted: recipe.Phase, steps_per_epoch: int) -> list[float]:
     return [optim.lr_scale(wanted, step, steps_per_epoch) for step in range(wanted.epochs * steps_per_epoch)]
 
 
 def test_constant_is_one():
-    assert set(rates(phase(params.Constant(kind="constant")), 5)) == {1.0}
+    assert set(rates(phase(recipe.Constant(kind="constant")), 5)) == {1.0}
 
 
 def test_step_equals_torch_s_step_lr():
-    ours = rates(phase(params.Step(kind="step", every_epochs=2, factor=0.1)), 3)
+    ours = rates(phase(recipe.Step(kind="step", every_epochs=2, factor=0.1)), 3)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.1)
     theirs = []
@@ -36,7 +36,7 @@ def test_step_equals_torch_s_step_lr():
 
 
 def test_cosine_warms_up_in_even_steps_then_equals_torch_s_cosine():
-    ours = rates(phase(params.Cosine(kind="cosine", warmup_epochs=1.0)), 4)
+    ours = rates(phase(recipe.Cosine(kind="cosine", warmup_epochs=1.0)), 4)
     assert ours[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
@@ -51,9 +51,9 @@ def test_cosine_warms_up_in_even_steps_then_equals_torch_s_cosine():
 
 @pytest.mark.parametrize("kind", [SGD, ADAMW], ids=["sgd", "adamw"])
 def test_one_cycle_equals_torch_s_in_rate_and_momentum(kind):
-    wanted = phase(params.OneCycle(kind="one_cycle", momentum_range=(0.85, 0.95)), kind)
+    wanted = phase(recipe.OneCycle(kind="one_cycle", momentum_range=(0.85, 0.95)), kind)
     weight = nn.Parameter(torch.zeros(1))
-    ours = optim.build([[weight], [], []], wanted, lr=0.01)
+    ours = optim.build([(2, [weight])], wanted, lr=0.01)
     other = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01, momentum=0.9)
     if kind is ADAMW:
         other = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=0.01)
@@ -74,19 +74,67 @@ def test_one_cycle_equals_torch_s_in_rate_and_momentum(kind):
 
 
 def test_one_cycle_of_a_single_step_starts_at_the_peak():
-    wanted = phase(params.OneCycle(kind="one_cycle"), epochs=1)
+    wanted = phase(recipe.OneCycle(kind="one_cycle"), epochs=1)
     assert optim.lr_scale(wanted, 0, 1) == 1.0
 
 
+def blocks() -> list[tuple[int, list[nn.Parameter]]]:
+    """Stem, two body blocks and a head, each with a matrix and a vector."""
+    return [(group, [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))]) for group in (0, 0, 1, 2)]
+
+
 def test_groups_get_their_factor_and_frozen_parameters_are_left_out():
-    early, late, head = (nn.Parameter(torch.zeros(2)) for _ in range(3))
-    early.requires_grad_(False)
-    wanted = phase(params.Constant(kind="constant"), lr_factors=[0.1, 0.5, 1.0])
-    groups = optim.build([[early], [late], [head]], wanted, lr=0.2).param_groups
+    rows = blocks()
+    for _, parameters in rows[:2]:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+    wanted = phase(recipe.Constant(kind="constant"), lr_factors=[0.1, 0.5, 1.0])
+    groups = optim.build(rows, wanted, lr=0.2).param_groups
     assert [group["peak_lr"] for group in groups] == pytest.approx([0.1, 0.2])
-    assert [group["params"] for group in groups] == [[late], [head]]
+    assert [group["params"] for group in groups] == [rows[2][1], rows[3][1]]
+
+
+def test_geometric_decay_counts_blocks_from_the_head():
+    wanted = phase(recipe.Constant(kind="constant"), lr_decay=0.5)
+    rates = [group["peak_lr"] for group in optim.build(blocks(), wanted, lr=0.8).param_groups]
+    assert rates == pytest.approx([0.1, 0.2, 0.4, 0.8])
+    with pytest.raises(ValueError, match="lr_factors or lr_decay, not both"):
+        phase(recipe.Constant(kind="constant"), lr_decay=0.5, lr_factors=[0.1, 0.5, 1.0])
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("spared", [True, False])
+def test_weight_decay_can_spare_norm_and_bias(kind, spared):
+    chosen = {"kind": kind, "weight_decay": 0.5, "decay_norm_and_bias": not spared}
+    rows = blocks()
+    optimizer = optim.build(rows, phase(recipe.Constant(kind="constant"), chosen), lr=0.1)
+    for _, parameters in rows:
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()  # without a gradient, only weight decay moves anything
+    for _, (matrix, vector) in rows:
+        assert (matrix < 1).all()
+        assert torch.equal(vector, torch.ones(2)) == spared
+
+
+def test_the_average_equals_a_slow_one_and_starts_at_the_weights():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    average = optim.average(net, 0.9)
+    slow = {k: v.clone() for k, v in net.state_dict().items()}
+    for n in range(30):
+        with torch.no_grad():
+            for value in net.state_dict().values():
+                value.add_(1)
+        average.update_parameters(net)
+        for k, v in net.state_dict().items():
+            decay = min(0.9, (1 + n) / (10 + n)) if n else 0.0
+            slow[k] = decay * slow[k] + (1 - decay) * v if v.is_floating_point() else v.clone()
+    for k, v in average.module.state_dict().items():
+        assert torch.allclose(v, slow[k]), k
+    assert int(average.module[1].num_batches_tracked) == 30
 
 
 def test_warmup_must_be_shorter_than_the_phase():
     with pytest.raises(ValueError, match="warmup_epochs must be less than epochs"):
-        phase(params.Cosine(kind="cosine", warmup_epochs=6.0))
+        phase(recipe.Cosine(kind="cosine", warmup_epochs=6.0))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from finegrain import packed
-from finegrain.params import Augment
+from finegrain.recipe import Augment, Statistics
 
 CPU = torch.device("cpu")
 PLAIN = Augment(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=False)
@@ -14,7 +14,11 @@ MILD = Augment(crop_scale=(0.5, 1.0))
 
 @pytest.fixture
 def train(tiny_pack) -> packed.Split:
-    return packed.Split(tiny_pack, "train", CPU, pretrained=False)
+    return split(tiny_pack, "train")
+
+
+def split(folder, names: str) -> packed.Split:
+    return packed.Split(folder, names, CPU, *packed.statistics(folder, "train", pretrained=False))
 
 
 def collect(batches) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,7 +29,8 @@ def collect(batches) -> tuple[torch.Tensor, torch.Tensor]:
 def test_plain_batches_are_the_images_in_order_normalised(train):
     images, labels = collect(train.plain_batches(8, 32))
     assert torch.equal(labels, train.labels)
-    slow = (train.images.permute(0, 3, 1, 2).double() / 255 - 0.2) / 0.15
+    stored = torch.stack([train.image(i) for i in range(len(train))])
+    slow = (stored.permute(0, 3, 1, 2).double() / 255 - 0.2) / 0.15
     assert torch.allclose(images.double(), slow, atol=1e-5)
 
 
@@ -58,12 +63,35 @@ def test_a_last_batch_of_one_image_is_left_out(train):
     assert sizes == [41]
 
 
-def test_pretrained_weights_get_imagenet_s_normalisation(tiny_pack):
-    assert packed.Split(tiny_pack, "val", CPU, pretrained=True).mean == packed.IMAGENET[0]
+@pytest.mark.parametrize(
+    ("wanted", "pretrained", "mean"),
+    [
+        ("auto", True, packed.IMAGENET[0]),
+        ("auto", False, [0.2, 0.2, 0.2]),
+        ("imagenet", False, packed.IMAGENET[0]),
+        ("train", True, [0.2, 0.2, 0.2]),
+        (Statistics(mean=(0.4, 0.5, 0.6), std=(0.1, 0.1, 0.1)), True, [0.4, 0.5, 0.6]),
+    ],
+)
+def test_the_normalisation_is_the_one_asked_for(tiny_pack, wanted, pretrained, mean):
+    assert packed.statistics(tiny_pack, wanted, pretrained)[0] == mean
+
+
+def test_two_splits_are_seen_as_one(tiny_pack, train):
+    val, both = split(tiny_pack, "val"), split(tiny_pack, "train+val")
+    assert len(both) == len(train) + len(val) == 57
+    assert torch.equal(both.labels, torch.cat((train.labels, val.labels)))
+    assert torch.equal(both.image(41), train.image(41)) and torch.equal(both.image(42), val.image(0))
+    assert torch.equal(both.image(56), val.image(14))
+    with pytest.raises(IndexError):
+        both.image(57)
+    labels = torch.cat([y for _, y in both.train_batches(1, 8, 32, PLAIN, seed=0)])
+    assert len(labels) == 56  # 57 is seven batches of 8 and one image, which is left out
+    assert (labels.bincount() <= both.labels.bincount()).all()
 
 
 def test_the_file_is_mapped_and_never_written(train, tiny_pack):
     before = (tiny_pack / "train.npy").read_bytes()
-    train.images[0] = 7
+    train.image(0)[:] = 7
     assert (tiny_pack / "train.npy").read_bytes() == before
     assert isinstance(np.load(tiny_pack / "train.npy", mmap_mode="r"), np.memmap)

@@ -34,7 +34,9 @@ def page(**changes: Any) -> str:
         "curves": b"curves",
         "accuracy_vs_time": b"cost",
         "models": [
-            report.ModelFigures(r["model"], b"confusion", b"recall", [(HOSTILE, "Aero Sedan 2012", 3, 9)])
+            report.ModelFigures(
+                r["model"], b"confusion", b"recall", [(HOSTILE, "Aero Sedan 2012", 3, 9)], [("all", b"sweep")]
+            )
             for r in ROWS
         ],
         "class_balance": b"balance",
@@ -95,7 +97,7 @@ def test_the_page_is_well_formed_and_holds_every_section():
     wanted += ["5,000 train", "o/d/2", "abc123", "lr: 0.1  # <rate>", "3 of 9", "2 exact duplicates"]
     for words in wanted:
         assert words in parsed.words, words
-    assert sum(tag == "img" for tag, _ in parsed.tags) == 3 + 2 * len(ROWS)
+    assert sum(tag == "img" for tag, _ in parsed.tags) == 3 + 3 * len(ROWS)
     assert [a for t, a in parsed.tags if t == "details"][0].keys() == {"open"}
 
 
@@ -114,7 +116,7 @@ def test_names_from_the_archive_are_text_not_markup():
 
 
 def test_a_class_without_mistakes_and_a_clean_dataset_need_no_tables():
-    models = [report.ModelFigures("resnet50", b"", b"", [])]
+    models = [report.ModelFigures("resnet50", b"", b"", [], [])]
     text = Parsed(page(rows=ROWS[:1], models=models, rejected=[], near_duplicates=[])).words
     assert "No mistake on any test image" in text and "only model of this run" in text
     assert "images left out" not in text

@@ -1,132 +1,139 @@
-"""Draw, then apply: where each image is cropped is drawn from a generator, the cropping is a pure function.
+"""Draw, then apply: what happens to a batch is drawn from generators, applying it is a pure function.
 
-One sampler of boxes, two ways to cut them out that agree to a rounding step of 8 bits: per sample on the
-CPU, two batched matrix products on a GPU.
+Every draw depends on the seed, the epoch and the step alone, and each operator has a generator of its own:
+turning one off leaves the others as they were, and a resumed run needs no generator's state.
 """
 
 import hashlib
-import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from finegrain import colour, crop, warp
+from finegrain.recipe import Augment
+
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def seed_of(*key: int | str) -> int:
+    """A 63-bit number that depends on nothing but its key, such as (seed, "crop", epoch, step)."""
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
 
 
 def generator(*key: int | str) -> torch.Generator:
-    """A CPU generator that depends on nothing but its key, such as (seed, "crop", epoch, step)."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    """A CPU generator started from ``seed_of(*key)``."""
+    return torch.Generator().manual_seed(seed_of(*key))
 
 
-def draw_crops(
-    n: int,
-    height: int,
-    width: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    source: torch.Generator,
-) -> Tensor:
-    """Boxes of a random resized crop (https://arxiv.org/abs/1409.4842, section 6), as torchvision draws them.
+@dataclass(frozen=True)
+class Views:
+    """How each image of a batch is seen: parameters on the CPU, None where an operator is off."""
 
-    Ten tries an image; where none fits into it, the largest centred box of an allowed shape.
+    crops: Tensor
+    flips: Tensor
+    offsets: Tensor | None = None
+    homographies: Tensor | None = None
+    brightness: Tensor | None = None
+    contrast: Tensor | None = None
+    saturation: Tensor | None = None
+    hue: Tensor | None = None
+    erasures: Tensor | None = None
+
+
+def whole(n: int, height: int, width: int) -> Views:
+    """Every image as it is."""
+    return Views(crop.whole(n, height, width), torch.zeros(n, dtype=torch.bool))
+
+
+def draw(n: int, height: int, width: int, side: int, config: Augment, key: tuple[int | str, ...]) -> Views:
+    """Random views of ``n`` images of ``height`` x ``width``, to be seen at ``side`` x ``side``.
 
     Args:
-        scale: smallest and largest area, as a share of the image.
-        ratio: smallest and largest width : height, drawn uniformly in the logarithm.
-
-    Returns:
-        ``[n, 4]`` int64: top, left, height, width.
+        key: such as (seed, epoch, step): the same key gives the same views.
     """
-    tries = 10
-    area = height * width * torch.empty(n, tries).uniform_(*scale, generator=source)
-    shape = torch.exp(
-        torch.empty(n, tries).uniform_(math.log(ratio[0]), math.log(ratio[1]), generator=source)
+    seed, *rest = key
+    source = generator(seed, "view", *rest)
+    crops = crop.draw_crops(n, height, width, config.crop_scale, config.crop_ratio, source)
+    flips = crop.draw_flips(n, source) & config.flip
+
+    def of(operator: str) -> torch.Generator:
+        return generator(seed, operator, *rest)
+
+    def factors(name: str) -> Tensor | None:
+        spread, probability = getattr(config, name), config.colour_probability
+        return colour.draw_factors(n, spread, probability, of(name)) if spread else None
+
+    warped = config.rotate_degrees > 0 or config.zoom > 1 or config.tilt > 0
+    return Views(
+        crops,
+        flips,
+        warp.draw_offsets(n, config.pad_crop_pixels, of("shift")) if config.pad_crop_pixels else None,
+        warp.draw_homographies(
+            n, config.rotate_degrees, config.zoom, config.tilt, config.warp_probability, of("warp")
+        )
+        if warped
+        else None,
+        factors("brightness"),
+        factors("contrast"),
+        factors("saturation"),
+        colour.draw_hues(n, config.hue, config.colour_probability, of("hue")) if config.hue else None,
+        colour.draw_erasures(n, side, side, config.erase_probability, of("erase"))
+        if config.erase_probability
+        else None,
     )
-    widths = torch.round(torch.sqrt(area * shape)).long()
-    heights = torch.round(torch.sqrt(area / shape)).long()
-    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-    first = fits.int().argmax(1, keepdim=True)
-    h, w = heights.gather(1, first).squeeze(1), widths.gather(1, first).squeeze(1)
-    place = torch.rand(2, n, generator=source)
-    top = (place[0] * (height - h + 1)).long()
-    left = (place[1] * (width - w + 1)).long()
-    crops = torch.stack((top, left, h, w), 1)
-    crops[~fits.any(1)] = torch.tensor(_largest_centred(height, width, ratio))
-    return crops
 
 
-def _largest_centred(height: int, width: int, ratio: tuple[float, float]) -> list[int]:
-    h, w = height, width
-    if width / height < ratio[0]:
-        h = round(width / ratio[0])
-    elif width / height > ratio[1]:
-        w = round(height * ratio[1])
-    return [(height - h) // 2, (width - w) // 2, h, w]
-
-
-def draw_flips(n: int, source: torch.Generator) -> Tensor:
-    """``[n]`` bool, true for one in two."""
-    return torch.rand(n, generator=source) < 0.5
-
-
-def whole(n: int, height: int, width: int) -> Tensor:
-    """The boxes ``[n, 4]`` that leave the images as they are."""
-    return torch.tensor([0, 0, height, width]).repeat(n, 1)
-
-
-def crop_one_by_one(images: Tensor, crops: Tensor, flips: Tensor, side: int) -> Tensor:
-    """Crop, resize with antialiasing and flip each image; the faster way on a CPU.
+def apply(images: Tensor, views: Views, padding: int, normal: tuple[Tensor, Tensor]) -> Tensor:
+    """Everything after cropping and flipping, and the normalisation.
 
     Args:
-        images: ``[N, H, W, 3]`` uint8.
-        crops: ``[N, 4]`` int64 of top, left, height, width.
-        flips: ``[N]`` bool: mirror left and right.
-        side: height and width of the result in pixels.
+        images: ``[N, 3, side, side]``, uint8 or float32 in 0..255, cropped and flipped.
+        padding: largest displacement of the padding crop in pixels.
+        normal: as ``normalisation`` gives it, on the images' device.
 
     Returns:
-        ``[N, 3, side, side]`` uint8, channels_last.
+        float32, channels_last, on the images' device.
     """
-    out = torch.empty(len(images), side, side, 3, dtype=torch.uint8)
-    for i, ((top, left, height, width), flip) in enumerate(zip(crops.tolist(), flips.tolist(), strict=True)):
-        cut = images[i, top : top + height, left : left + width].permute(2, 0, 1)[None]
-        if (height, width) != (side, side):
-            cut = F.interpolate(cut, (side, side), mode="bilinear", antialias=True, align_corners=False)
-        out[i] = (cut.flip(3) if flip else cut)[0].permute(1, 2, 0)
-    return out.permute(0, 3, 1, 2)
+    if views.offsets is not None:
+        images = warp.shift(images, views.offsets, padding, "zeros")
+    if views.homographies is not None:
+        images = warp.warp(images.float(), views.homographies)
+    factors = (views.brightness, views.contrast, views.saturation, views.hue)
+    if any(factor is not None for factor in factors):
+        images = colour.adjust(images.float(), *factors)
+    images = normalise(images, normal)
+    if views.erasures is not None:
+        images = colour.erase(images, views.erasures)
+    return images.contiguous(memory_format=torch.channels_last)
 
 
-def crop_by_matrices(images: Tensor, crops: Tensor, flips: Tensor, side: int) -> Tensor:
-    """The same for the whole batch at once: ``Wy @ X @ Wx^T``, deterministic, on the images' device.
+def normalisation(mean: list[float], std: list[float], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Offset and factor that ``normalise`` takes, from mean and deviation of values in 0..1."""
+    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+    factor = torch.tensor([1 / (255 * s) for s in std], device=device)
+    return offset.view(1, 3, 1, 1), factor.view(1, 3, 1, 1)
 
-    Arguments as ``crop_one_by_one``. Returns ``[N, 3, side, side]`` float32 in 0..255, not rounded.
+
+def normalise(images: Tensor, normal: tuple[Tensor, Tensor]) -> Tensor:
+    """``[N, 3, H, W]`` in 0..255 to float32 with mean 0 and deviation 1."""
+    return torch.addcmul(normal[0], images.float(), normal[1])
+
+
+def mixer(config: Augment, classes: int) -> Mix | None:
+    """Images and class ids to blended images and class probabilities ``[N, classes]``; None if both are off.
+
+    MixUp (https://arxiv.org/abs/1710.09412) and CutMix (https://arxiv.org/abs/1905.04899) of torchvision;
+    they draw from torch's global generator, which the training loop seeds at every step.
     """
-    crops, flips = crops.to(images.device), flips.to(images.device)
-    rows = resampling(crops[:, 0], crops[:, 2], images.shape[1], side)
-    columns = resampling(crops[:, 1], crops[:, 3], images.shape[2], side)
-    columns = torch.where(flips[:, None, None], columns.flip(1), columns)
-    planes = images.permute(0, 3, 1, 2).float()
-    return rows[:, None] @ planes @ columns[:, None].transpose(2, 3)
+    if not (config.mixup_alpha or config.cutmix_alpha):
+        return None
+    from torchvision.transforms import v2  # half a second that most runs need not pay
 
-
-def resampling(start: Tensor, length: Tensor, size: int, side: int) -> Tensor:
-    """Weights ``[N, side, size]`` that resize ``size`` pixels' part from ``start`` on to ``side`` pixels.
-
-    A triangle filter as wide as the reduction, so that shrinking does not alias; rows add up to 1. It is
-    the antialiased bilinear filter of Pillow and torchvision.
-    """
-    scale = length.float() / side
-    reach = scale.clamp(min=1)[:, None, None]
-    centre = start[:, None] + (torch.arange(side, device=start.device) + 0.5) * scale[:, None]  # [N, side]
-    pixel = torch.arange(size, device=start.device)
-    weight = (1 - (pixel + 0.5 - centre[:, :, None]).abs() / reach).clamp(min=0)
-    inside = (pixel >= start[:, None]) & (pixel < (start + length)[:, None])  # [N, size]
-    weight = weight * inside[:, None]
-    return weight / weight.sum(2, keepdim=True)
-
-
-def normalise(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
-    """``[N, 3, H, W]`` in 0..255 to float32 with the given mean and deviation (of values in 0..1)."""
-    shape = (1, 3, 1, 1)
-    factor = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(shape)
-    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(shape)
-    return torch.addcmul(offset, images.float(), factor)
+    choices = []
+    if config.mixup_alpha:
+        choices.append(v2.MixUp(alpha=config.mixup_alpha, num_classes=classes))
+    if config.cutmix_alpha:
+        choices.append(v2.CutMix(alpha=config.cutmix_alpha, num_classes=classes))
+    return choices[0] if len(choices) == 1 else v2.RandomChoice(choices)

@@ -1,131 +1,262 @@
 """fit() and predict(): the only two loops over batches."""
 
+import itertools
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from finegrain import model, optim, record
+from finegrain import augment, model, optim, range_test, record
 from finegrain.checkpoint import Keeper
 from finegrain.errors import UserError
 from finegrain.packed import Split
 from finegrain.params import Params
+from finegrain.progress import LossWatch, Progress, Row
+from finegrain.recipe import Phase
 
-Row = dict[str, Any]
 
+@dataclass(frozen=True)
+class Job:
+    """What every training step of a phase works on."""
 
-class Best:
-    """The weights of the best epoch so far by validation top-1; lower validation loss breaks ties."""
+    net: nn.Module
+    config: Params
+    name: str
+    """Of the phase."""
+    train: Split
+    bf16: bool
 
-    def __init__(self) -> None:
-        self.row: Row = {"val_top1": -1.0, "val_loss": math.inf}
-        self.weights: dict[str, Tensor] = {}
+    @property
+    def phase(self) -> Phase:
+        return self.config.phases[self.name]
 
-    def offer(self, row: Row, net: nn.Module) -> None:
-        """Take a copy on the CPU where the row beats the best so far."""
-        if (row["val_top1"], -row["val_loss"]) > (self.row["val_top1"], -self.row["val_loss"]):
-            self.row = row
-            self.weights = {k: v.detach().to("cpu", copy=True) for k, v in net.state_dict().items()}
+    @property
+    def batch_size(self) -> int:
+        return self.phase.batch_size or self.config.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return self.train.steps(self.batch_size)
+
+    def batches(self, epoch: int | str, side: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.train.train_batches(epoch, self.batch_size, side, self.config.augment, self.config.seed)
+
+    def optimizer(self, lr: float) -> torch.optim.Optimizer:
+        return optim.build(model.blocks(self.net), self.phase, lr)
 
 
 def fit(
-    net: nn.Module, config: Params, train: Split, val: Split, keeper: Keeper, best: Best, bf16: bool
+    net: nn.Module,
+    config: Params,
+    train: Split,
+    val: Split | None,
+    keeper: Keeper,
+    progress: Progress,
+    bf16: bool,
+    plan: Progress | None = None,
 ) -> Iterator[Row]:
     """Run every phase of the recipe on ``net`` in place; yield one row of history per epoch.
 
     A resumed run yields the rows of its checkpoint first, so that the caller always sees them all.
 
     Args:
-        best: filled with the best epoch's weights.
+        val: chooses the epoch that is kept; None: the last one is.
+        progress: filled with what the run learns, such as the weights to keep.
         bf16: autocast to bfloat16.
+        plan: an earlier run, whose learning rates and numbers of epochs this one repeats.
 
     Raises:
-        UserError: the mean loss of an epoch is not finite.
+        UserError: a loss is not finite.
     """
+    average = optim.average(net, config.ema_decay) if config.ema_decay else None
     state = keeper.read()
-    rows: list[Row] = list(state["rows"]) if state else []
-    done, epoch, saved = len(rows), 0, time.monotonic()
-    yield from list(rows)
+    if state:
+        _restore(state, net, average, progress)
+    yield from list(progress.rows)
+    saved, optimizer = time.monotonic(), None
     for name, phase in config.phases.items():
+        begun, epochs = progress.epochs(name), plan.epochs(name) if plan else phase.epochs
+        if begun == epochs or name in progress.stopped:
+            continue
+        job = Job(net, config, name, train, bf16)
         model.set_part(net, phase.part)
-        optimizer = optim.build(model.groups(net), phase, phase.lr or config.lr)
-        steps = train.steps(config.batch_size)
-        for phase_epoch in range(phase.epochs):
-            epoch += 1
-            if epoch <= done:
-                if state and epoch == done:
-                    _restore(state, net, optimizer, best)
-                continue
+        if name not in progress.lrs:
+            progress.lrs[name] = plan.lrs[name] if plan else _learning_rate(job, progress)
+        optimizer = job.optimizer(progress.lrs[name])
+        if state and begun:
+            optimizer.load_state_dict(state["optimizer"])
+        for phase_epoch in range(begun, epochs):
             started = time.monotonic()
-            model.train_mode(net, phase.part)
-            seen = _train_epoch(net, optimizer, config, name, epoch, phase_epoch * steps, train, bf16)
-            row: Row = {"epoch": epoch, "phase": name, "side_pixels": phase.side_pixels, **seen}
+            epoch = len(progress.rows) + 1
+            row: Row = {"epoch": epoch, "phase": name, "side_pixels": phase.side(phase_epoch)}
+            row |= _train_epoch(job, optimizer, progress.lrs[name], average, epoch, phase_epoch)
             row["train_seconds"] = time.monotonic() - started
-            logits, labels = predict(net, val, config.batch_size, phase.side_pixels, bf16)
-            row["val_loss"] = F.cross_entropy(logits, labels).item()
-            row["val_top1"] = (logits.argmax(1) == labels).double().mean().item()
+            kept = average.module if average else net
+            if val:
+                row |= _validate(kept, val, job, row)
             row["seconds"] = time.monotonic() - started
-            best.offer(row, net)
-            rows.append(row)
+            progress.add(row, kept)
+            if val and phase.patience_epochs and progress.epochs_since_best(name) >= phase.patience_epochs:
+                progress.stopped.append(name)
             yield row
             if time.monotonic() - saved >= config.checkpoint_seconds:
-                keeper.write(_state(rows, net, optimizer, best))
+                keeper.write(_state(net, optimizer, average, progress))
                 saved = time.monotonic()
+            if name in progress.stopped:
+                break
+    if (
+        config.refit and val and optimizer
+    ):  # so that a kill during the second training does not repeat the first
+        keeper.write(_state(net, optimizer, average, progress))
 
 
 def _train_epoch(
-    net: nn.Module,
+    job: Job,
     optimizer: torch.optim.Optimizer,
-    config: Params,
-    name: str,
+    lr: float,
+    average: AveragedModel | None,
     epoch: int,
-    first_step: int,
-    train: Split,
-    bf16: bool,
+    phase_epoch: int,
 ) -> Row:
     """One pass over the training images.
 
     Args:
-        name: of the phase.
+        lr: peak rate of the phase.
         epoch: from 1, counted over all phases.
-        first_step: the first batch's step within the phase.
+        phase_epoch: from 0, counted in the phase.
 
     Raises:
-        UserError: the mean loss is not finite.
+        UserError: a loss is not finite.
     """
-    phase, steps = config.phases[name], train.steps(config.batch_size)
-    loss_sum = torch.zeros((), device=train.device)
-    correct, images = torch.zeros((), device=train.device, dtype=torch.int64), 0
-    batches = train.train_batches(epoch, config.batch_size, phase.side_pixels, config.augment, config.seed)
-    bar = record.progress(batches, total=steps, label=f"epoch {epoch} ({name})", unit="step")
-    for step, (x, y) in enumerate(bar, first_step):
-        optim.set_rates(optimizer, phase, step, steps)
-        with torch.autocast(train.device.type, torch.bfloat16, enabled=bf16):
-            logits = net(x)
-            loss = F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        loss_sum += loss.detach() * len(y)  # stays on the device: no wait per step
-        correct += (logits.detach().argmax(1) == y).sum()
+    phase, steps, device = job.phase, job.steps, job.train.device
+    model.train_mode(job.net, phase.part, phase.frozen_statistics)
+    mix = augment.mixer(job.config.augment, len(job.train.class_names))
+    watch = LossWatch(steps, device)
+    loss_sum = torch.zeros((), device=device)
+    correct, images = torch.zeros((), device=device, dtype=torch.int64), 0
+    batches = job.batches(epoch, phase.side(phase_epoch))
+    bar = record.progress(batches, total=steps, label=f"epoch {epoch} ({job.name})", unit="step")
+    for step, (x, y) in enumerate(bar):
+        optim.set_rates(optimizer, phase, phase_epoch * steps + step, steps)
+        torch.manual_seed(augment.seed_of(job.config.seed, "step", epoch, step))  # mixing, dropout
+        loss, logits = _step(job, optimizer, mix, x, y)
+        if average:
+            average.update_parameters(job.net)
+        loss_sum += loss * len(y)  # stays on the device: no wait per step
+        correct += (logits.argmax(1) == y).sum()
         images += len(y)
-    mean, lr = loss_sum.item() / images, optimizer.param_groups[-1]["lr"]
-    if not math.isfinite(mean):
+        watch.put(loss)
+        if watch.bad() is not None:
+            break
+    if (bad := watch.bad(wait=True)) is not None:
+        rate = lr * optim.lr_scale(phase, phase_epoch * steps + bad, steps)
         raise UserError(
-            f"train loss is {mean} in phase {name}, epoch {epoch}, lr {lr:.3g}; lower lr in params.yaml"
+            f"train loss is {watch.losses[bad].item()} in phase {job.name}, epoch {epoch}, "
+            f"step {bad + 1} of {steps}, lr {rate:.3g}; lower lr in params.yaml"
         )
-    return {"lr": lr, "train_loss": mean, "train_top1": correct.item() / images, "train_images": images}
+    return {
+        "lr": lr * optim.lr_scale(phase, (phase_epoch + 1) * steps - 1, steps),
+        "train_loss": loss_sum.item() / images,
+        "train_top1": correct.item() / images,
+        "train_images": images,
+    }
+
+
+def _step(
+    job: Job, optimizer: torch.optim.Optimizer, mix: augment.Mix | None, x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One optimisation step on images ``[N, 3, side, side]`` and class ids ``[N]``.
+
+    Returns:
+        The loss, a scalar, and the logits ``[N, classes]``, both detached and on the device.
+    """
+    x, target = mix(x, y) if mix else (x, y)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=job.bf16):
+        logits = job.net(x)
+        loss = F.cross_entropy(logits, target, label_smoothing=job.config.label_smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if job.phase.clip_norm:
+        nn.utils.clip_grad_norm_(job.net.parameters(), job.phase.clip_norm)
+    optimizer.step()
+    return loss.detach(), logits.detach()
+
+
+def _learning_rate(job: Job, progress: Progress) -> float:
+    """The phase's peak rate; runs the LR range test where it is asked for."""
+    wanted = job.phase.lr or job.config.lr
+    if wanted != "auto" and not job.phase.lr_range_test:
+        return wanted
+    points = sweep_rates(job)
+    progress.sweeps[job.name] = points
+    if wanted != "auto":
+        return wanted
+    chosen = range_test.suggest(points, job.config.lr_range_test.suggestion)
+    record.say(f"{job.name}: lr {chosen:.3g} from the LR range test")
+    return chosen
+
+
+def sweep_rates(job: Job) -> list[range_test.Point]:
+    """Sweep the rate over training batches with the phase's own optimizer; the network is as it was after."""
+    before = {name: value.clone() for name, value in job.net.state_dict().items()}
+    optimizer = job.optimizer(1.0)
+    model.train_mode(job.net, job.phase.part, job.phase.frozen_statistics)
+    mix = augment.mixer(job.config.augment, len(job.train.class_names))
+    batches = itertools.chain.from_iterable(
+        job.batches(f"range test {round_}", job.phase.side(0)) for round_ in itertools.count()
+    )
+    total = job.config.lr_range_test.steps
+    bar = record.progress(None, total=total, label=f"LR range test ({job.name})", unit="step")
+
+    def step(lr: float) -> float:
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["peak_lr"]  # the groups' factors, for a peak rate of 1
+        torch.manual_seed(augment.seed_of(job.config.seed, "range test", bar.n))
+        loss, _ = _step(job, optimizer, mix, *next(batches))
+        bar.update()
+        return loss.item()  # waits for the device: the sweep must know when to stop
+
+    with bar:
+        points = range_test.sweep(step, job.config.lr_range_test)
+    job.net.load_state_dict(before)
+    job.net.zero_grad(set_to_none=True)
+    return points
+
+
+def _validate(net: nn.Module, val: Split, job: Job, row: Row) -> Row:
+    logits, labels = predict(net, val, job.batch_size, row["side_pixels"], job.bf16)
+    loss = F.cross_entropy(logits, labels).item()
+    if not math.isfinite(loss):
+        raise UserError(
+            f"validation loss is {loss} in phase {job.name}, epoch {row['epoch']}, lr {row['lr']:.3g}; "
+            "lower lr in params.yaml"
+        )
+    return {"val_loss": loss, "val_top1": (logits.argmax(1) == labels).double().mean().item()}
 
 
 @torch.inference_mode()
 def predict(
-    net: nn.Module, split: Split, batch_size: int, side: int, bf16: bool, label: str | None = None
+    net: nn.Module,
+    split: Split,
+    batch_size: int,
+    side: int,
+    bf16: bool,
+    flip: bool = False,
+    label: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Logits ``[N, classes]`` float32 and labels ``[N]`` of a whole split, on the CPU, in its order."""
+    """Logits ``[N, classes]`` float32 and labels ``[N]`` of a whole split, on the CPU, in its order.
+
+    Args:
+        flip: average the logits of each image and of its mirror image.
+        label: of a progress bar; None: no bar.
+    """
     net.eval()
     outputs = []
     batches = split.plain_batches(batch_size, side)
@@ -133,22 +264,29 @@ def predict(
         batches = record.progress(batches, total=-(-len(split) // batch_size), label=label, unit="batch")
     for images, _ in batches:
         with torch.autocast(split.device.type, torch.bfloat16, enabled=bf16):
-            outputs.append(net(images).float())
+            logits = net(images).float()
+            if flip:
+                logits = (logits + net(images.flip(3)).float()) / 2
+        outputs.append(logits)
     return torch.cat(outputs).cpu(), split.labels
 
 
-def _state(rows: list[Row], net: nn.Module, optimizer: torch.optim.Optimizer, best: Best) -> dict[str, Any]:
+def _state(
+    net: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None, progress: Progress
+) -> dict[str, Any]:
     return {
-        "rows": rows,
         "net": net.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "best": {"row": best.row, "weights": best.weights},
+        "average": average.state_dict() if average else None,
+        "progress": progress.state(),
     }
 
 
-def _restore(state: dict[str, Any], net: nn.Module, optimizer: torch.optim.Optimizer, best: Best) -> None:
+def _restore(
+    state: dict[str, Any], net: nn.Module, average: AveragedModel | None, progress: Progress
+) -> None:
     net.load_state_dict(state["net"])
-    optimizer.load_state_dict(state["optimizer"])
-    # the best epoch too, or the first epoch after a resume would overwrite a better model
-    best.row, best.weights = state["best"]["row"], state["best"]["weights"]
-    record.say(f"resumed after epoch {len(state['rows'])}")
+    if average:
+        average.load_state_dict(state["average"])
+    progress.restore(state["progress"])
+    record.say(f"resumed after epoch {len(progress.rows)}")

@@ -12,18 +12,21 @@ from torch import Tensor, nn
 
 from finegrain import record
 from finegrain.errors import UserError
+from finegrain.recipe import Head
 
 FORMAT = 1
 """Version of the sidecar beside a weights file."""
 
 
-def build(name: str, classes: int, weights: str, seed: int) -> nn.Module:
-    """A model with a new linear head.
+def build(name: str, classes: int, weights: str, head: Head, seed: int) -> nn.Module:
+    """A model with a new head.
 
     Args:
         name: a torchvision ResNet, ResNeXt, Wide ResNet or EfficientNet.
         weights: ``none`` (torchvision's random initialisation from ``seed``), the name of pretrained
             weights such as ``IMAGENET1K_V2``, or a .safetensors or .pth file of the same architecture.
+        head: a plain one is a linear layer at the place of the last one (after EfficientNet's own dropout);
+            any other takes the place of all that follows the pooling.
 
     Raises:
         UserError: no such weights, a download that fails, or a file that does not fit.
@@ -33,9 +36,7 @@ def build(name: str, classes: int, weights: str, seed: int) -> nn.Module:
         net = torchvision.models.get_model(name, weights=None)
         if weights != "none":
             _load_backbone(net, name, weights)
-        parent, key = _head_place(net)
-        old = getattr(parent, key)
-        setattr(parent, key, nn.Linear(old.in_features, classes))
+        _replace_head(net, head, classes)
     return net.to(memory_format=torch.channels_last)
 
 
@@ -45,13 +46,48 @@ def pretrained(weights: str) -> bool:
 
 
 def head(net: nn.Module) -> nn.Module:
-    """The last linear layer."""
-    parent, key = _head_place(net)
-    return getattr(parent, key)
+    """All that follows the pooling: a linear layer, or several."""
+    return getattr(net, _head_name(net))
 
 
-def _head_place(net: nn.Module) -> tuple[Any, str]:
-    return (net, "fc") if hasattr(net, "fc") else (net.classifier, "1")
+def _head_name(net: nn.Module) -> str:
+    return "fc" if hasattr(net, "fc") else "classifier"
+
+
+class _MeanAndMax(nn.Module):
+    """The mean and the maximum of each feature map, ``[N, C, H, W]`` to ``[N, 2C, 1, 1]``."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.cat((features.amax((2, 3), keepdim=True), features.mean((2, 3), keepdim=True)), 1)
+
+
+def _replace_head(net: Any, wanted: Head, classes: int) -> None:
+    old: Any = head(net)
+    features = (old if isinstance(old, nn.Linear) else old[-1]).in_features
+    if wanted.pool == "avg+max":
+        net.avgpool = _MeanAndMax()
+        features *= 2
+    if not wanted.plain:
+        setattr(net, _head_name(net), _layers(features, wanted, classes))
+    elif isinstance(old, nn.Linear):
+        net.fc = nn.Linear(features, classes)
+    else:
+        old[-1] = nn.Linear(features, classes)
+
+
+def _layers(features: int, wanted: Head, classes: int) -> nn.Sequential:
+    outputs = [*wanted.widths, classes]
+    layers: list[nn.Module] = []
+    for i, width in enumerate(outputs):
+        if wanted.batch_norm:
+            layers.append(nn.BatchNorm1d(features))
+        if wanted.dropouts:
+            layers.append(nn.Dropout(wanted.dropouts[i]))
+        layers.append(nn.Linear(features, width))
+        if wanted.activation == "relu" and i < len(outputs) - 1:
+            layers.append(nn.ReLU(inplace=True))
+        features = width
+    return nn.Sequential(*layers)
 
 
 def _load_backbone(net: nn.Module, name: str, weights: str) -> None:
@@ -60,8 +96,7 @@ def _load_backbone(net: nn.Module, name: str, weights: str) -> None:
         state = _read_weights_file(file)
     else:
         state = _download(name, weights)
-    parent, key = _head_place(net)
-    prefix = f"{'' if parent is net else 'classifier.'}{key}."
+    prefix = f"{_head_name(net)}."
     state = {k: v for k, v in state.items() if not k.startswith(prefix)}
     wanted = {k: v for k, v in net.state_dict().items() if not k.startswith(prefix)}
     wrong = [k for k in wanted if k not in state or state[k].shape != wanted[k].shape]
@@ -106,22 +141,22 @@ def _download(name: str, weights: str) -> dict[str, Tensor]:
         ) from None
 
 
-def groups(net: nn.Module) -> list[list[nn.Parameter]]:
-    """Parameters of the stem and early layers, the late layers, and the head.
+def blocks(net: Any) -> list[tuple[int, list[nn.Parameter]]]:
+    """The parameters from the stem to the head, block by block, each with its layer group.
 
-    ResNets are cut between layer2 and layer3, EfficientNets in the middle of ``features``.
+    Groups: 0 stem and early blocks, 1 late blocks, 2 head. ResNets are cut between layer2 and layer3,
+    EfficientNets in the middle of ``features``.
     """
-    last = list(head(net).parameters())
-    late = [parameter for block in _late_blocks(net) for parameter in block.parameters()]
-    rest = {id(parameter) for parameter in last + late}
-    early = [parameter for parameter in net.parameters() if id(parameter) not in rest]
-    return [early, late, last]
-
-
-def _late_blocks(net: Any) -> list[nn.Module]:
     if hasattr(net, "features"):
-        return list(net.features[len(net.features) // 2 :])
-    return [net.layer3, net.layer4]
+        bodies, late = [[block] for block in net.features], len(net.features) // 2
+    else:
+        stem = [net.conv1, net.bn1]
+        bodies, late = [stem, [net.layer1], [net.layer2], [net.layer3], [net.layer4]], 3
+    rows = [
+        (int(i >= late), [parameter for module in body for parameter in module.parameters()])
+        for i, body in enumerate(bodies)
+    ]
+    return [*rows, (2, list(head(net).parameters()))]
 
 
 def set_part(net: nn.Module, part: str) -> None:
@@ -133,12 +168,17 @@ def set_part(net: nn.Module, part: str) -> None:
             module.requires_grad_(True)
 
 
-def train_mode(net: nn.Module, part: str) -> None:
-    """Training mode, but with a frozen backbone's norm statistics kept as they are."""
-    net.train()
-    if part == "head":
+def train_mode(net: nn.Module, part: str, frozen_statistics: bool) -> None:
+    """Training mode; with ``frozen_statistics`` the norm layers outside the head keep theirs.
+
+    A body that neither trains nor gathers statistics is a fixed function: no dropout, no stochastic depth.
+    """
+    net.train(not (part == "head" and frozen_statistics))
+    head(net).train()
+    if frozen_statistics:
+        own = set(head(net).modules())
         for module in _norms(net):
-            module.eval()
+            module.train(module in own)
 
 
 def _norms(net: nn.Module) -> list[nn.Module]:
@@ -172,6 +212,6 @@ def load(weights: Path, sidecar: Path) -> tuple[nn.Module, dict[str, Any]]:
         raise UserError(
             f"{weights}: differs from the sha256 in {sidecar.name}: damaged; fetch or train it again"
         )
-    net = build(facts["model"], len(facts["classes"]), "none", seed=0)
+    net = build(facts["model"], len(facts["classes"]), "none", Head(**facts["recipe"]["head"]), seed=0)
     net.load_state_dict(safetensors.torch.load_file(weights))
     return net, facts

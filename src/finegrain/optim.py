@@ -1,60 +1,71 @@
-"""Optimizers, and learning rates as pure functions of the step."""
+"""Optimizers, learning rates as pure functions of the step, and the average of the weights."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from finegrain import params
+from finegrain.recipe import Cosine, OneCycle, Phase, Sgd, Step
 
 
-def build(groups: list[list[nn.Parameter]], phase: params.Phase, lr: float) -> torch.optim.Optimizer:
+def build(blocks: Sequence[tuple[int, list[nn.Parameter]]], phase: Phase, lr: float) -> torch.optim.Optimizer:
     """An optimizer over what trains: each group holds its peak rate under ``"peak_lr"``.
 
     Args:
-        groups: parameters of the early layers, the late layers and the head; frozen ones are passed over, so
-            that they get neither state nor weight decay.
+        blocks: as ``model.blocks`` gives them; frozen parameters are passed over, so that they get neither
+            state nor weight decay.
         lr: the head's peak rate when its factor is 1.
     """
-    rows = []
-    for group, factor in zip(groups, phase.lr_factors, strict=True):
-        trained = [p for p in group if p.requires_grad]
-        if trained:
-            rows.append({"params": trained, "lr": lr * factor, "peak_lr": lr * factor})
     chosen = phase.optimizer
-    if isinstance(chosen, params.Sgd):
-        return torch.optim.SGD(
-            rows,
-            momentum=chosen.momentum,
-            nesterov=chosen.nesterov,
-            weight_decay=chosen.weight_decay,
-            fused=True,
-        )
-    return torch.optim.AdamW(rows, betas=chosen.betas, weight_decay=chosen.weight_decay, fused=True)
+    spared = not chosen.decay_norm_and_bias
+    rows: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for factor, (_, parameters) in zip(factors(blocks, phase), blocks, strict=True):
+        for parameter in parameters:
+            if parameter.requires_grad:
+                # norm layers' weights and all biases are vectors, everything else is not
+                decay = 0.0 if spared and parameter.ndim == 1 else chosen.weight_decay
+                rows.setdefault((lr * factor, decay), []).append(parameter)
+    groups = [
+        {"params": parameters, "lr": rate, "peak_lr": rate, "weight_decay": decay}
+        for (rate, decay), parameters in rows.items()
+    ]
+    if isinstance(chosen, Sgd):
+        return torch.optim.SGD(groups, momentum=chosen.momentum, nesterov=chosen.nesterov, fused=True)
+    return torch.optim.AdamW(groups, betas=chosen.betas, eps=chosen.eps, fused=True)
 
 
-def lr_scale(phase: params.Phase, step: int, steps_per_epoch: int) -> float:
+def factors(blocks: Sequence[tuple[int, list[nn.Parameter]]], phase: Phase) -> list[float]:
+    """The factor on the learning rate of each block: by layer group, or geometric from the head back."""
+    if phase.lr_decay is None:
+        return [phase.lr_factors[group] for group, _ in blocks]
+    return [phase.lr_decay**distance for distance in reversed(range(len(blocks)))]
+
+
+def lr_scale(phase: Phase, step: int, steps_per_epoch: int) -> float:
     """The factor on every peak rate at a step of the phase, 0 <= step < epochs * steps_per_epoch."""
     schedule = phase.schedule
     total = phase.epochs * steps_per_epoch
-    if isinstance(schedule, params.Step):
+    if isinstance(schedule, Step):
         return schedule.factor ** (step // steps_per_epoch // schedule.every_epochs)
-    if isinstance(schedule, params.Cosine):
+    if isinstance(schedule, Cosine):
         warmup = round(schedule.warmup_epochs * steps_per_epoch)
         if step < warmup:
             return (step + 1) / (warmup + 1)
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
-    if isinstance(schedule, params.OneCycle):
-        return _one_cycle(schedule, step, total, 1 / 25, 1.0, 1 / 25e4)
+    if isinstance(schedule, OneCycle):
+        return _one_cycle(schedule, step, total, schedule.start_ratio, 1.0, schedule.end_ratio)
     return 1.0
 
 
-def set_rates(optimizer: torch.optim.Optimizer, phase: params.Phase, step: int, steps_per_epoch: int) -> None:
+def set_rates(optimizer: torch.optim.Optimizer, phase: Phase, step: int, steps_per_epoch: int) -> None:
     """Set each group's learning rate for a step and, under one_cycle, its momentum (AdamW: beta 1)."""
     scale = lr_scale(phase, step, steps_per_epoch)
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * scale
-        if isinstance(phase.schedule, params.OneCycle):
+        if isinstance(phase.schedule, OneCycle):
             low, high = phase.schedule.momentum_range
             momentum = _one_cycle(phase.schedule, step, phase.epochs * steps_per_epoch, high, low, high)
             if "betas" in group:
@@ -63,9 +74,7 @@ def set_rates(optimizer: torch.optim.Optimizer, phase: params.Phase, step: int, 
                 group["momentum"] = momentum
 
 
-def _one_cycle(
-    schedule: params.OneCycle, step: int, total: int, first: float, middle: float, last: float
-) -> float:
+def _one_cycle(schedule: OneCycle, step: int, total: int, first: float, middle: float, last: float) -> float:
     """Cosine from ``first`` to ``middle`` and on to ``last`` (https://arxiv.org/abs/1708.07120).
 
     The corners are those of torch's OneCycleLR: the middle at ``up_ratio * total - 1``, the last at
@@ -77,3 +86,23 @@ def _one_cycle(
     else:
         start, end, done = middle, last, (step - peak) / max(total - 1 - peak, 1)
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def average(net: nn.Module, decay: float) -> AveragedModel:
+    """A copy of ``net`` that ``update_parameters`` moves towards it: an exponential moving average.
+
+    The decay grows with the updates n as (1 + n) / (10 + n) up to ``decay``, as TensorFlow's
+    ExponentialMovingAverage does it, so that the first, bad weights are soon forgotten. Norm statistics are
+    averaged too; counters are copied.
+    """
+
+    def move(averaged: Any, current: Any, updates: Any) -> None:
+        if averaged[0].is_floating_point():
+            n = int(copy.n_averaged)  # on the CPU, so that no step waits for the GPU
+            torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    copy = AveragedModel(net, multi_avg_fn=move, use_buffers=True)
+    copy.requires_grad_(False)
+    return copy

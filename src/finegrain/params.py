@@ -7,19 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from finegrain import paths
 from finegrain.errors import UserError
+from finegrain.recipe import Augment, Evaluate, Head, LearningRate, Normalisation, Phase, RangeTest
+from finegrain.section import NonNegativeFloat, Ratio, Section, Side
 
 ModelName = Literal[
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
@@ -31,39 +25,11 @@ ModelName = Literal[
 ]  # fmt: skip
 """Written out so that the file is checked without importing torchvision; a test compares the two lists."""
 
-Ratio = Annotated[float, Field(ge=0, lt=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Side = Annotated[int, Field(ge=32, le=1024)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Slug = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+/[1-9]\d*$")]
 """``owner/dataset/version``: the version is pinned, or a new upload would change the results unseen."""
-
-
-class Section(BaseModel):
-    """A mapping of params.yaml: closed, frozen, no silent conversions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            for key, value in data.items():
-                if key not in cls.model_fields:
-                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.5)
-                    hint = f"did you mean '{near[0]}'? " if near else ""
-                    raise PydanticCustomError(
-                        "unknown_key",
-                        "unknown key '{key}' (value {value}): {hint}allowed: {allowed}",
-                        {
-                            "key": key,
-                            "value": repr(value),
-                            "hint": hint,
-                            "allowed": ", ".join(cls.model_fields),
-                        },
-                    )
-        return data
+PhaseName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=64)]
+"""Names the phase's files too."""
 
 
 class Named(Section):
@@ -133,108 +99,35 @@ class Pack(Section):
     """Every image is stored as a square of this side; a training size above it gains nothing."""
 
 
-class Sgd(Section):
-    kind: Literal["sgd"]
-    momentum: Ratio = 0.9
-    nesterov: bool = False
-    weight_decay: NonNegativeFloat = 0.0
-
-
-class AdamW(Section):
-    kind: Literal["adamw"]
-    betas: Annotated[tuple[Ratio, Ratio], Field(strict=False)] = (0.9, 0.999)
-    weight_decay: NonNegativeFloat = 0.01
-
-
-class Constant(Section):
-    kind: Literal["constant"]
-
-
-class Step(Section):
-    """Multiply the rate by ``factor`` every ``every_epochs`` epochs."""
-
-    kind: Literal["step"]
-    every_epochs: PositiveInt
-    factor: Annotated[float, Field(gt=0, lt=1)]
-
-
-class Cosine(Section):
-    """Linear warm-up from zero, then half a cosine down to zero."""
-
-    kind: Literal["cosine"]
-    warmup_epochs: NonNegativeFloat = 0.0
-
-
-class OneCycle(Section):
-    """Cosine up from lr/25 during ``up_ratio`` of the steps, then down to lr/250,000; momentum mirrors it."""
-
-    kind: Literal["one_cycle"]
-    up_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    momentum_range: Annotated[tuple[Ratio, Ratio], Field(strict=False)] = (0.85, 0.95)
-
-
-class Phase(Section):
-    """One stretch of training with its own trainable part, image size, optimizer and schedule."""
-
-    part: Literal["head", "head+norm", "all"]
-    epochs: PositiveInt
-    side_pixels: Side
-    optimizer: Annotated[Sgd | AdamW, Field(discriminator="kind")]
-    schedule: Annotated[Constant | Step | Cosine | OneCycle, Field(discriminator="kind")]
-    lr: PositiveFloat | None = None
-    """Peak rate of the head; none: the top-level ``lr``."""
-    lr_factors: Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], Field(strict=False)] = (
-        1.0,
-        1.0,
-        1.0,
-    )
-    """The rate is multiplied by these for the stem and early layers, the late layers, and the head."""
-
-    @model_validator(mode="after")
-    def _warmup_fits(self) -> "Phase":
-        if isinstance(self.schedule, Cosine) and self.schedule.warmup_epochs >= self.epochs:
-            raise PydanticCustomError("warmup", "schedule.warmup_epochs must be less than epochs")
-        return self
-
-
-def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
-    if pair[0] > pair[1]:
-        raise PydanticCustomError("order", "the first number must not be above the second")
-    return pair
-
-
-class Augment(Section):
-    """Random resized crop and horizontal flip, drawn anew for every image and epoch."""
-
-    crop_scale: Annotated[
-        tuple[PositiveFloat, Annotated[float, Field(le=1)]], Field(strict=False), AfterValidator(_ordered)
-    ]
-    """Smallest and largest area of the crop, as a share of the image."""
-    crop_ratio: Annotated[
-        tuple[PositiveFloat, PositiveFloat], Field(strict=False), AfterValidator(_ordered)
-    ] = (0.75, 4 / 3)
-    """Smallest and largest width : height of the crop."""
-    flip: bool = True
-
-
 class Params(Section):
+    """The whole file. No key may be left out: DVC reads each one from the file too."""
+
     dataset: Annotated[Sample | Kaggle | Archive | Cifar100, Field(discriminator="source")]
     split: Split
     pack: Pack
     models: Annotated[list[ModelName], Field(min_length=1)]
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
     weights: Annotated[str, Field(min_length=1)]
     """``none``, a torchvision name such as IMAGENET1K_V1, or a local .safetensors or .pth file."""
-    lr: PositiveFloat
+    head: Head
+    normalisation: Normalisation
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    lr: LearningRate
+    """Peak rate of every phase that does not set its own."""
     batch_size: PositiveInt
-    label_smoothing: Ratio = 0.0
+    label_smoothing: Ratio
+    ema_decay: Ratio | None
+    """An exponential moving average of the weights is validated and kept; none: the weights themselves."""
     augment: Augment
-    phases: Annotated[dict[str, Phase], Field(min_length=1)]
+    phases: Annotated[dict[PhaseName, Phase], Field(min_length=1)]
     """Run in the order of the file."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    refit: bool
+    """Once the run has chosen its epochs and rates by validation, train anew on train + val; keep the end."""
+    lr_range_test: RangeTest
+    evaluate: Evaluate
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"]
     """auto: bfloat16 autocast where the hardware multiplies it natively."""
-    checkpoint_seconds: NonNegativeFloat = 60.0
+    checkpoint_seconds: NonNegativeFloat
     """A checkpoint is written at the end of an epoch once so much time has passed since the last one."""
 
     @model_validator(mode="after")
@@ -279,6 +172,8 @@ def _explain(error: Any) -> str:
         str(p)
         for i, p in enumerate(loc)
         if not (i and p in _TAGS and loc[i - 1] in ("dataset", "optimizer", "schedule"))
+        and not str(p).startswith("@")
+        and p != "[key]"
     )
     value = error["input"]
     kind = error["type"]
@@ -291,6 +186,8 @@ def _explain(error: Any) -> str:
     message = message[0].lower() + message[1:]
     if isinstance(value, str) and kind in ("float_type", "int_type") and _number(value):
         message += f"; YAML 1.1 reads {value} as text: write {float(value)!r}"
+    elif kind == "float_type" and loc[-1] == "@number or auto":
+        message += " or auto"
     if kind == "literal_error" and isinstance(value, str):
         near = difflib.get_close_matches(value, re.findall(r"'([^']*)'", message), n=1)
         message += f"; did you mean '{near[0]}'?" if near else ""

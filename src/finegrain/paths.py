@@ -99,6 +99,11 @@ class Run:
         return Path("plots") / self.dataset / "lr" / f"{self.model}.csv"
 
     @property
+    def lr_range(self) -> Path:
+        """Folder of one CSV (lr, loss, smoothed_loss) a phase, without rows where it had no LR range test."""
+        return Path("plots") / self.dataset / "lr_range" / self.model
+
+    @property
     def confusion(self) -> Path:
         return Path("plots") / self.dataset / "confusion" / f"{self.model}.png"
 

@@ -20,6 +20,8 @@ class ModelFigures:
     per_class: bytes
     confused_pairs: Sequence[tuple[str, str, int, int]]
     """True class, predicted class, mistakes, images of the true class."""
+    lr_range: Sequence[tuple[str, bytes]]
+    """Phase and figure of each LR range test."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,156 @@
+"""Compare recipes on real photos from random weights, at equal training images seen, over several seeds.
+
+Every recipe is read from recipes/ and shrunk by the same rules, so that it fits a small machine: no
+pretrained weights, one model, image sizes divided by the same number, epochs scaled to the same total, no
+refit. All else (optimizer, rates, schedule, batch size, augmentation, head) is the recipe's own. The runs go
+through the project's real stages, one after the other.
+
+    python benchmarks/study.py --archive part-1.zip part-2.zip part-3.zip part-4.zip
+
+Prints a Markdown table and writes it with all figures to the given folder. Finished runs are kept there and
+not repeated.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--archive", type=Path, nargs="+", required=True, help="zip files of class folders")
+    parser.add_argument("--out", type=Path, default=ROOT / ".study", help="folder of runs and results")
+    parser.add_argument(
+        "--recipes", nargs="+", default=["stanford-cars", "stanford-cars-sgd", "stanford-cars-one-cycle"]
+    )
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="RECIPE:KEY=VALUE", help="changes, such as an ablation"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--divide", type=float, default=3.5, help="image sizes by this: 224 px becomes 64")
+    args = parser.parse_args()
+    results: dict[str, list[dict[str, Any]]] = {}
+    for seed, recipe in itertools.product(args.seeds, args.recipes):
+        results.setdefault(recipe, []).append(run(recipe, seed, args))
+    table = report(results, args.recipes[0])
+    print(table)
+    (args.out / "table.md").write_text(table)
+
+
+def shrunk(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """The recipe's parameters for this machine."""
+    file = ROOT / "recipes" / f"{recipe.split('@')[0]}.yaml"
+    data = yaml.safe_load(file.read_text())
+    data["dataset"] = {"name": "cars", "source": "archive", "path": [str(f.resolve()) for f in args.archive]}
+    data |= {
+        "models": [args.model],
+        "weights": "none",
+        "seed": seed,
+        "refit": False,
+        "checkpoint_seconds": 600,
+    }
+    total = sum(phase["epochs"] for phase in data["phases"].values())
+    for phase in data["phases"].values():
+        phase["epochs"] = round(phase["epochs"] * args.epochs / total)
+        if "every_epochs" in phase["schedule"]:
+            phase["schedule"]["every_epochs"] = round(phase["schedule"]["every_epochs"] * args.epochs / total)
+        if "warmup_epochs" in phase["schedule"]:
+            phase["schedule"]["warmup_epochs"] = phase["schedule"]["warmup_epochs"] * args.epochs / total
+        phase["lr_range_test"] = False
+        one = isinstance(phase["side_pixels"], int)
+        small = [
+            max(32, round(side / args.divide))
+            for side in ([phase["side_pixels"]] if one else phase["side_pixels"])
+        ]
+        phase["side_pixels"] = small[0] if one else small
+    assert sum(phase["epochs"] for phase in data["phases"].values()) == args.epochs, "epochs do not add up"
+    data["pack"]["side_pixels"] = 128
+    data["evaluate"]["side_pixels"] = None
+    for change in args.set:
+        name, _, assignment = change.partition(":")
+        key, _, value = assignment.partition("=")
+        if name == recipe:
+            section = data
+            *parents, last = key.split(".")
+            for parent in parents:
+                section = section[parent]
+            section[last] = yaml.safe_load(value)
+    return data
+
+
+def run(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """The metrics, cost and right answers of one run, from its folder where it has finished."""
+    folder = args.out / f"seed-{seed}" / recipe
+    folder.mkdir(parents=True, exist_ok=True)
+    data = shrunk(recipe, seed, args)
+    file, metrics = folder / "params.yaml", folder / "metrics" / "cars" / f"{args.model}.json"
+    text = yaml.safe_dump(data, sort_keys=False)
+    if not (metrics.is_file() and file.read_text() == text):
+        file.write_text(text)
+        for stage in ("download", "split", "pack", "train", "evaluate"):
+            words = [stage + ".py", *([args.model] if stage in ("train", "evaluate") else [])]
+            print(f"{recipe}, seed {seed}: {stage}", file=sys.stderr, flush=True)
+            command = [sys.executable, str(ROOT / "src" / words[0]), *words[1:]]
+            subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PYTHONPATH": ""})
+    predictions = pd.read_csv(folder / "data" / "cars" / "predictions" / f"{args.model}.csv")
+    cost = json.loads((folder / "metrics" / "cars" / "cost" / f"{args.model}.json").read_text())
+    result = json.loads(metrics.read_text())
+    return {
+        **result,
+        "seconds": cost["seconds"],
+        "right": (predictions["class"] == predictions["class_1"]).to_numpy(),
+    }
+
+
+def report(results: dict[str, list[dict[str, Any]]], ours: str) -> str:
+    """A row a recipe: mean test top-1 over the seeds, its interval, and the paired difference to ours."""
+    lines = [
+        "| recipe | test top-1, each seed | mean [95 %] | top-5 | ours - this [95 %] | minutes a run |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    right = {name: np.array([run["right"] for run in runs], float) for name, runs in results.items()}
+    for name, runs in results.items():
+        each = ", ".join(f"{run['test']['top1']:.1%}" for run in runs)
+        low, high = interval(right[name])
+        difference = "-"
+        if name != ours:
+            lower, upper = interval(right[ours] - right[name])
+            mean = (right[ours] - right[name]).mean()
+            difference = f"{mean * 100:+.1f} [{lower * 100:+.1f}, {upper * 100:+.1f}] points"
+        top5 = np.mean([run["test"]["top5"] for run in runs])
+        minutes = np.mean([run["seconds"] for run in runs]) / 60
+        lines.append(
+            f"| {name} | {each} | {right[name].mean():.1%} [{low:.1%}, {high:.1%}] | {top5:.1%} "
+            f"| {difference} | {minutes:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def interval(values: np.ndarray, draws: int = 5000) -> tuple[float, float]:
+    """95 % of the means over drawn seeds and, within them, drawn test images ``[seeds, images]``."""
+    rng = np.random.default_rng(0)
+    seeds, images = values.shape
+    means = [
+        values[rng.integers(0, seeds, seeds)][:, rng.integers(0, images, images)].mean() for _ in range(draws)
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+if __name__ == "__main__":
+    main()

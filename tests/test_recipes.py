@@ -1,0 +1,278 @@
+"""Every recipe is valid, runs shrunk through the real stages, and trains step by step as its source says."""
+
+import copy
+import dataclasses
+import importlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from dvc.utils.hydra import apply_overrides
+from pipeline import ROOT, STAGES, script_of
+from test_loop import split
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from finegrain import checkpoint, loop, model, params
+from finegrain.progress import Progress
+
+RECIPES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((ROOT / "recipes").glob("*.yaml"))}
+REFERENCES = {"stanford-cars-sgd", "stanford-cars-one-cycle", "cifar100-mlp-head", "stanford-cars-freeze"}
+
+
+def read(data: dict[str, Any], folder: Path) -> params.Params:
+    file = folder / "params.yaml"
+    file.write_text(yaml.safe_dump(data, sort_keys=False))
+    return params.read(file)
+
+
+def test_all_reference_projects_and_our_own_are_there():
+    assert set(RECIPES) == REFERENCES | {"stanford-cars", "sample"}
+
+
+def test_the_sample_recipe_is_the_committed_params_file():
+    assert (ROOT / "recipes" / "sample.yaml").read_text() == (ROOT / "params.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_have_the_same_keys_so_that_any_of_them_can_be_set(name):
+    """`dvc exp run -S augment.zoom=1.1` changes what the file holds; DVC refuses a key that it does not."""
+    sample = RECIPES["sample"]
+    assert RECIPES[name].keys() == sample.keys()
+    for section in ("augment", "head", "lr_range_test", "evaluate", "split"):
+        assert RECIPES[name][section].keys() == sample[section].keys()
+
+
+@pytest.mark.parametrize(
+    ("override", "holds"),
+    [
+        ("lr=0.003", lambda c: (c.phases["all"].lr or c.lr) == 0.003),
+        ("phases.all.epochs=5", lambda c: c.phases["all"].epochs == 5),
+        ("weights=none", lambda c: c.weights == "none"),
+        ("models=[resnet34]", lambda c: c.models == ["resnet34"]),
+        ("refit=true", lambda c: c.refit),
+        ("lr=auto", lambda c: (c.phases["all"].lr or c.lr) == "auto"),
+    ],
+)
+@pytest.mark.parametrize("name", RECIPES)
+def test_dvc_s_overrides_do_what_they_say_on_every_recipe(name, override, holds, tmp_path):
+    read(RECIPES[name], tmp_path)
+    apply_overrides(str(tmp_path / "params.yaml"), [override])  # what `dvc exp run -S` does
+    assert holds(params.read(tmp_path / "params.yaml"))
+
+
+def shrunk(name: str) -> dict[str, Any]:
+    """The recipe with its structure kept and everything that costs time made small."""
+    data = copy.deepcopy(RECIPES[name])
+    data["dataset"] = {"name": name, "source": "sample", "images_per_class": 6, "side_pixels": 32}
+    data["pack"]["side_pixels"] = 32
+    data |= {"models": ["resnet18"], "weights": "none", "batch_size": 16}
+    data["lr_range_test"]["steps"] = 10
+    data["evaluate"]["side_pixels"] = None
+    for phase in data["phases"].values():
+        phase["epochs"] = 1
+        phase["side_pixels"] = 32 if isinstance(phase["side_pixels"], int) else [32, 64]
+        phase.pop("batch_size", None)
+        if "warmup_epochs" in phase["schedule"]:
+            phase["schedule"]["warmup_epochs"] = 0.5
+    return data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_runs_shrunk_through_the_real_stages(name, project, monkeypatch):
+    data = shrunk(name)
+    config = read(data, project)
+    monkeypatch.syspath_prepend(str(ROOT / "src"))
+    for stage, facts in STAGES.items():
+        main = importlib.import_module(script_of(stage).stem).main
+        main(["resnet18"] if "matrix" in facts else [])
+    history = pd.read_csv(f"plots/{name}/history/resnet18.csv")
+    assert history["phase"].tolist() == list(data["phases"])
+    metrics = json.loads(Path(f"metrics/{name}/resnet18.json").read_text())
+    assert metrics["lr"] == {k: phase.lr or config.lr for k, phase in config.phases.items()}
+    assert 0 <= metrics["test"]["top1"] <= 1 and metrics["val"]["top1"] == history["val_top1"].max()
+    folder = Path(f"plots/{name}/lr_range/resnet18")
+    assert {file.stem for file in folder.glob("*.csv")} == set(data["phases"])
+    tested = {k for k, phase in config.phases.items() if phase.lr_range_test}
+    assert {file.stem for file in folder.glob("*.png")} == tested
+    for phase in tested:
+        assert len(pd.read_csv(folder / f"{phase}.csv")) == 10
+    sidecar = json.loads(Path(f"models/{name}/resnet18.json").read_text())
+    assert sidecar["refit"] == data["refit"]
+    page = Path("reports/index.html").read_text()
+    assert ("LR range test" in page) == bool(tested)
+
+
+# --- the protocols, written down again from their sources, not from the recipes ---
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What one phase must do: rates and momenta by step come from ``schedule``."""
+
+    phase: str
+    epochs: int
+    side: int
+    batch: int
+    peak: float
+    schedule: Any
+    """(optimizer of one parameter at the peak rate, epochs, steps per epoch) -> torch's own scheduler."""
+    momentum: float = 0.9
+    trains: str = "all"
+    factors: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    decay: float = 0.0
+    decay_of_vectors: float | None = None
+
+
+def step_lr(every: int):
+    """torch's StepLR, one step an epoch."""
+
+    def rates(peak: float, momentum: float, epochs: int, steps: int) -> Iterator[tuple[float, float]]:
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak, momentum=momentum)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, every, 0.1)
+        for _ in range(epochs):
+            for _ in range(steps):
+                yield optimizer.param_groups[0]["lr"], momentum
+            optimizer.step()
+            scheduler.step()
+
+    return rates
+
+
+def one_cycle(up: float, first: float, last: float):
+    """torch's OneCycleLR, momentum 0.95 -> 0.85 -> 0.95."""
+
+    def rates(peak: float, momentum: float, epochs: int, steps: int) -> Iterator[tuple[float, float]]:
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak, momentum=momentum)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, peak, epochs * steps, pct_start=up, div_factor=first, final_div_factor=last / first
+        )
+        for step in range(epochs * steps):
+            yield optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]
+            optimizer.step()
+            if step < epochs * steps - 1:
+                scheduler.step()
+
+    return rates
+
+
+THIRDS = (1 / 9, 1 / 3, 1.0)
+FASTAI = {"schedule": one_cycle(0.25, 25, 1e5), "decay": 0.01, "decay_of_vectors": 0.0}
+KALYAN = {"schedule": one_cycle(0.3, 25, 25e3), "factors": THIRDS, "decay": 0.001}
+PROTOCOLS = {
+    "stanford-cars-sgd": [Stretch("all", 25, 224, 4, 0.001, step_lr(7))],
+    "stanford-cars-one-cycle": [
+        Stretch("head", 20, 224, 32, 0.01, trains="head+norm", **KALYAN),
+        Stretch("all", 40, 224, 32, 0.003, **KALYAN),
+        Stretch("larger", 40, 299, 16, 0.003, **KALYAN),
+    ],
+    "cifar100-mlp-head": [Stretch("all", 20, 32, 64, 0.003, step_lr(10), decay=0.0005)],
+    "stanford-cars-freeze": [
+        Stretch("head", 3, 256, 256, 0.003, trains="head", **FASTAI),
+        Stretch("all", 5, 256, 256, 0.0003, **FASTAI),
+        Stretch("finish", 3, 256, 256, 0.0001, **FASTAI),
+    ],
+}
+
+
+class Tiny(nn.Module):
+    """Named as a ResNet's parts, and fast at any image size."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 4, 8, stride=16), nn.BatchNorm2d(4)
+        for i in range(1, 5):
+            setattr(self, f"layer{i}", nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))
+        self.fc = head
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.bn1(self.conv1(images))
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+        return self.fc(x.mean((2, 3)))
+
+
+def group_of(name: str) -> int:
+    return 2 if name.startswith("fc") else 1 if name.startswith(("layer3", "layer4")) else 0
+
+
+def trains(name: str, part: str) -> bool:
+    norm = name.startswith("bn1") or ".1." in name and not name.startswith("fc")
+    return part == "all" or name.startswith("fc") or (part == "head+norm" and norm)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_step_of_a_reference_project_is_the_one_of_its_source(name, tiny_pack, monkeypatch, tmp_path):
+    """Rate, momentum, weight decay, frozen set, image and batch size at every step of the whole run."""
+    stretches = PROTOCOLS[name]
+    data = copy.deepcopy(RECIPES[name])
+    for stretch in stretches:
+        assert (data["phases"][stretch.phase].get("batch_size") or data["batch_size"]) == stretch.batch
+    if data["batch_size"] > 42:  # the tiny dataset holds 42 images: smaller batches, so that there are steps
+        data["batch_size"] = 8
+        stretches = [dataclasses.replace(stretch, batch=8) for stretch in stretches]
+    config = read(data, tmp_path)
+    net = Tiny(nn.Linear(4, 3))
+    names = {id(p): key for key, p in net.named_parameters()}
+    shapes, seen = [], []
+    net.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    monkeypatch.setattr(loop, "sweep_rates", lambda job: [])
+
+    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        now = {}
+        for group in optimizer.param_groups:
+            momentum = group["betas"][0] if "betas" in group else group["momentum"]
+            for parameter in group["params"]:
+                now[names[id(parameter)]] = (group["lr"], momentum, group["weight_decay"])
+        seen.append((now, shapes[-1], {k for k, p in net.named_parameters() if p.requires_grad}))
+
+    hook = register_optimizer_step_pre_hook(note)
+    try:
+        train, val = split(tiny_pack, "train"), split(tiny_pack, "val")
+        progress = Progress()
+        with checkpoint.Keeper("trace", {}, []) as keeper:
+            rows = list(loop.fit(net, config, train, val, keeper, progress, False))
+    finally:
+        hook.remove()
+
+    steps_seen = iter(seen)
+    for stretch in stretches:
+        steps = -(-42 // stretch.batch)
+        wanted = list(stretch.schedule(stretch.peak, stretch.momentum, stretch.epochs, steps))
+        assert len(wanted) == stretch.epochs * steps
+        for i, (lr, momentum) in enumerate(wanted):
+            now, shape, open_ = next(steps_seen)
+            size = min(stretch.batch, 42 - stretch.batch * (i % steps))
+            assert shape == (size, 3, stretch.side, stretch.side)
+            assert set(now) == open_ == {k for k in names.values() if trains(k, stretch.trains)}
+            for key, (rate, beta, decay) in now.items():
+                assert rate == pytest.approx(lr * stretch.factors[group_of(key)], rel=1e-5, abs=1e-12)
+                assert beta == pytest.approx(momentum)
+                vector = key.endswith("bias") or ".1." in key or key.startswith("bn1")
+                spared = stretch.decay if stretch.decay_of_vectors is None else stretch.decay_of_vectors
+                assert decay == (spared if vector else stretch.decay)
+    assert next(steps_seen, None) is None
+    assert [row["phase"] for row in rows] == [s.phase for s in stretches for _ in range(s.epochs)]
+
+
+def test_the_heads_are_those_of_the_sources():
+    heads = {name: params.Head(**RECIPES[name]["head"]) for name in REFERENCES}
+    assert heads["stanford-cars-sgd"].plain and heads["stanford-cars-freeze"].plain
+    cifar = model.build("resnet18", 100, "none", heads["cifar100-mlp-head"], seed=0)
+    assert [m.out_features for m in model.head(cifar) if isinstance(m, nn.Linear)] == [
+        1024,
+        512,
+        256,
+        128,
+        100,
+    ]
+    assert not any(isinstance(m, nn.ReLU) for m in model.head(cifar))
+    fastai = model.build("resnet18", 196, "none", heads["stanford-cars-one-cycle"], seed=0)
+    assert [m.out_features for m in model.head(fastai) if isinstance(m, nn.Linear)] == [512, 196]
