@@ -11,6 +11,7 @@ import pytest
 import yaml
 from pipeline import ROOT
 from test_params import changed
+from test_recipes import shrunk
 from test_stages import SMALL
 
 pytestmark = pytest.mark.slow
@@ -119,6 +120,32 @@ def test_an_experiment_with_other_models_trains_just_these(clone):
     assert stages_run(output) == {"train@resnet34", "evaluate@resnet34", "compare"}
     assert set(clone.json("reports/leaderboard.json")["models"]) == {"resnet34"}
     clone("git checkout -q . && git clean -fdq && dvc checkout -q")
+
+
+def test_another_way_to_ask_the_network_trains_nothing(clone):
+    output = clone("dvc exp run -n flipped -S evaluate.flip=true")
+    assert stages_run(output) == {"evaluate@resnet18", "compare"}
+    clone("git checkout -q . && dvc checkout -q")
+
+
+def test_an_experiment_on_a_reference_recipe_does_all_it_says(clone):
+    """Head first, then all, then larger; with LR range tests and a refit; four changes at once."""
+    (clone.folder / "params.yaml").write_text(yaml.safe_dump(shrunk("stanford-cars-one-cycle"), sort_keys=False))
+    clone.commit("the one-cycle recipe, shrunk")
+    output = clone(
+        "dvc exp run -n changed-recipe -S lr=0.004 -S phases.all.epochs=2 -S weights=none -S 'models=[resnet34]'"
+    )
+    assert "train@resnet34" in stages_run(output)
+    name = "stanford-cars-one-cycle"
+    assert clone.json(f"metrics/{name}/resnet34.json")["lr"] == {"head": 0.01, "all": 0.004, "larger": 0.004}
+    history = (clone.folder / f"plots/{name}/history/resnet34.csv").read_text()
+    assert history.count(",all,") == 2 and history.count(",larger,") == 1
+    assert (clone.folder / f"plots/{name}/lr_range/resnet34/all.png").is_file()
+    shown = clone("dvc plots show --out shown") and (clone.folder / "shown" / "index.html").read_text()
+    assert "LR range test" in shown and "smoothed_loss" in shown
+    shutil.rmtree(clone.folder / "shown")
+    clone("git checkout -q . && git clean -fdq && git revert --no-edit HEAD && dvc checkout -q")
+    assert "up to date" in clone("dvc status")
 
 
 def test_a_temp_experiment_runs_its_own_code_not_the_workspace_s(clone):

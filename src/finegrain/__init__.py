@@ -1,6 +1,8 @@
 """What the stages of the pipeline share. Imports run one way, top to bottom of this map.
 
 errors       the one exception that is shown to the user as a message, without a traceback
+section      what every mapping of params.yaml is: closed, frozen
+recipe       the part of params.yaml that says how a network is trained
 params       typed params.yaml: the only module that reads it
 paths        where each artefact lives, relative to the current folder
 record       JSON and CSV writers, progress bars, provenance
@@ -9,15 +11,22 @@ picture      the only place that decodes images
 manifest     checks, hashes, duplicates, stratified split
 packing      decode every image once into uint8 arrays
 runtime      allocator, device, precision, peak memory: import it before torch
-augment      draw, then apply: pure functions of a batch
+crop         boxes, and two ways to cut them out
+warp         rotation, zoom, perspective, padding crop
+colour       brightness, contrast, saturation, hue, erasing
+augment      draw all of these for a batch, then apply them
 packed       open the arrays, give batches on a device
-model        build, head, layer groups, freeze, save, load
-optim        optimizers and schedules
+model        build, head, blocks, freeze, save, load
+optim        optimizers, schedules, average of the weights
+range_test   the LR range test and its suggestions
+progress     what a run learns, and the eye on its loss
 checkpoint   keyed, atomic, locked
 loop         fit() and predict()
 predictions  the kept answers for every test image
 scores       metrics, intervals, paired tests
 leaderboard  rank the models
-figures      matplotlib
+chart        the look of all charts, PNG
+figures      charts of training runs
+class_figures  charts of classes
 report       the offline HTML page
 """
