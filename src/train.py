@@ -6,6 +6,7 @@ Writes  models/<name>/<model>.safetensors and .json, metrics/<name>/cost/<model>
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from finegrain.progress import Progress, Row
 
 HISTORY = ("epoch", "phase", "side_pixels", "lr", "train_loss", "train_top1", "val_loss", "val_top1")
 LOSS, LR = ("epoch", "train_loss", "val_loss"), ("epoch", "lr")
+LR_RANGE = ("log10_lr", "lr", "loss", "smoothed_loss")
+"""DVC's plots have no logarithmic axis: the logarithm is a column."""
 USED = {
     *("dataset", "seed", "weights", "head", "normalisation", "lr", "batch_size", "label_smoothing"),
     *("ema_decay", "augment", "phases", "refit", "lr_range_test", "precision"),
@@ -91,8 +94,8 @@ def write_sweeps(run: paths.Run, progress: Progress, phases: Sequence[str]) -> N
     """A CSV for every phase, as DVC wants the folder whatever the recipe; a PNG where there is a sweep."""
     for phase in phases:
         points = progress.sweeps.get(phase, [])
-        rows = ((p.lr, p.loss, p.smoothed_loss) for p in points)
-        record.write_csv(run.lr_range / f"{phase}.csv", ("lr", "loss", "smoothed_loss"), rows)
+        rows = ((math.log10(p.lr), p.lr, p.loss, p.smoothed_loss) for p in points)
+        record.write_csv(run.lr_range / f"{phase}.csv", LR_RANGE, rows)
         if points:
             from finegrain import chart, figures  # matplotlib takes a second: most recipes have no sweep
 

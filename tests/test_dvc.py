@@ -130,10 +130,13 @@ def test_another_way_to_ask_the_network_trains_nothing(clone):
 
 def test_an_experiment_on_a_reference_recipe_does_all_it_says(clone):
     """Head first, then all, then larger; with LR range tests and a refit; four changes at once."""
-    (clone.folder / "params.yaml").write_text(yaml.safe_dump(shrunk("stanford-cars-one-cycle"), sort_keys=False))
+    (clone.folder / "params.yaml").write_text(
+        yaml.safe_dump(shrunk("stanford-cars-one-cycle"), sort_keys=False)
+    )
     clone.commit("the one-cycle recipe, shrunk")
     output = clone(
-        "dvc exp run -n changed-recipe -S lr=0.004 -S phases.all.epochs=2 -S weights=none -S 'models=[resnet34]'"
+        "dvc exp run -n changed-recipe -S lr=0.004 -S phases.all.epochs=2 -S weights=none"
+        " -S 'models=[resnet34]'"
     )
     assert "train@resnet34" in stages_run(output)
     name = "stanford-cars-one-cycle"

@@ -11,6 +11,15 @@ from pipeline import ROOT
 from finegrain import params
 from finegrain.errors import UserError
 
+BARE = {
+    "part": "all",
+    "epochs": 1,
+    "side_pixels": 32,
+    "optimizer": {"kind": "sgd"},
+    "schedule": {"kind": "constant"},
+}
+"""A phase with its required keys alone."""
+
 
 def changed(tmp_path: Path, **changes: Any) -> Path:
     """A copy of the project's params.yaml with keys replaced; ``a__b`` stands for a.b, None removes."""
@@ -41,10 +50,6 @@ def test_every_committed_params_file_is_valid(file):
     assert config.models and config.phases
 
 
-def test_the_sample_recipe_is_the_committed_params_file():
-    assert params.read(ROOT / "recipes" / "sample.yaml") == params.read(ROOT / "params.yaml")
-
-
 def test_model_names_are_torchvision_s():
     wanted = {
         name
@@ -66,7 +71,29 @@ def test_model_names_are_torchvision_s():
         ({"lr": -1.0}, ["lr: -1.0", "greater than 0"]),
         ({"lr": float("nan")}, ["lr: nan", "finite number"]),
         ({"lr": "1e-3"}, ["lr: '1e-3'", "YAML 1.1 reads 1e-3 as text: write 0.001"]),
-        ({"lr": "fast"}, ["lr: 'fast'", "valid number"]),
+        ({"lr": "fast"}, ["lr: 'fast'", "valid number or auto"]),
+        ({"phases__all__lr": "3e-3"}, ["phases.all.lr: '3e-3'", "write 0.003"]),
+        ({"phases__all__side_pixels": 16}, ["phases.all.side_pixels: 16", "32"]),
+        ({"phases__all__side_pixels": [64, 16]}, ["phases.all.side_pixels.1: 16", "32"]),
+        ({"phases__all__side_pixels": [96, 64]}, ["phases.all.side_pixels", "must not be above the second"]),
+        (
+            {"phases__all__lr_decay": 0.8, "phases__all__lr_factors": [0.1, 0.2, 1.0]},
+            ["phases.all", "not both"],
+        ),
+        (
+            {"phases__all__optimizer": {"kind": "sgd", "momentum": 0.0, "nesterov": True}},
+            ["needs a momentum"],
+        ),
+        ({"phases": {"a/b": BARE}}, ["phases.a/b", "pattern"]),
+        ({"head__dropouts": [0.5]} | {"head__widths": [8]}, ["head", "one for each of the 2 linear layers"]),
+        ({"head__pool": "max"}, ["head.pool: 'max'", "'avg'"]),
+        ({"normalisation": "cifar"}, ["normalisation: 'cifar'", "'imagenet'"]),
+        ({"normalisation": {"mean": [0.5, 0.5, 0.5]}}, ["normalisation.std: is missing"]),
+        ({"lr_range_test__start": 20.0}, ["lr_range_test", "start must be below end"]),
+        ({"ema_decay": 1.0}, ["ema_decay: 1.0", "less than 1"]),
+        ({"augment__zoom": 0.5}, ["augment.zoom: 0.5", "greater than or equal to 1"]),
+        ({"evaluate__flips": True}, ["evaluate: unknown key 'flips'", "did you mean 'flip'?"]),
+        ({"refit": None}, ["refit: is missing"]),
         ({"phases__all__epochs": 0}, ["phases.all.epochs: 0", "greater than 0"]),
         ({"phases__all__epochs": 2.5}, ["phases.all.epochs: 2.5", "valid integer"]),
         ({"phases__all__schedule__kind": "cosin"}, ["phases.all.schedule", "cosine"]),
@@ -121,3 +148,19 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path):
 
 def test_integers_are_taken_where_a_number_is_wanted(tmp_path):
     assert params.read(changed(tmp_path, lr=1)).lr == 1.0
+
+
+@pytest.mark.parametrize(
+    ("sides", "epochs", "wanted"),
+    [
+        (224, 3, [224, 224, 224]),
+        ([64, 128], 5, [64, 64, 96, 128, 128]),
+        ([224, 448], 4, [224, 288, 384, 448]),
+        ([100, 130], 4, [100, 100, 128, 130]),
+        ([64, 96], 1, [96]),
+    ],
+)
+def test_images_grow_from_epoch_to_epoch(tmp_path, sides, epochs, wanted):
+    file = changed(tmp_path, phases__all__side_pixels=sides, phases__all__epochs=epochs)
+    phase = params.read(file).phases["all"]
+    assert [phase.side(epoch) for epoch in range(epochs)] == wanted

@@ -100,7 +100,7 @@ class Run:
 
     @property
     def lr_range(self) -> Path:
-        """Folder of one CSV (lr, loss, smoothed_loss) a phase, without rows where it had no LR range test."""
+        """Folder of one CSV (log10_lr, lr, loss, smoothed_loss) a phase: no rows without an LR range test."""
         return Path("plots") / self.dataset / "lr_range" / self.model
 
     @property
