@@ -208,58 +208,95 @@ def trains(name: str, part: str) -> bool:
     return part == "all" or name.startswith("fc") or (part == "head+norm" and norm)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """One optimisation step as it happened."""
+
+    groups: dict[str, tuple[float, float, float]]
+    """Parameter -> learning rate, momentum (AdamW: beta 1), weight decay."""
+    shape: tuple[int, ...]
+    """Of the images."""
+    open: set[str]
+    """Parameters that take a gradient."""
+
+
+def watched(data: dict[str, Any], pack: Path, folder: Path) -> list[Seen]:
+    """Run the real fit() over the whole recipe with a tiny network; note every step of the optimizer."""
+    config = read(data, folder)
+    net = Tiny(nn.Linear(4, 3))
+    names = {id(p): key for key, p in net.named_parameters()}
+    shapes: list[tuple[int, ...]] = []
+    seen: list[Seen] = []
+    net.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+
+    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        groups = {}
+        for group in optimizer.param_groups:
+            momentum = group["betas"][0] if "betas" in group else group["momentum"]
+            for parameter in group["params"]:
+                groups[names[id(parameter)]] = (group["lr"], momentum, group["weight_decay"])
+        seen.append(Seen(groups, shapes[-1], {k for k, p in net.named_parameters() if p.requires_grad}))
+
+    hook = register_optimizer_step_pre_hook(note)
+    try:
+        with checkpoint.Keeper("trace", {}, []) as keeper:
+            parts = (split(pack, "train"), split(pack, "val"))
+            rows = list(loop.fit(net, config, *parts, keeper, Progress(), False))
+    finally:
+        hook.remove()
+    phases = [name for name, phase in config.phases.items() for _ in range(phase.epochs)]
+    assert [row["phase"] for row in rows] == phases
+    return seen
+
+
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_every_step_of_a_reference_project_is_the_one_of_its_source(name, tiny_pack, monkeypatch, tmp_path):
     """Rate, momentum, weight decay, frozen set, image and batch size at every step of the whole run."""
     stretches = PROTOCOLS[name]
     data = copy.deepcopy(RECIPES[name])
+    assert list(data["phases"]) == [stretch.phase for stretch in stretches]
     for stretch in stretches:
         assert (data["phases"][stretch.phase].get("batch_size") or data["batch_size"]) == stretch.batch
     if data["batch_size"] > 42:  # the tiny dataset holds 42 images: smaller batches, so that there are steps
         data["batch_size"] = 8
         stretches = [dataclasses.replace(stretch, batch=8) for stretch in stretches]
-    config = read(data, tmp_path)
-    net = Tiny(nn.Linear(4, 3))
-    names = {id(p): key for key, p in net.named_parameters()}
-    shapes, seen = [], []
-    net.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
     monkeypatch.setattr(loop, "sweep_rates", lambda job: [])
+    seen = watched(data, tiny_pack, tmp_path)
 
-    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        now = {}
-        for group in optimizer.param_groups:
-            momentum = group["betas"][0] if "betas" in group else group["momentum"]
-            for parameter in group["params"]:
-                now[names[id(parameter)]] = (group["lr"], momentum, group["weight_decay"])
-        seen.append((now, shapes[-1], {k for k, p in net.named_parameters() if p.requires_grad}))
-
-    hook = register_optimizer_step_pre_hook(note)
-    try:
-        train, val = split(tiny_pack, "train"), split(tiny_pack, "val")
-        progress = Progress()
-        with checkpoint.Keeper("trace", {}, []) as keeper:
-            rows = list(loop.fit(net, config, train, val, keeper, progress, False))
-    finally:
-        hook.remove()
-
+    everything = {key for key, _ in Tiny(nn.Linear(4, 3)).named_parameters()}
     steps_seen = iter(seen)
     for stretch in stretches:
         steps = -(-42 // stretch.batch)
         wanted = list(stretch.schedule(stretch.peak, stretch.momentum, stretch.epochs, steps))
         assert len(wanted) == stretch.epochs * steps
         for i, (lr, momentum) in enumerate(wanted):
-            now, shape, open_ = next(steps_seen)
+            step = next(steps_seen)
             size = min(stretch.batch, 42 - stretch.batch * (i % steps))
-            assert shape == (size, 3, stretch.side, stretch.side)
-            assert set(now) == open_ == {k for k in names.values() if trains(k, stretch.trains)}
-            for key, (rate, beta, decay) in now.items():
+            assert step.shape == (size, 3, stretch.side, stretch.side)
+            assert set(step.groups) == step.open == {k for k in everything if trains(k, stretch.trains)}
+            for key, (rate, beta, decay) in step.groups.items():
                 assert rate == pytest.approx(lr * stretch.factors[group_of(key)], rel=1e-5, abs=1e-12)
                 assert beta == pytest.approx(momentum)
                 vector = key.endswith("bias") or ".1." in key or key.startswith("bn1")
                 spared = stretch.decay if stretch.decay_of_vectors is None else stretch.decay_of_vectors
                 assert decay == (spared if vector else stretch.decay)
     assert next(steps_seen, None) is None
-    assert [row["phase"] for row in rows] == [s.phase for s in stretches for _ in range(s.epochs)]
+
+
+def test_our_recipe_grows_its_images_under_one_cycle_and_slows_each_block(tiny_pack, tmp_path):
+    data = copy.deepcopy(RECIPES["stanford-cars"])
+    data["phases"]["all"]["epochs"] = 8
+    seen = watched(data, tiny_pack, tmp_path)
+    steps = 2  # 42 images in batches of 32
+    assert [step.shape[2] for step in seen[::steps]] == [224, 256, 288, 320, 352, 384, 416, 448]
+    wanted = one_cycle(0.3, 25, 25e4)(0.001, 0.9, 8, steps)
+    for step, (lr, momentum) in zip(seen, wanted, strict=True):
+        for key, (rate, beta, decay) in step.groups.items():
+            block = 5 if key.startswith("fc") else int(key[5]) if key.startswith("layer") else 0
+            assert rate == pytest.approx(lr * 0.8 ** (5 - block), rel=1e-5, abs=1e-12)
+            assert beta == pytest.approx(momentum)
+            matrix = key.endswith("weight") and "bn" not in key and ".1." not in key
+            assert decay == (0.05 if matrix else 0.0)
 
 
 def test_the_heads_are_those_of_the_sources():
