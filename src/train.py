@@ -13,7 +13,7 @@ from pathlib import Path
 from finegrain import runtime  # isort: skip  (sets the allocator before torch is imported)
 import torch
 
-from finegrain import checkpoint, loop, model, packed, params, paths, range_test, record
+from finegrain import ceiling, checkpoint, loop, model, optim, packed, params, paths, range_test, record
 from finegrain.errors import UserError
 from finegrain.progress import Progress, Row
 
@@ -82,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         model.save(run.weights, run.sidecar, kept.weights, facts)
         write_sweeps(run, chosen, list(config.phases))
-        record.write_json(run.cost, cost(net, [*chosen.rows, *final.rows], device))
+        average = optim.average(net, config.ema_decay) if config.ema_decay else None
+        job = loop.Job(net, config, next(iter(config.phases)), train, bf16, average)
+        record.write_json(run.cost, cost(job, [*chosen.rows, *final.rows], min(chosen.lrs.values())))
 
 
 def write_history(run: paths.Run, progress: Progress) -> None:
@@ -103,13 +105,14 @@ def write_sweeps(run: paths.Run, progress: Progress, phases: Sequence[str]) -> N
             chart.save(figure, run.lr_range / f"{phase}.png")
 
 
-def cost(net: torch.nn.Module, rows: Sequence[Row], device: torch.device) -> dict[str, float]:
+def cost(job: loop.Job, rows: Sequence[Row], lr: float) -> dict[str, float]:
     images = sum(row["train_images"] for row in rows)
     return {
         "seconds": round(sum(row["seconds"] for row in rows), 2),
         "images_per_second": round(images / sum(row["train_seconds"] for row in rows), 1),
-        "parameters": model.parameters(net),
-        "peak_memory_bytes": runtime.peak_memory_bytes(device),
+        "fraction_of_ceiling": round(ceiling.fraction(job, rows, lr), 3),
+        "parameters": model.parameters(job.net),
+        "peak_memory_bytes": runtime.peak_memory_bytes(job.train.device),
     }
 
 

@@ -131,8 +131,8 @@ def test_a_loss_that_is_not_finite_stops_at_that_step_and_keeps_the_last_checkpo
     broken = {**copy.deepcopy(TWO_PHASES["all"]), "epochs": 1, "schedule": {"kind": "constant"}, "lr": 1e30}
     config = settings(tmp_path, phases={**copy.deepcopy(TWO_PHASES), "broken": broken})
     steps = []
-    real = loop._step
-    monkeypatch.setattr(loop, "_step", lambda *args: steps.append(1) or real(*args))
+    real = loop.take_step
+    monkeypatch.setattr(loop, "take_step", lambda *args: steps.append(1) or real(*args))
     with pytest.raises(UserError) as caught:
         run(tiny_pack, config)
     message = str(caught.value)

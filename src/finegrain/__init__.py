@@ -22,6 +22,7 @@ range_test   the LR range test and its suggestions
 progress     what a run learns, and the eye on its loss
 checkpoint   keyed, atomic, locked
 loop         fit() and predict()
+ceiling      how fast the steps would be if images cost nothing
 predictions  the kept answers for every test image
 scores       metrics, intervals, paired tests
 leaderboard  rank the models

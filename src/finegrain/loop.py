@@ -4,7 +4,8 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ class Job:
     """Of the phase."""
     train: Split
     bf16: bool
+    average: AveragedModel | None = None
 
     @property
     def phase(self) -> Phase:
@@ -44,6 +46,10 @@ class Job:
     def steps(self) -> int:
         """Of an epoch."""
         return self.train.steps(self.batch_size)
+
+    @cached_property
+    def mix(self) -> augment.Mix | None:
+        return augment.mixer(self.config.augment, len(self.train.class_names))
 
     def batches(self, epoch: int | str, side: int) -> Iterator[tuple[Tensor, Tensor]]:
         return self.train.train_batches(epoch, self.batch_size, side, self.config.augment, self.config.seed)
@@ -85,7 +91,7 @@ def fit(
         begun, epochs = progress.epochs(name), plan.epochs(name) if plan else phase.epochs
         if begun == epochs or name in progress.stopped:
             continue
-        job = Job(net, config, name, train, bf16)
+        job = Job(net, config, name, train, bf16, average)
         model.set_part(net, phase.part)
         if name not in progress.lrs:
             progress.lrs[name] = plan.lrs[name] if plan else _learning_rate(job, progress)
@@ -96,7 +102,7 @@ def fit(
             started = time.monotonic()
             epoch = len(progress.rows) + 1
             row: Row = {"epoch": epoch, "phase": name, "side_pixels": phase.side(phase_epoch)}
-            row |= _train_epoch(job, optimizer, progress.lrs[name], average, epoch, phase_epoch)
+            row |= _train_epoch(job, optimizer, progress.lrs[name], epoch, phase_epoch)
             row["train_seconds"] = time.monotonic() - started
             kept = average.module if average else net
             if val:
@@ -111,20 +117,12 @@ def fit(
                 saved = time.monotonic()
             if name in progress.stopped:
                 break
-    if (
-        config.refit and val and optimizer
-    ):  # so that a kill during the second training does not repeat the first
+    if config.refit and val and optimizer:
+        # so that a kill during the second training does not repeat this one
         keeper.write(_state(net, optimizer, average, progress))
 
 
-def _train_epoch(
-    job: Job,
-    optimizer: torch.optim.Optimizer,
-    lr: float,
-    average: AveragedModel | None,
-    epoch: int,
-    phase_epoch: int,
-) -> Row:
+def _train_epoch(job: Job, optimizer: torch.optim.Optimizer, lr: float, epoch: int, phase_epoch: int) -> Row:
     """One pass over the training images.
 
     Args:
@@ -137,7 +135,6 @@ def _train_epoch(
     """
     phase, steps, device = job.phase, job.steps, job.train.device
     model.train_mode(job.net, phase.part, phase.frozen_statistics)
-    mix = augment.mixer(job.config.augment, len(job.train.class_names))
     watch = LossWatch(steps, device)
     loss_sum = torch.zeros((), device=device)
     correct, images = torch.zeros((), device=device, dtype=torch.int64), 0
@@ -146,9 +143,7 @@ def _train_epoch(
     for step, (x, y) in enumerate(bar):
         optim.set_rates(optimizer, phase, phase_epoch * steps + step, steps)
         torch.manual_seed(augment.seed_of(job.config.seed, "step", epoch, step))  # mixing, dropout
-        loss, logits = _step(job, optimizer, mix, x, y)
-        if average:
-            average.update_parameters(job.net)
+        loss, logits = take_step(job, optimizer, x, y)
         loss_sum += loss * len(y)  # stays on the device: no wait per step
         correct += (logits.argmax(1) == y).sum()
         images += len(y)
@@ -169,15 +164,13 @@ def _train_epoch(
     }
 
 
-def _step(
-    job: Job, optimizer: torch.optim.Optimizer, mix: augment.Mix | None, x: Tensor, y: Tensor
-) -> tuple[Tensor, Tensor]:
+def take_step(job: Job, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """One optimisation step on images ``[N, 3, side, side]`` and class ids ``[N]``.
 
     Returns:
         The loss, a scalar, and the logits ``[N, classes]``, both detached and on the device.
     """
-    x, target = mix(x, y) if mix else (x, y)
+    x, target = job.mix(x, y) if job.mix else (x, y)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=job.bf16):
         logits = job.net(x)
         loss = F.cross_entropy(logits, target, label_smoothing=job.config.label_smoothing)
@@ -186,6 +179,8 @@ def _step(
     if job.phase.clip_norm:
         nn.utils.clip_grad_norm_(job.net.parameters(), job.phase.clip_norm)
     optimizer.step()
+    if job.average:
+        job.average.update_parameters(job.net)
     return loss.detach(), logits.detach()
 
 
@@ -208,7 +203,7 @@ def sweep_rates(job: Job) -> list[range_test.Point]:
     before = {name: value.clone() for name, value in job.net.state_dict().items()}
     optimizer = job.optimizer(1.0)
     model.train_mode(job.net, job.phase.part, job.phase.frozen_statistics)
-    mix = augment.mixer(job.config.augment, len(job.train.class_names))
+    job = replace(job, average=None)
     batches = itertools.chain.from_iterable(
         job.batches(f"range test {round_}", job.phase.side(0)) for round_ in itertools.count()
     )
@@ -219,7 +214,7 @@ def sweep_rates(job: Job) -> list[range_test.Point]:
         for group in optimizer.param_groups:
             group["lr"] = lr * group["peak_lr"]  # the groups' factors, for a peak rate of 1
         torch.manual_seed(augment.seed_of(job.config.seed, "range test", bar.n))
-        loss, _ = _step(job, optimizer, mix, *next(batches))
+        loss, _ = take_step(job, optimizer, *next(batches))
         bar.update()
         return loss.item()  # waits for the device: the sweep must know when to stop
 
