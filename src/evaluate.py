@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results, probabilities = {}, {}
     for part in ("test", "train") if facts["refit"] else ("test", "val", "train"):
         split = packed.Split(data.pack, part, device, facts["mean"], facts["std"])
-        logits, labels = loop.predict(net, split, config.batch_size, side, bf16, flip, label=part)
+        logits, labels = loop.predict(net, split, side, bf16, flip, label=part)
         probabilities[part] = scores.softmax(logits.numpy().astype(np.float64))
         results[part] = scores.metrics(probabilities[part], labels.numpy())
         if part == "test":

@@ -78,7 +78,7 @@ def test_fit_learns_and_keeps_the_best_epoch_by_validation(tiny_pack, tmp_path):
     assert progress.best["val_top1"] == max(row["val_top1"] for row in progress.rows) >= 0.8
     again = model.build("resnet18", 3, "none", Head(), 9)
     again.load_state_dict(progress.weights)
-    logits, labels = loop.predict(again, split(tiny_pack, "val"), 5, 32, bf16=False)
+    logits, labels = loop.predict(again, split(tiny_pack, "val"), 32, bf16=False)
     assert (logits.argmax(1) == labels).double().mean().item() == progress.best["val_top1"]
 
 
@@ -182,7 +182,7 @@ def test_the_average_is_what_is_validated_and_kept(tiny_pack, tmp_path):
     assert progress.weights.keys() == net.state_dict().keys()
     again = model.build("resnet18", 3, "none", Head(), 9)
     again.load_state_dict(progress.weights)
-    logits, labels = loop.predict(again, split(tiny_pack, "val"), 5, 32, bf16=False)
+    logits, labels = loop.predict(again, split(tiny_pack, "val"), 32, bf16=False)
     assert (logits.argmax(1) == labels).double().mean().item() == progress.best["val_top1"]
 
 
@@ -234,8 +234,8 @@ def test_clipping_bounds_what_a_step_can_do(tiny_pack, tmp_path):
 def test_predict_gives_each_image_once_whatever_the_batch_size(tiny_pack):
     net = model.build("resnet18", 3, "none", Head(), 0)
     test = split(tiny_pack, "test")
-    one, labels = loop.predict(net, test, 5, 32, bf16=False)
-    other, _ = loop.predict(net, test, 18, 32, bf16=False)
+    one, labels = loop.predict(net, test, 32, bf16=False, batch_size=5)
+    other, _ = loop.predict(net, test, 32, bf16=False)
     assert one.shape == (18, 3) and torch.equal(labels, test.labels)
     assert torch.allclose(one, other, atol=1e-5)
 
@@ -247,6 +247,6 @@ def test_predict_with_flip_is_the_mean_over_both_views(tiny_pack):
     net.eval()
     with torch.no_grad():
         slow = (net(images) + net(images.flip(3))) / 2
-    ours, _ = loop.predict(net, test, 18, 32, bf16=False, flip=True)
+    ours, _ = loop.predict(net, test, 32, bf16=False, flip=True)
     assert torch.allclose(ours, slow, atol=1e-5)
-    assert not torch.allclose(ours, loop.predict(net, test, 18, 32, bf16=False)[0], atol=1e-5)
+    assert not torch.allclose(ours, loop.predict(net, test, 32, bf16=False)[0], atol=1e-5)

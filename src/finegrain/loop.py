@@ -21,6 +21,9 @@ from finegrain.params import Params
 from finegrain.progress import LossWatch, Progress, Row
 from finegrain.recipe import Phase
 
+PREDICT_BATCH = 64
+"""Images that ``predict`` takes at a time: without gradients more fit than in a training step."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -226,7 +229,7 @@ def sweep_rates(job: Job) -> list[range_test.Point]:
 
 
 def _validate(net: nn.Module, val: Split, job: Job, row: Row) -> Row:
-    logits, labels = predict(net, val, job.batch_size, row["side_pixels"], job.bf16)
+    logits, labels = predict(net, val, row["side_pixels"], job.bf16)
     loss = F.cross_entropy(logits, labels).item()
     if not math.isfinite(loss):
         raise UserError(
@@ -240,11 +243,11 @@ def _validate(net: nn.Module, val: Split, job: Job, row: Row) -> Row:
 def predict(
     net: nn.Module,
     split: Split,
-    batch_size: int,
     side: int,
     bf16: bool,
     flip: bool = False,
     label: str | None = None,
+    batch_size: int = PREDICT_BATCH,
 ) -> tuple[Tensor, Tensor]:
     """Logits ``[N, classes]`` float32 and labels ``[N]`` of a whole split, on the CPU, in its order.
 
