@@ -93,6 +93,12 @@ def test_model_names_are_torchvision_s():
         ({"ema_decay": 1.0}, ["ema_decay: 1.0", "less than 1"]),
         ({"augment__zoom": 0.5}, ["augment.zoom: 0.5", "greater than or equal to 1"]),
         ({"evaluate__flips": True}, ["evaluate: unknown key 'flips'", "did you mean 'flip'?"]),
+        (
+            {"augment__pad_crop_pixels": 40, "phases__all__side_pixels": 32},
+            ["augment.pad_crop_pixels: 40 is not less than the smallest image, 32 px"],
+        ),
+        ({"batch_size": 1}, ["batch_size: 1", "greater than or equal to 2"]),
+        ({"phases__all__batch_size": 1}, ["phases.all.batch_size: 1", "greater than or equal to 2"]),
         ({"refit": None}, ["refit: is missing"]),
         ({"phases__all__epochs": 0}, ["phases.all.epochs: 0", "greater than 0"]),
         ({"phases__all__epochs": 2.5}, ["phases.all.epochs: 2.5", "valid integer"]),

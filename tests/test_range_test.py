@@ -76,6 +76,14 @@ def test_steepest_and_valley_on_a_drawn_curve():
     assert found["valley"] == points[4].lr  # the first below (9 + 3.4) / 2
 
 
+@pytest.mark.parametrize("kind", ["steepest", "valley"])
+def test_noise_of_the_first_batches_suggests_nothing(kind):
+    quiet = [5.0] * 40 + [5.0 - 0.1 * i for i in range(20)] + [3.0 + 0.2 * i for i in range(20)]
+    noisy = [9.0, 5.5, 7.0, 4.9, *quiet[4:]]
+    points = [Point(10 ** (i / 10 - 6), loss, loss) for i, loss in enumerate(noisy)]
+    assert 40 <= [p.lr for p in points].index(range_test.suggest(points, kind)) < 60
+
+
 def test_a_curve_that_never_falls_gives_no_rate():
     with pytest.raises(UserError, match="the loss fell at no rate .* widen the range"):
         range_test.suggest(curve([float(i) for i in range(12)]), "valley")

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from finegrain import paths
 from finegrain.errors import UserError
 from finegrain.recipe import Augment, Evaluate, Head, LearningRate, Normalisation, Phase, RangeTest
-from finegrain.section import NonNegativeFloat, Ratio, Section, Side
+from finegrain.section import BatchSize, NonNegativeFloat, Ratio, Section, Side
 
 ModelName = Literal[
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
@@ -113,7 +113,7 @@ class Params(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     lr: LearningRate
     """Peak rate of every phase that does not set its own."""
-    batch_size: PositiveInt
+    batch_size: BatchSize
     label_smoothing: Ratio
     ema_decay: Ratio | None
     """An exponential moving average of the weights is validated and kept; none: the weights themselves."""
@@ -135,6 +135,17 @@ class Params(Section):
         twice = sorted({name for name in self.models if self.models.count(name) > 1})
         if twice:
             raise PydanticCustomError("twice", "models: {twice} is listed twice", {"twice": twice[0]})
+        return self
+
+    @model_validator(mode="after")
+    def _pads_less_than_the_image(self) -> "Params":
+        smallest = min(phase.side(0) for phase in self.phases.values())
+        if self.augment.pad_crop_pixels >= smallest:
+            raise PydanticCustomError(
+                "padding",
+                "augment.pad_crop_pixels: {pixels} is not less than the smallest image, {side} px",
+                {"pixels": self.augment.pad_crop_pixels, "side": smallest},
+            )
         return self
 
 

@@ -74,7 +74,11 @@ def suggest(points: Sequence[Point], kind: str) -> float:
 
 
 def suggestions(points: Sequence[Point]) -> dict[str, float]:
-    """Every suggestion that the sweep allows, by name; none where the loss never fell."""
+    """Every suggestion that the sweep allows, by name; none where the loss never fell.
+
+    The first tenth of the points is passed over: there the moving average is of few batches and mostly noise.
+    """
+    points = points[len(points) // 10 :]
     found = {"steepest": _steepest(points), "valley": _valley(points)}
     return {name: lr for name, lr in found.items() if lr is not None}
 

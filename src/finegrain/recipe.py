@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, PositiveInt, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from finegrain.section import NonNegativeFloat, PositiveFloat, Ratio, Section, Side, ordered
+from finegrain.section import BatchSize, NonNegativeFloat, PositiveFloat, Ratio, Section, Side, ordered
 
 
 class Head(Section):
@@ -122,7 +122,7 @@ class Phase(Section):
     epochs: PositiveInt
     side_pixels: _SidePixels
     """One size, or [first, last]: grows from epoch to epoch, in between rounded to multiples of 32."""
-    batch_size: PositiveInt | None = None
+    batch_size: BatchSize | None = None
     """None: the top-level ``batch_size``."""
     optimizer: Annotated[Sgd | AdamW, Field(discriminator="kind")]
     schedule: Annotated[Constant | Step | Cosine | OneCycle, Field(discriminator="kind")]

@@ -9,6 +9,8 @@ from pydantic_core import PydanticCustomError
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+BatchSize = Annotated[int, Field(ge=2)]
+"""Batch norm has no variance of one image."""
 Side = Annotated[int, Field(ge=32, le=1024)]
 
 
