@@ -101,7 +101,7 @@ def write_sweeps(run: paths.Run, progress: Progress, phases: Sequence[str]) -> N
         if points:
             from finegrain import chart, figures  # matplotlib takes a second: most recipes have no sweep
 
-            figure = figures.lr_range(points, range_test.suggestions(points), progress.lrs[phase])
+            figure = figures.lr_range(phase, points, range_test.suggestions(points), progress.lrs[phase])
             chart.save(figure, run.lr_range / f"{phase}.png")
 
 

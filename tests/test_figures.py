@@ -102,8 +102,23 @@ def test_save_writes_the_file_whole(project):
     assert is_png((project / "a" / "b.png").read_bytes())
 
 
-def test_the_lr_range_figure_is_drawn_for_a_short_and_a_diverging_sweep():
-    points = [Point(10.0 ** (i / 8 - 6), 5 - i / 20 + (i > 50) * 1.2**i, 5 - i / 20) for i in range(56)]
-    suggestions = {"steepest": 1e-3, "valley": 3e-3}
-    assert is_png(chart.png(figures.lr_range(points, suggestions, 0.01)))
-    assert is_png(chart.png(figures.lr_range(points[:1], {}, 0.01)))
+def test_the_lr_range_figure_is_drawn_for_any_sweep_and_shows_the_fall_of_the_loss():
+    rates = [10.0 ** (i / 10 - 6) for i in range(70)]
+    # a first batch far off, a plateau, a fall, a divergence
+    smoothed = [
+        2.0,
+        4.0,
+        *[5.0] * 30,
+        *[5.0 - 0.1 * i for i in range(20)],
+        *[3.0 * 1.3**i for i in range(18)],
+    ]
+    points = [
+        Point(lr, loss + 0.2 * (-1) ** i, loss)
+        for i, (lr, loss) in enumerate(zip(rates, smoothed, strict=True))
+    ]
+    figure = figures.lr_range("all", points, {"steepest": 1e-3, "valley": 3e-3}, 0.01)
+    low, high = figure.axes[0].get_ylim()
+    assert low < 3.0 and 5.0 < high < 8
+    assert figure.axes[0].get_title(loc="left") == "LR range test before phase all"
+    assert is_png(chart.png(figure))
+    assert is_png(chart.png(figures.lr_range("$a", points[:1], {}, 0.01)))

@@ -84,6 +84,21 @@ def test_noise_of_the_first_batches_suggests_nothing(kind):
     assert 40 <= [p.lr for p in points].index(range_test.suggest(points, kind)) < 60
 
 
+@pytest.mark.parametrize("kind", ["steepest", "valley"])
+def test_noisy_batches_do_not_hide_the_fall(kind):
+    """A loss of 5 that falls to 3 between 1e-4 and 1e-2, with batches that scatter by 0.3."""
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+
+        def step(lr: float, generator: torch.Generator = generator) -> float:
+            fall = min(max((math.log10(lr) + 4) / 2, 0), 1)
+            return 5 - 2 * fall + 0.3 * torch.randn((), generator=generator).item() + (lr / 0.3) ** 2
+
+        config = RangeTest(start=1e-6, end=10.0, steps=100, suggestion=kind)
+        # the average follows ten steps late, half a decade of the rate
+        assert 1e-4 < range_test.suggest(range_test.sweep(step, config), kind) < 3e-2
+
+
 def test_a_curve_that_never_falls_gives_no_rate():
     with pytest.raises(UserError, match="the loss fell at no rate .* widen the range"):
         range_test.suggest(curve([float(i) for i in range(12)]), "valley")

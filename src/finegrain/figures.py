@@ -6,6 +6,7 @@ Every share (top-1) is in [0, 1] and shown in percent.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -104,10 +105,11 @@ def _draw_phases(histories: Sequence[pd.DataFrame], named: Axes, panels: Sequenc
 
 
 @styled
-def lr_range(points: Sequence[Point], suggestions: Mapping[str, float], chosen: float) -> Figure:
+def lr_range(phase: str, points: Sequence[Point], suggestions: Mapping[str, float], chosen: float) -> Figure:
     """Loss against learning rate on a log scale, with the suggested rates and the one that was taken.
 
     Args:
+        phase: its name.
         points: of the sweep; at least one.
         suggestions: name -> rate.
     """
@@ -121,9 +123,12 @@ def lr_range(points: Sequence[Point], suggestions: Mapping[str, float], chosen: 
         axes.plot([rate], [height], marker, color=colour, ms=9, label=f"{name}: {rate:.2g}")
     axes.axvline(chosen, color=GREY, lw=1.2, ls=(0, (4, 2)), label=f"taken: {chosen:.2g}")
     axes.set_xscale("log")
-    low, high = min(point.loss for point in points), smoothed[0]
-    axes.set_ylim(low - 0.1 * max(high - low, 0.1), high + 0.5 * max(high - low, 0.1))
-    axes.set_title("LR range test")
+    # the first averages are of few batches and jump; a loss that diverges leaves the picture
+    settled = smoothed[len(smoothed) // 5 :]
+    plateau, low = float(np.median(settled[: len(settled) // 2 + 1])), min(settled)
+    reach = max(plateau - low, 0.05 * abs(plateau))
+    axes.set_ylim(low - 0.6 * reach, plateau + 1.2 * reach)
+    axes.set_title(f"LR range test before phase {phase}", parse_math=False)
     axes.set_xlabel("peak learning rate")
     axes.set_ylabel("training loss")
     axes.legend()

@@ -84,12 +84,17 @@ def suggestions(points: Sequence[Point]) -> dict[str, float]:
 
 
 def _steepest(points: Sequence[Point]) -> float | None:
-    """The rates are evenly spaced in their logarithm: plain differences are slopes."""
-    if len(points) < 2:
+    """The rates are evenly spaced in their logarithm: differences are slopes.
+
+    Taken over a sixth of the sweep, or the noise of a few batches would be the steepest.
+    """
+    reach = max(1, len(points) // 12)
+    losses = [point.smoothed_loss for point in points]
+    inner = range(reach, len(points) - reach)
+    if not inner:
         return None
-    falls = [b.smoothed_loss - a.smoothed_loss for a, b in zip(points, points[1:], strict=False)]
-    steepest = min(range(len(falls)), key=falls.__getitem__)
-    return points[steepest].lr if falls[steepest] < 0 else None
+    steepest = min(inner, key=lambda i: losses[i + reach] - losses[i - reach])
+    return points[steepest].lr if losses[steepest + reach] < losses[steepest - reach] else None
 
 
 def _valley(points: Sequence[Point]) -> float | None:
