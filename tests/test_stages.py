@@ -124,7 +124,7 @@ def test_the_cost_file_holds_what_the_run_took(finished):
     for model in MODELS:
         cost = json.loads((finished["folder"] / f"metrics/sample/cost/{model}.json").read_text())
         assert cost["seconds"] > 0 and cost["images_per_second"] > 0
-        assert 0.1 < cost["fraction_of_ceiling"] < 3  # two noisy speeds of a tiny run
+        assert cost["fraction_of_ceiling"] > 0  # of two noisy speeds: tests/test_ceiling.py checks the value
         assert cost["parameters"] > 1e6 and cost["peak_memory_bytes"] > 1e8
 
 
