@@ -9,6 +9,7 @@ import drawn
 import numpy as np
 import pytest
 import yaml
+from pipeline import ROOT
 
 import download
 import pack
@@ -17,23 +18,9 @@ from finegrain import manifest, packing, picture, record
 from finegrain.errors import UserError
 from finegrain.sources import archive
 
-CONFIG: dict[str, Any] = {
-    "dataset": {"name": "toy", "source": "archive", "path": "photos.zip"},
-    "split": {"val_ratio": 0.2, "test_ratio": 0.2},
-    "pack": {"side_pixels": 32},
-    "models": ["resnet18"],
-    "seed": 0,
-    "weights": "none",
-    "lr": 0.1,
-    "batch_size": 4,
-    "augment": {"crop_scale": [0.5, 1.0]},
-    "phases": {
-        "all": {
-            "part": "all", "epochs": 1, "side_pixels": 32,
-            "optimizer": {"kind": "sgd"}, "schedule": {"kind": "constant"},
-        }
-    },
-}  # fmt: skip
+CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
+CONFIG["split"] |= {"val_ratio": 0.2, "test_ratio": 0.2}
+CONFIG |= {"dataset": {"name": "toy", "source": "archive", "path": "photos.zip"}, "pack": {"side_pixels": 32}}
 FILES = drawn.classes({"b": 6, "a": 5, "C": 7}) | {
     f"a/photo {n}.jpg": drawn.encode(drawn.picture(100 + n, 300, 200), "JPEG") for n in range(3)
 }
