@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from finegrain import params, picture, record
 from finegrain.errors import UserError
 from finegrain.sources import archive
+from finegrain.sources.folders import Image
 
 COLUMNS = ("path", "part", "class", "split", "width", "height", "bytes", "sha256", "phash")
 SPLITS = ("train", "val", "test")
@@ -95,20 +96,19 @@ class Manifest:
 def inspect(reader: archive.Reader) -> Inspected:
     """Open every image once, decode it fully, and hash it."""
     threads = os.cpu_count() or 1
-    found = record.in_order(_inspect_one, reader.read(reader.images), threads, ahead=4 * threads)
+    found = record.in_order(_inspect_one, reader.read(), threads, ahead=4 * threads)
     rows, rejected = [], []
-    for image, result in record.progress(found, total=len(reader.images), label="check images"):
+    for image, result in record.progress(found, total=len(reader), label="check images"):
         if isinstance(result, str):
             rejected.append((image.path, result))
         else:
             rows.append((image.path, image.part, image.class_name, image.split or "", *result))
-    classes = sorted({image.class_name for image in reader.images})
-    return Inspected(pd.DataFrame(rows, columns=COLUMNS), sorted(rejected), classes)
+    return Inspected(pd.DataFrame(rows, columns=COLUMNS), sorted(rejected), reader.classes)
 
 
 def _inspect_one(
-    item: tuple[archive.Image, bytes],
-) -> tuple[archive.Image, tuple[int, int, int, str, str] | str]:
+    item: tuple[Image, bytes],
+) -> tuple[Image, tuple[int, int, int, str, str] | str]:
     """(width, height, bytes, sha256, phash) of one image, or why it cannot be used."""
     image, data = item
     try:

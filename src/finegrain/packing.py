@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from finegrain import picture, record
 from finegrain.errors import UserError
 from finegrain.sources import archive
+from finegrain.sources.folders import Image
 
 SPLITS = ("train", "val", "test")
 
@@ -72,7 +73,7 @@ def _squares(
 ) -> Iterator[tuple[str, bytes, list[int]]]:
     """Path, pixels and their histogram, of each image in the archive's order."""
 
-    def square(item: tuple[archive.Image, bytes]) -> tuple[str, bytes, list[int]]:
+    def square(item: tuple[Image, bytes]) -> tuple[str, bytes, list[int]]:
         image, data = item
         try:
             pixels = picture.square(data, side)
@@ -80,13 +81,13 @@ def _squares(
             raise UserError(f"{image.path}: {error}; the archive has changed, run `dvc repro`") from None
         return image.path, pixels.tobytes(), pixels.histogram()
 
-    wanted = [image for image in reader.images if image.path in paths]
-    if len(wanted) < len(paths):
-        missing = min(set(paths) - {image.path for image in wanted})
+    missing = min((path for path in paths if reader.place(path) is None), default=None)
+    if missing is not None:
         raise UserError(f"the archive holds no {missing}, but the manifest does; run `dvc repro`")
     threads = os.cpu_count() or 1
-    found = record.in_order(square, reader.read(wanted), threads, ahead=4 * threads)
-    yield from record.progress(found, total=len(wanted), label="pack")
+    images = reader.read(wanted=lambda image: image.path in paths)
+    found = record.in_order(square, images, threads, ahead=4 * threads)
+    yield from record.progress(found, total=len(paths), label="pack")
 
 
 def moments(histogram: NDArray[np.int64]) -> tuple[list[float], list[float]]:
