@@ -9,6 +9,7 @@ record       JSON and CSV writers, progress bars, provenance
 rows         tables larger than memory
 sources/     sample, kaggle, archive, cifar: put a readable archive in data/<name>/archive
 picture      the only place that decodes images
+near         pairs of images that look alike
 manifest     checks, hashes, duplicates, stratified split
 packing      decode every image once into uint8 arrays
 runtime      allocator, device, precision, peak memory: import it before torch
