@@ -38,12 +38,12 @@ def pack(reader: archive.Reader, table: Path, folder: Path, side_pixels: int) ->
         files = [stack.enter_context((folder / f"{split}.npy").open("wb")) for split in SPLITS]
         counts = [plan.counts[split] for split in SPLITS]
         starts = [_write_header(*each, side_pixels) for each in zip(files, counts, strict=True)]
-        for place, pixels, values in _squares(reader, plan, side_pixels):
+        for place, pixels, train_counts in _squares(reader, plan, side_pixels):
             split, row = plan.split[place], int(plan.row[place])
             files[split].seek(starts[split] + row * len(pixels))
             files[split].write(pixels)
-            if SPLITS[split] == "train":
-                histogram += values
+            if train_counts:
+                histogram += train_counts
 
     for split, labels in plan.labels.items():
         np.save(folder / f"{split}_labels.npy", labels)
@@ -98,16 +98,17 @@ def _write_header(file: BinaryIO, rows: int, side: int) -> int:
     return file.tell()
 
 
-def _squares(reader: archive.Reader, plan: _Plan, side: int) -> Iterator[tuple[int, bytes, list[int]]]:
-    """Place, pixels and their histogram, of each image in the archive's order."""
+def _squares(reader: archive.Reader, plan: _Plan, side: int) -> Iterator[tuple[int, bytes, list[int] | None]]:
+    """Place and pixels of each image in the archive's order; of a train image also the histogram."""
 
-    def square(item: tuple[Image, bytes]) -> tuple[int, bytes, list[int]]:
+    def square(item: tuple[Image, bytes]) -> tuple[int, bytes, list[int] | None]:
         image, data = item
         try:
             pixels = picture.square(data, side)
         except picture.BadImage as error:
             raise UserError(f"{image.path}: {error}; the archive has changed, run `dvc repro`") from None
-        return image.place, pixels.tobytes(), pixels.histogram()
+        is_train = SPLITS[plan.split[image.place]] == "train"
+        return image.place, pixels.tobytes(), pixels.histogram() if is_train else None
 
     threads = os.cpu_count() or 1
     images = reader.read(wanted=lambda image: plan.split[image.place] >= 0)
