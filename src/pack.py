@@ -7,7 +7,7 @@ Writes  data/<name>/pack
 import argparse
 from collections.abc import Sequence
 
-from finegrain import manifest, packing, params, paths, record
+from finegrain import packing, params, paths, record
 from finegrain.sources import archive
 
 
@@ -15,10 +15,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     config = params.read()
     data = paths.Data(config.dataset.name)
-    table = manifest.read(data.manifest)
-    digest = record.sha256(data.manifest)
     with archive.Reader(data.archive) as reader, archive.whole(data.pack) as folder:
-        packing.pack(reader, table, folder, config.pack.side_pixels, digest)
+        packing.pack(reader, data.manifest, folder, config.pack.side_pixels)
 
 
 if __name__ == "__main__":

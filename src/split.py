@@ -18,13 +18,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = paths.Data(config.dataset.name)
     with archive.Reader(data.archive) as reader:
         inspected = manifest.inspect(reader)
-    record.write_csv(data.rejected, ("path", "reason"), inspected.rejected)
+    record.write_csv(data.rejected, ("path", "reason"), inspected.rejected())
     inspected.refuse_many_bad(config.split.max_bad_ratio, data.rejected)
 
     result = manifest.build(inspected, config.split, config.seed)
-    manifest.write(data.manifest, result.frame)
-    record.write_csv(data.rejected, ("path", "reason"), result.rejected)
-    record.write_csv(data.near_duplicates, ("test_path", "other_path", "bits"), result.near.rows)
+    record.write_csv(data.manifest, manifest.COLUMNS, result.rows())
+    record.write_csv(data.rejected, ("path", "reason"), result.rejected())
+    record.write_csv(data.near_duplicates, ("test_path", "other_path", "bits"), result.near_duplicates())
     record.write_csv(data.class_balance, ("class", "split", "images"), result.balance())
     record.write_json(data.split_metrics, result.metrics() | {"sha256": record.sha256(data.manifest)})
 

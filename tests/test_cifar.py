@@ -48,7 +48,7 @@ def test_every_package_gives_the_same_images(pickles, tmp_path, kind, top):
     target = cifar.convert(source, tmp_path / "archive")
     assert [file.name for file in (tmp_path / "archive").iterdir()] == ["cifar100.zip"]
     with archive.Reader(target.parent) as reader:
-        found = {i.path: (i, np.asarray(Image.open(io.BytesIO(d)))) for i, d in reader.read(reader.images)}
+        found = {i.path: (i, np.asarray(Image.open(io.BytesIO(d)))) for i, d in reader.read()}
     assert len(found) == 10
     for split, pixels in PIXELS.items():
         for n, row in enumerate(pixels):

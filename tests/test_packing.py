@@ -41,16 +41,16 @@ def packed(project):
 
 
 def test_arrays_equal_decoding_each_image_by_itself(packed):
-    frame = manifest.read(Path("data/toy/manifest.csv"))
+    table = list(manifest.read(Path("data/toy/manifest.csv")))
     facts = json.loads((packed / "pack.json").read_text())
     assert facts["classes"] == ["C", "a", "b"]
     for name in packing.SPLITS:
-        rows = frame[frame["split"] == name]
+        rows = [row for row in table if row.split == name]
         images, labels = np.load(packed / f"{name}.npy"), np.load(packed / f"{name}_labels.npy")
         assert images.dtype == np.uint8 and images.shape == (len(rows), 32, 32, 3)
         assert labels.dtype == np.int64 and facts["counts"][name] == len(rows)
-        assert [facts["classes"][label] for label in labels] == rows["class"].tolist()
-        slow = [np.asarray(picture.square(FILES[path], 32)) for path in rows["path"]]
+        assert [facts["classes"][label] for label in labels] == [row.class_name for row in rows]
+        slow = [np.asarray(picture.square(FILES[row.path], 32)) for row in rows]
         assert np.array_equal(images, np.stack(slow))
 
 
@@ -114,8 +114,7 @@ def test_too_many_bad_images_stop_the_split_with_the_report_written(project):
 
 def test_an_archive_that_is_not_the_manifest_s_is_refused_and_the_old_pack_stays(packed):
     before = (packed / "train.npy").read_bytes()
-    frame = manifest.read(Path("data/toy/manifest.csv"))
-    gone, bad = frame["path"][0], frame["path"][1]
+    gone, bad, *_ = (row.path for row in manifest.read(Path("data/toy/manifest.csv")))
     for files, message in [
         ({path: data for path, data in FILES.items() if path != gone}, f"holds no {gone}"),
         (FILES | {bad: b"<html>"}, f"{bad}: not an image"),
@@ -131,4 +130,4 @@ def test_a_full_disk_is_noticed_before_packing(packed, monkeypatch):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with archive.Reader(Path("data/toy/archive")) as reader, pytest.raises(UserError, match="GB are missing"):
-        packing.pack(reader, manifest.read(Path("data/toy/manifest.csv")), packed, 512, "")
+        packing.pack(reader, Path("data/toy/manifest.csv"), packed, 512)

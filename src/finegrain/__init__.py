@@ -6,8 +6,10 @@ recipe       the part of params.yaml that says how a network is trained
 params       typed params.yaml: the only module that reads it
 paths        where each artefact lives, relative to the current folder
 record       JSON and CSV writers, progress bars, provenance
+rows         tables larger than memory
 sources/     sample, kaggle, archive, cifar: put a readable archive in data/<name>/archive
 picture      the only place that decodes images
+near         pairs of images that look alike
 manifest     checks, hashes, duplicates, stratified split
 packing      decode every image once into uint8 arrays
 runtime      allocator, device, precision, peak memory: import it before torch

@@ -1,63 +1,94 @@
 """Decode every image once into uint8 arrays that training maps into memory."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from finegrain import picture, record
+from finegrain import manifest, picture, record
 from finegrain.errors import UserError
 from finegrain.sources import archive
+from finegrain.sources.folders import Image
 
-SPLITS = ("train", "val", "test")
+SPLITS = manifest.SPLITS
 
 
-def pack(
-    reader: archive.Reader, manifest: pd.DataFrame, folder: Path, side_pixels: int, manifest_sha256: str
-) -> None:
+def pack(reader: archive.Reader, table: Path, folder: Path, side_pixels: int) -> None:
     """Write ``<split>.npy`` ([N, side, side, 3] uint8), ``<split>_labels.npy`` ([N] int64) and pack.json.
 
     Rows stand in the order of the manifest; a label is the index of the class among the sorted class names.
     Memory stays constant: rows go to plain files, since the dirty pages of a memory map count as ours.
 
+    Args:
+        table: the manifest's file.
+
     Raises:
         UserError: too little space on the disk, or an archive that is not the manifest's.
     """
-    classes = sorted(manifest["class"].unique().tolist())
-    label_of = {name: label for label, name in enumerate(classes)}
-    tables = {split: manifest[manifest["split"] == split] for split in SPLITS}
-    places = {path: (split, row) for split in SPLITS for row, path in enumerate(tables[split]["path"])}
-    archive.refuse_full_disk(folder, len(manifest) * (3 * side_pixels**2 + 8))
+    plan = _Plan(reader, table)
+    archive.refuse_full_disk(folder, sum(plan.counts.values()) * (3 * side_pixels**2 + 8))
 
     histogram = np.zeros(3 * 256, np.int64)  # of train's reds, greens and blues
     with ExitStack() as stack:
-        files = {split: stack.enter_context((folder / f"{split}.npy").open("wb")) for split in SPLITS}
-        starts = {split: _write_header(files[split], len(tables[split]), side_pixels) for split in SPLITS}
-        for path, pixels, counts in _squares(reader, places.keys(), side_pixels):
-            split, row = places[path]
+        files = [stack.enter_context((folder / f"{split}.npy").open("wb")) for split in SPLITS]
+        counts = [plan.counts[split] for split in SPLITS]
+        starts = [_write_header(*each, side_pixels) for each in zip(files, counts, strict=True)]
+        for place, pixels, train_counts in _squares(reader, plan, side_pixels):
+            split, row = plan.split[place], int(plan.row[place])
             files[split].seek(starts[split] + row * len(pixels))
             files[split].write(pixels)
-            if split == "train":
-                histogram += counts
+            if train_counts:
+                histogram += train_counts
 
-    for split in SPLITS:
-        labels = [label_of[name] for name in tables[split]["class"]]
-        np.save(folder / f"{split}_labels.npy", np.array(labels, np.int64))
+    for split, labels in plan.labels.items():
+        np.save(folder / f"{split}_labels.npy", labels)
     mean, std = moments(histogram.reshape(3, 256))
     facts = {
         "side_pixels": side_pixels,
-        "classes": classes,
-        "counts": {split: len(tables[split]) for split in SPLITS},
+        "classes": plan.classes,
+        "counts": plan.counts,
         "mean": mean,
         "std": std,
-        "manifest_sha256": manifest_sha256,
+        "manifest_sha256": record.sha256(table),
     }
     record.write_json(folder / "pack.json", facts)
+
+
+class _Plan:
+    """Where the pixels of each image go, in 13 bytes an image.
+
+    Raises:
+        UserError: the archive lacks an image of the manifest.
+    """
+
+    def __init__(self, reader: archive.Reader, table: Path) -> None:
+        sizes = Counter((row.class_name, row.split) for row in manifest.read(table))
+        self.classes = sorted({name for name, _ in sizes})
+        self.counts = {split: sum(sizes[name, split] for name in self.classes) for split in SPLITS}
+        self.labels = {split: np.empty(count, np.int64) for split, count in self.counts.items()}
+        self.split = np.full(len(reader), -1, np.int8)
+        """Index in SPLITS by the image's place in the archive; -1: not in the manifest."""
+        self.row = np.empty(len(reader), np.int32)
+
+        label_of = {name: label for label, name in enumerate(self.classes)}
+        filled = dict.fromkeys(SPLITS, 0)
+        missing: str | None = None
+        for image in manifest.read(table):
+            place = reader.place(image.path)
+            if place is None:
+                missing = min(missing or image.path, image.path)
+                continue
+            row = filled[image.split]
+            filled[image.split] += 1
+            self.split[place], self.row[place] = SPLITS.index(image.split), row
+            self.labels[image.split][row] = label_of[image.class_name]
+        if missing is not None:
+            raise UserError(f"the archive holds no {missing}, but the manifest does; run `dvc repro`")
 
 
 def _write_header(file: BinaryIO, rows: int, side: int) -> int:
@@ -67,26 +98,22 @@ def _write_header(file: BinaryIO, rows: int, side: int) -> int:
     return file.tell()
 
 
-def _squares(
-    reader: archive.Reader, paths: Collection[str], side: int
-) -> Iterator[tuple[str, bytes, list[int]]]:
-    """Path, pixels and their histogram, of each image in the archive's order."""
+def _squares(reader: archive.Reader, plan: _Plan, side: int) -> Iterator[tuple[int, bytes, list[int] | None]]:
+    """Place and pixels of each image in the archive's order; of a train image also the histogram."""
 
-    def square(item: tuple[archive.Image, bytes]) -> tuple[str, bytes, list[int]]:
+    def square(item: tuple[Image, bytes]) -> tuple[int, bytes, list[int] | None]:
         image, data = item
         try:
             pixels = picture.square(data, side)
         except picture.BadImage as error:
             raise UserError(f"{image.path}: {error}; the archive has changed, run `dvc repro`") from None
-        return image.path, pixels.tobytes(), pixels.histogram()
+        is_train = SPLITS[plan.split[image.place]] == "train"
+        return image.place, pixels.tobytes(), pixels.histogram() if is_train else None
 
-    wanted = [image for image in reader.images if image.path in paths]
-    if len(wanted) < len(paths):
-        missing = min(set(paths) - {image.path for image in wanted})
-        raise UserError(f"the archive holds no {missing}, but the manifest does; run `dvc repro`")
     threads = os.cpu_count() or 1
-    found = record.in_order(square, reader.read(wanted), threads, ahead=4 * threads)
-    yield from record.progress(found, total=len(wanted), label="pack")
+    images = reader.read(wanted=lambda image: plan.split[image.place] >= 0)
+    found = record.in_order(square, images, threads, ahead=4 * threads)
+    yield from record.progress(found, total=sum(plan.counts.values()), label="pack")
 
 
 def moments(histogram: NDArray[np.int64]) -> tuple[list[float], list[float]]:

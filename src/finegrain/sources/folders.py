@@ -1,10 +1,11 @@
-"""Class and official split of an image, told by the folders it lies in."""
+"""What the name of an archive's member tells: whether it is an image, its class and its official split."""
 
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from finegrain.errors import UserError
@@ -16,11 +17,16 @@ _SPLITS: dict[str, SplitName] = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+MAX_IMAGE_BYTES = 200_000_000
+"""A larger member is taken for a bomb."""
+
 _HOW = "an archive holds <class>/<image> or <train, val or test>/<class>/<image>"
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
+    place: int
+    """Its number among all images in the order of reading."""
     path: str
     """Inside the archive, with forward slashes."""
     part: str
@@ -38,48 +44,78 @@ def image_path(name: str) -> str | None:
     return "/".join(steps) if name.lower().endswith(IMAGE_SUFFIXES) else None
 
 
-def layout(members: Iterable[tuple[str, str]]) -> list[Image]:
-    """Tell class and official split of every image by its folders.
+def text(raw: bytes) -> str:
+    """A name of unknown encoding: UTF-8, else what DOS wrote."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("cp437")
+
+
+def refuse_large(file: Path, path: str, size: int) -> None:
+    if size > MAX_IMAGE_BYTES:
+        raise UserError(
+            f"{file}: {path} has {size / 1e6:,.0f} MB; over {MAX_IMAGE_BYTES / 1e6:,.0f} MB is no photo"
+        )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which step of an archive's paths is the class, and which one the official split."""
+
+    class_step: int
+    official: bool
+    """Whether the step before the class is train, val or test."""
+    classes: list[str]
+    """Sorted."""
+
+    def tell(self, path: str) -> tuple[SplitName | None, str]:
+        """Official split and class of an image."""
+        steps = path.split("/", self.class_step + 1)
+        split = _SPLITS[steps[self.class_step - 1].lower()] if self.official else None
+        return split, _class_name(steps[self.class_step])
+
+
+def layout(paths: Callable[[], Iterable[str]]) -> Layout:
+    """Tell by the folders of all images where class and official split stand.
 
     Folders that all images share are stripped. If then the first folder of every image is called train, val
     or test, it is the official split and the second one is the class; otherwise the first one is the class.
 
     Args:
-        members: (path, part) of every image.
+        paths: gives the path of every image, each time anew.
 
     Raises:
         UserError: images outside a class folder, fewer than two classes, classes that differ in case only,
-            classes without a training image, the same path twice, or folders that are splits only in part.
+            classes without a training image, or folders that are splits only in part.
     """
-    located = [(tuple(path.split("/")), part) for path, part in members]
-    if not located:
+    least = min((_folder(path) for path in paths()), default=None)
+    if least is None:
         raise UserError(f"the archive holds no images ({', '.join(IMAGE_SUFFIXES)}); {_HOW}")
-    _refuse_repeated(located)
-    folders = {steps[:-1] for steps, _ in located}
-    common = tuple(os.path.commonprefix([min(folders), max(folders)]))
+    common = tuple(os.path.commonprefix([least, max(_folder(path) for path in paths())]))
     skip = len(common)
-    if len(folders) > 1:
-        firsts = {folder[skip] for folder in folders if len(folder) > skip}
-        official = _is_split(firsts)
-    else:
-        official = False
-    depth = skip + 1 + official
-    stray = [steps for steps, _ in located if len(steps) <= depth]
-    if len(folders) == 1:
+    firsts = {folder[skip] for folder in map(_folder, paths()) if len(folder) > skip}
+    if not firsts:
         raise UserError(f"all images lie in one folder ({'/'.join(common) or 'the top'}); {_HOW}")
+    official = _is_split(firsts)
+    class_step = skip + official
+    stray = [path for path in paths() if len(_folder(path)) <= class_step]
     if stray:
-        raise UserError(f"images in no class folder: {len(stray)}, such as {'/'.join(stray[0])}; {_HOW}")
-    images = [
-        Image(
-            "/".join(steps),
-            part,
-            _SPLITS[steps[skip].lower()] if official else None,
-            unicodedata.normalize("NFC", steps[depth - 1]),  # macOS stores accents apart from their letters
-        )
-        for steps, part in located
-    ]
-    _refuse_classes(images)
-    return images
+        raise UserError(f"images in no class folder: {len(stray)}, such as {stray[0]}; {_HOW}")
+    splits_of: dict[str, set[str]] = {}
+    for folder in map(_folder, paths()):
+        split = _SPLITS[folder[skip].lower()] if official else "train"
+        splits_of.setdefault(_class_name(folder[class_step]), set()).add(split)
+    _refuse_classes(splits_of)
+    return Layout(class_step, official, sorted(splits_of))
+
+
+def _folder(path: str) -> tuple[str, ...]:
+    return tuple(path.split("/")[:-1])
+
+
+def _class_name(folder: str) -> str:
+    return unicodedata.normalize("NFC", folder)  # macOS stores accents apart from their letters
 
 
 def _is_split(folders: Collection[str]) -> bool:
@@ -97,23 +133,15 @@ def _is_split(folders: Collection[str]) -> bool:
     return False  # one class may well be called train
 
 
-def _refuse_repeated(located: list[tuple[tuple[str, ...], str]]) -> None:
-    seen: dict[tuple[str, ...], str] = {}
-    for steps, part in located:
-        if steps in seen:
-            raise UserError(f"{'/'.join(steps)} is in both {seen[steps]} and {part}; parts must not overlap")
-        seen[steps] = part
-
-
-def _refuse_classes(images: list[Image]) -> None:
-    names = sorted({image.class_name for image in images})
+def _refuse_classes(splits_of: dict[str, set[str]]) -> None:
+    """Refuse class names, each with the splits that it stands in."""
+    names = sorted(splits_of)
     if len(names) < 2:
         raise UserError(f"the archive has one class only ({names[0]}); {_HOW}")
     folded = Counter(name.casefold() for name in names)
     twins = [name for name in names if folded[name.casefold()] > 1]
     if twins:
         raise UserError(f"classes that differ in upper and lower case only: {', '.join(twins)}; rename them")
-    trained = {image.class_name for image in images if image.split in (None, "train")}
-    untrained = [name for name in names if name not in trained]
+    untrained = [name for name in names if "train" not in splits_of[name]]
     if untrained:
         raise UserError(f"classes without an image in train: {', '.join(untrained)}")
