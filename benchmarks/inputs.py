@@ -1,0 +1,109 @@
+"""What the speed benchmarks train on: photos as train, val and test folders, and a params.yaml."""
+
+import hashlib
+import io
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from finegrain.sources import archive, folders
+
+ROOT = Path(__file__).resolve().parent.parent
+DATASET = "photos"
+OTHERS = 16
+"""Images in each of val and test: the stages and fastai want some; nothing is timed on them."""
+CLASSES_DRAWN = 12
+
+
+def write_photos(archives: Sequence[Path], folder: Path, images: int, side: int) -> None:
+    """Fill ``folder/<train, val or test>/<class>/`` from archives of class folders, or with drawn images.
+
+    Args:
+        archives: none: images are drawn.
+        images: in train. From the archives' own train folder, if they have one, spread over the classes;
+            no two the same to the byte, since the stage split would leave one out.
+        side: that the network sees; drawn images have room for crops.
+
+    Raises:
+        SystemExit: the archives hold too few.
+    """
+    if archives:
+        found = iter(_from_archives(archives, images))
+    else:
+        found = _drawn(images + 2 * OTHERS, pack_side(side))
+    for number, (name, data) in enumerate(found):
+        split = "train" if number < images else "val" if number < images + OTHERS else "test"
+        file = folder / split / name / f"{number:05d}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+
+
+def _from_archives(archives: Sequence[Path], images: int) -> list[tuple[str, bytes]]:
+    """Class and bytes of so many JPEGs, then of ``2 * OTHERS`` more of the same classes."""
+    with tempfile.TemporaryDirectory() as links:
+        for file in archives:
+            Path(links, file.name).symlink_to(file.resolve())
+        with archive.Reader(Path(links)) as reader:
+            mine = [i for i in reader.images if i.split in (None, "train") and is_jpeg(i.path)]
+            order = _spread(mine)
+            trained = {image.class_name for image in order[:images]}
+            others = [image for image in order[images:] if image.class_name in trained]
+            wanted = order[:images] + others[: 2 * OTHERS + images // 10]  # some in the place of repeats
+            contents = {image.path: data for image, data in reader.read(wanted)}
+    once: dict[bytes, tuple[str, bytes]] = {}
+    for image in wanted:
+        data = contents[image.path]
+        once.setdefault(hashlib.sha256(data).digest(), (image.class_name, data))
+    if len(once) < images + 2 * OTHERS:
+        raise SystemExit(f"{len(once) - 2 * OTHERS} JPEGs to train on in the archives; --images {images}")
+    return list(once.values())[: images + 2 * OTHERS]
+
+
+def is_jpeg(path: str) -> bool:
+    return path.lower().endswith((".jpg", ".jpeg"))
+
+
+def _spread(images: Sequence[folders.Image]) -> list[folders.Image]:
+    """In random order, but first one image of each class, then the second of each, and so on."""
+    mixed = random.Random(0).sample(images, len(images))
+    earlier: Counter[str] = Counter()
+    rank = {}
+    for image in mixed:
+        rank[image.path] = earlier[image.class_name]
+        earlier[image.class_name] += 1
+    return sorted(mixed, key=lambda image: rank[image.path])
+
+
+def _drawn(images: int, side: int) -> Iterator[tuple[str, bytes]]:
+    """Coloured clouds with as much noise as gives them a photo's size in bytes."""
+    rng = np.random.default_rng(0)
+    width = side * 4 // 3
+    for number in range(images):
+        cells = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        cloud = np.asarray(Image.fromarray(cells).resize((width, side), Image.Resampling.BICUBIC))
+        noisy = cloud + rng.integers(-14, 15, cloud.shape)
+        stream = io.BytesIO()
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=85)
+        yield f"class {number % CLASSES_DRAWN:02d}", stream.getvalue()
+
+
+def pack_side(side: int) -> int:
+    """What the recipe packs for a training size: 256 for 224."""
+    return round(side * 256 / 224)
+
+
+def settings(photos: Path, side: int, batch_size: int) -> dict[str, Any]:
+    """The plain SGD recipe on these photos, from random weights."""
+    data: dict[str, Any] = yaml.safe_load((ROOT / "recipes" / "stanford-cars-sgd.yaml").read_text())
+    data |= {"weights": "none", "batch_size": batch_size}
+    data["dataset"] = {"name": DATASET, "source": "archive", "path": str(photos)}
+    data["pack"]["side_pixels"] = pack_side(side)
+    data["phases"]["all"]["side_pixels"] = side
+    return data

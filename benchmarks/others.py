@@ -1,0 +1,191 @@
+"""The ways of others: the tutorial's, plain torchvision, timm and fastai."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from task import Epoch, FirstStep, Task, bf16, device
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def tutorial(task: Task, after_step: FirstStep) -> Epoch:
+    """PyTorch's transfer learning tutorial, on which the Stanford Cars SGD project is built.
+
+    Pillow, transforms v1, four workers that every epoch starts anew, float32, a wait for the loss each step.
+    """
+    import torch
+    import torchvision
+    from torchvision import datasets, transforms
+
+    on = device()
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(task.side),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+    data = datasets.ImageFolder(str(task.photos / "train"), transform)
+    loader = torch.utils.data.DataLoader(data, batch_size=task.batch_size, shuffle=True, num_workers=4)
+    net = torchvision.models.get_model(task.model, num_classes=task.classes).to(on)
+    criterion = torch.nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
+    optimizer.register_step_post_hook(after_step)
+
+    def epoch(number: int) -> int:
+        net.train()
+        images, running_loss, running_corrects = 0, 0.0, torch.zeros((), device=on)
+        for inputs, labels in loader:
+            inputs, labels = inputs.to(on), labels.to(on)
+            optimizer.zero_grad()
+            outputs = net(inputs)
+            _, predicted = torch.max(outputs, 1)
+            loss = criterion(outputs, labels)
+            loss.backward()
+            optimizer.step()
+            running_loss += loss.item() * inputs.size(0)
+            running_corrects += torch.sum(predicted == labels.data)
+            images += len(labels)
+        return images
+
+    return epoch
+
+
+def torchvision_v2(task: Task, after_step: FirstStep) -> Epoch:
+    """The best that plain torchvision offers: JPEG to uint8 tensors, v2 transforms, workers that stay."""
+    import torch
+    from torchvision import datasets
+    from torchvision.transforms import v2
+
+    on = device()
+    transform = v2.Compose([v2.RandomResizedCrop(task.side, antialias=True), v2.RandomHorizontalFlip()])
+    data = datasets.ImageFolder(str(task.photos / "train"), transform, loader=read_jpeg)
+    loader = torch.utils.data.DataLoader(
+        data,
+        batch_size=task.batch_size,
+        shuffle=True,
+        num_workers=task.workers,
+        persistent_workers=True,
+        pin_memory=on.type == "cuda",
+    )
+    normalise = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+
+    def batches() -> Iterator[tuple[Any, Any]]:
+        for images, labels in loader:  # uint8, so that a quarter of the bytes leaves the workers
+            images = images.to(on, non_blocking=True, memory_format=torch.channels_last)
+            yield normalise(images), labels.to(on, non_blocking=True)
+
+    return _fast_steps(task, batches, after_step)
+
+
+def read_jpeg(path: str) -> Any:
+    from torchvision import io
+
+    return io.decode_jpeg(io.read_file(path), mode=io.ImageReadMode.RGB)
+
+
+def timm_loader(task: Task, after_step: FirstStep, **augmentation: Any) -> Epoch:
+    """timm's dataset, loader and default augmentation; the model and the step of ``torchvision_v2``.
+
+    Args:
+        augmentation: other arguments of ``create_loader``.
+    """
+    import torch
+    from timm.data import create_dataset, create_loader
+
+    on = device()
+    data = create_dataset("", root=str(task.photos), split="train", is_training=True)
+    loader = create_loader(
+        data,
+        input_size=(3, task.side, task.side),
+        batch_size=task.batch_size,
+        is_training=True,
+        num_workers=task.workers,
+        pin_memory=on.type == "cuda",
+        device=on,
+        **augmentation,
+    )
+
+    def batches() -> Iterator[tuple[Any, Any]]:
+        for images, labels in loader:
+            yield images.contiguous(memory_format=torch.channels_last), labels
+
+    return _fast_steps(task, batches, after_step)
+
+
+def timm_plain(task: Task, after_step: FirstStep) -> Epoch:
+    """``timm_loader`` with crop and flip alone, as the other ways: its default also changes the colours."""
+    return timm_loader(task, after_step, color_jitter=None)
+
+
+def fastai_learner(task: Task, after_step: FirstStep) -> Epoch:
+    """fastai's Learner as in its Imagenette tutorial, with its default workers, optimizer and head.
+
+    Its mixed precision is for CUDA only; on a CPU it trains in float32. Validation is cancelled.
+    """
+    from fastai.vision import all as fastai
+
+    class Watch(fastai.Callback):
+        images = 0
+
+        def after_batch(self) -> None:
+            self.images += len(self.learn.yb[0])
+            after_step()
+
+        def before_validate(self) -> None:
+            raise fastai.CancelValidException
+
+    loaders = fastai.ImageDataLoaders.from_folder(
+        task.photos,
+        valid="val",
+        item_tfms=fastai.RandomResizedCrop(task.side),
+        batch_tfms=fastai.Normalize.from_stats(*fastai.imagenet_stats),
+        bs=task.batch_size,
+    )
+    watch = Watch()
+    network = getattr(fastai.models, task.model)
+    learner = fastai.vision_learner(loaders, network, pretrained=False, metrics=fastai.accuracy, cbs=watch)
+    if device().type == "cuda":
+        learner = learner.to_fp16()
+
+    def epoch(number: int) -> int:
+        before = watch.images
+        with learner.no_bar(), learner.no_logging():
+            learner.fit(1, 0.001)
+        return watch.images - before
+
+    return epoch
+
+
+def _fast_steps(task: Task, batches: Callable[[], Iterator[tuple[Any, Any]]], after_step: FirstStep) -> Epoch:
+    """channels_last, bfloat16 autocast where the hardware has it, fused SGD, no wait within a step."""
+    import torch
+    import torch.nn.functional as F
+    import torchvision
+
+    on = device()
+    autocast = bf16(on)
+    net = torchvision.models.get_model(task.model, num_classes=task.classes)
+    net = net.to(on, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9, fused=True)
+    optimizer.register_step_post_hook(after_step)
+
+    def epoch(number: int) -> int:
+        net.train()
+        images, loss_sum = 0, torch.zeros((), device=on)
+        correct = torch.zeros((), device=on, dtype=torch.int64)
+        for x, y in batches():
+            with torch.autocast(on.type, torch.bfloat16, enabled=autocast):
+                logits = net(x)
+                loss = F.cross_entropy(logits, y)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            loss_sum += loss.detach() * len(y)
+            correct += (logits.detach().argmax(1) == y).sum()
+            images += len(y)
+        print(f"loss {loss_sum.item() / images:.3f}, top-1 {correct.item() / images:.1%}")
+        return images
+
+    return epoch

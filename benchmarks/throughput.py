@@ -1,0 +1,183 @@
+"""Images per second of whole training epochs, ours against other ways, on the same photos and networks.
+
+    pip install -r benchmarks/requirements.txt      # timm and fastai; the other ways need nothing more
+    python benchmarks/throughput.py --archive part-1.zip part-2.zip part-3.zip part-4.zip
+
+An epoch is all of it: read or decode, augment, forward, backward, optimizer, and the start of worker
+processes where a way starts them anew. Every measurement is a process of its own (benchmarks/ways.py and
+others.py say what each way does) that trains one epoch to warm up and times the next. Rounds take the ways
+in turn, so that the noise of the machine hits all alike, and ratios are taken within a round. Prints Markdown
+and writes it, with every measurement as JSON, to the folder --out as it goes along. Nothing else should run
+on the machine meanwhile.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import inputs
+import table
+import yaml
+from ways import WAYS
+
+from finegrain import record
+
+TOY = {"models": ["resnet18"], "side": 64, "images": 32, "batch_size": 8, "rounds": 1}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    missing = [name for name in args.ways if not installed(name)]
+    for name in missing:
+        print(f"{name}: not installed, left out; pip install -r benchmarks/requirements.txt", file=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="throughput-") as temporary:
+        photos, project = Path(temporary, "photos"), Path(temporary, "project")
+        inputs.write_photos(args.archive, photos, args.images, args.side)
+        facts = settings(args) | {"pack_seconds": pack(photos, project, args)}
+        runs: list[table.Run] = []
+        for round_ in range(1, args.rounds + 1):
+            for model in args.models:
+                for way in args.ways:
+                    if way not in missing:
+                        key = {"round": round_, "model": model, "way": way}
+                        runs.append(key | measure(way, model, photos, project, args))
+                        say(runs[-1], args.rounds)
+                        write(args, facts, runs)
+    if not runs:
+        sys.exit("none of the ways asked for is installed")
+    print(write(args, facts, runs))
+    if any("error" in run for run in runs):
+        sys.exit("some measurements failed: see above")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--archive", type=Path, nargs="+", default=[], help="zips of class folders of JPEGs")
+    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
+    parser.add_argument("--side", type=int, default=224, help="pixels that the network sees")
+    parser.add_argument("--images", type=int, default=512, help="of an epoch")
+    parser.add_argument("--batch-size", type=int, default=32, help="where it is not part of a way")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="of torchvision's and timm's loader"
+    )
+    parser.add_argument("--out", type=Path, default=inputs.ROOT / ".throughput", help="folder of the results")
+    parser.add_argument(
+        "--toy", action="store_true", help="other defaults: drawn images, within about a minute"
+    )
+    if parser.parse_known_args(argv)[0].toy:
+        parser.set_defaults(**TOY)
+    args = parser.parse_args(argv)
+    if not (args.archive or args.toy):
+        parser.error("give --archive, or --toy to draw images")
+    return args
+
+
+def installed(way: str) -> bool:
+    package = WAYS[way].package
+    return package is None or importlib.util.find_spec(package) is not None
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What the figures depend on besides the code."""
+    packages = ["torch", "torchvision", *sorted({w.package for w in WAYS.values() if w.package})]
+    names = ("models", "side", "images", "batch_size", "rounds", "workers")
+    return {
+        "revision": record.revision(),
+        "photos": [file.name for file in args.archive] or "drawn",
+        **{name: getattr(args, name) for name in names},
+        "machine": {"cpu": cpu(), "cores": os.cpu_count(), "system": platform.platform()},
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "variables": {k: v for k, v in os.environ.items() if k.startswith(("OMP_", "MKL_", "KMP_", "GOMP_"))},
+    }
+
+
+def cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def pack(photos: Path, project: Path, args: argparse.Namespace) -> dict[str, float]:
+    """Run the project's own stages on the photos; seconds of each, which no epoch pays again."""
+    project.mkdir()
+    data = inputs.settings(photos, args.side, args.batch_size)
+    (project / "params.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    seconds = {}
+    for stage in ("download", "split", "pack"):
+        started = time.monotonic()
+        command = [sys.executable, str(inputs.ROOT / "src" / f"{stage}.py")]
+        subprocess.run(command, cwd=project, check=True, env=environment())
+        seconds[stage] = round(time.monotonic() - started, 2)
+    return seconds
+
+
+def environment() -> dict[str, str]:
+    """For child processes: this checkout's package, wherever another one may be installed."""
+    return {**os.environ, "PYTHONPATH": str(inputs.ROOT / "src")}
+
+
+def measure(way: str, model: str, photos: Path, project: Path, args: argparse.Namespace) -> table.Run:
+    batch_size = WAYS[way].batch_size or args.batch_size
+    load = os.getloadavg()[0]
+    command = [
+        *(sys.executable, str(inputs.ROOT / "benchmarks" / "ways.py"), way),
+        *("--photos", str(photos), "--model", model, "--side", str(args.side)),
+        *("--batch-size", str(batch_size), "--workers", str(args.workers)),
+        *("--spawned", repr(time.monotonic())),
+    ]
+    done = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True)
+    if done.returncode:
+        print(done.stderr, file=sys.stderr)
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit {done.returncode}"]
+        return {"batch_size": batch_size, "error": last[0], "load_before": load}
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    speed = found["images"] / found["epoch_seconds"]
+    return {"batch_size": batch_size, **found, "images_per_second": speed, "load_before": load}
+
+
+def say(run: table.Run, rounds: int) -> None:
+    result = run.get("error") or (
+        f"{run['images_per_second']:.1f} images/s, first step after {run['startup_seconds']:.1f} s"
+    )
+    print(f"round {run['round']} of {rounds}, {run['model']}, {run['way']}: {result}", file=sys.stderr)
+
+
+def write(args: argparse.Namespace, facts: dict[str, Any], runs: Sequence[table.Run]) -> str:
+    """Write what is known so far; returns the Markdown."""
+    rows = [
+        table.row(runs, model, way) | {"installed": installed(way)}
+        for model in args.models
+        for way in args.ways
+    ]
+    text = table.markdown(facts, rows)
+    record.write_json(args.out / "throughput.json", {**facts, "table": rows, "runs": list(runs)})
+    record.write_text(args.out / "throughput.md", text)
+    return text
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Train in one of several ways and print what it took as JSON; benchmarks/throughput.py starts this.
+
+    python ways.py torchvision --photos FOLDER --model resnet18 --side 224 --batch-size 32
+
+Each way gets a process of its own: the allocator's settings, worker processes and thread pools of one must
+not touch another. For the same reason nothing here imports torch before the way itself does.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import others
+from task import Epoch, FirstStep, Task, bf16, device, synchronize
+
+
+def ours(task: Task, after_step: FirstStep) -> Epoch:
+    """The stage train's own epoch, on the packed arrays."""
+    job = our_job(Path.cwd(), task.model)
+
+    from finegrain import loop, model
+
+    model.set_part(job.net, job.phase.part)
+    optimizer = job.optimizer(job.config.lr)
+    optimizer.register_step_post_hook(after_step)
+
+    def epoch(number: int) -> int:
+        return int(loop._train_epoch(job, optimizer, job.config.lr, number, number - 1)["train_images"])
+
+    return epoch
+
+
+def ceiling(task: Task, after_step: FirstStep) -> Epoch:
+    """Our model and step fed one fixed batch: what any loader could reach at most."""
+    job = our_job(Path.cwd(), task.model)
+
+    from finegrain import loop, model
+
+    images, labels = next(job.batches("ceiling", task.side))
+    model.set_part(job.net, job.phase.part)
+    model.train_mode(job.net, job.phase.part, job.phase.frozen_statistics)
+    optimizer = job.optimizer(job.config.lr)
+    optimizer.register_step_post_hook(after_step)
+
+    def epoch(number: int) -> int:
+        for _ in range(job.steps):
+            loop.take_step(job, optimizer, images, labels)
+        return job.steps * len(labels)
+
+    return epoch
+
+
+def our_job(project: Path, name: str) -> Any:
+    """As stage train sets it up, for the first phase of ``project/params.yaml``."""
+    from finegrain import runtime  # isort: skip  (sets the allocator before torch is imported)
+    from finegrain import loop, model, packed, params, paths
+
+    config = params.read(project / paths.PARAMS)
+    pack = project / paths.Data(config.dataset.name).pack
+    device = runtime.device(config.device)
+    mean, std = packed.statistics(pack, config.normalisation, model.pretrained(config.weights))
+    train = packed.Split(pack, "train", device, mean, std)
+    net = model.build(name, len(train.class_names), config.weights, config.head, config.seed).to(device)
+    bf16 = runtime.bf16(config.precision, device)
+    return loop.Job(net, config, next(iter(config.phases)), train, bf16)
+
+
+@dataclass(frozen=True)
+class Way:
+    start: Callable[[Task, FirstStep], Epoch]
+    label: str
+    """For the table."""
+    package: str | None = None
+    """That must be installed besides the project's own."""
+    batch_size: int | None = None
+    """Where it is part of the way."""
+    mixed: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Autocast to bf16 where the hardware multiplies it natively, to fp16 on a GPU; fp32: none."""
+
+    @property
+    def precision(self) -> str:
+        """On this machine."""
+        native = {"fp32": False, "bf16": bf16(device()), "fp16": device().type == "cuda"}
+        return self.mixed if native[self.mixed] else "fp32"
+
+
+WAYS = {
+    "tutorial": Way(others.tutorial, "reference project: Pillow, v1 transforms", batch_size=4, mixed="fp32"),
+    "tutorial-large": Way(others.tutorial, "the same, larger batches", mixed="fp32"),
+    "torchvision": Way(others.torchvision_v2, "plain torchvision at its best: v2 on uint8"),
+    "timm": Way(others.timm_loader, "timm's loader and augmentation", "timm"),
+    "timm-plain": Way(others.timm_plain, "timm's loader, crop and flip only", "timm"),
+    "fastai": Way(others.fastai_learner, "fastai's Learner", "fastai", mixed="fp16"),
+    "ours": Way(ours, "ours"),
+    "ceiling": Way(ceiling, "ceiling: our step on one fixed batch"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("way", choices=WAYS)
+    parser.add_argument("--photos", type=Path, required=True, help="train/<class>/ and val/<class>/ of JPEGs")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--side", type=int, required=True)
+    parser.add_argument("--batch-size", type=int, required=True)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--spawned", type=float, default=time.monotonic(), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    task = Task(args.photos, args.model, args.side, args.batch_size, args.workers)
+    first = FirstStep(args.spawned)
+    with contextlib.redirect_stdout(sys.stderr):  # where libraries print what they like
+        epoch = WAYS[args.way].start(task, first)
+        epoch(1)
+        synchronize()
+        started = time.perf_counter()
+        images = epoch(2)
+        synchronize()
+        seconds = time.perf_counter() - started
+    facts = {"device": device().type, "precision": WAYS[args.way].precision}
+    took = {"startup_seconds": first.seconds, "images": images, "epoch_seconds": seconds}
+    print(json.dumps(facts | took))
+
+
+if __name__ == "__main__":
+    from finegrain import record
+
+    record.main(main)
