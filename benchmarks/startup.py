@@ -1,0 +1,161 @@
+"""What a pipeline costs besides its work: start-up, an unchanged `dvc repro`, overhead per stage.
+
+    python benchmarks/startup.py
+
+Clones the last commit into a temporary folder, makes its sample tiny, so that nearly all that is left is
+overhead, and runs it there. Prints Markdown and writes it, with every figure as JSON, to the folder --out.
+Times are wall-clock seconds, medians of --repeats. DVC's share is what a forced `dvc repro` takes above
+the same scripts run one after the other without it.
+"""
+
+import argparse
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finegrain import record
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("download", "split", "pack", "train", "evaluate", "compare")
+EACH_MODEL = ("train", "evaluate")
+FIRST_STEP = """
+import os, sys, time
+sys.path.insert(0, "src")
+import train
+real = train.loop.take_step
+def first(*arguments):
+    real(*arguments)
+    print(time.monotonic(), flush=True)
+    os._exit(0)
+train.loop.take_step = first
+train.main([sys.argv[1]])
+"""
+"""Stage train that ends once its first optimisation step has."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", default=["resnet18"])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=ROOT / ".startup", help="folder of the results")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="startup-") as temporary:
+        clone = Path(temporary, "clone")
+        subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+        shrink(clone, args.models)
+        facts = measure(clone, args.models, args.repeats)
+    text = markdown(facts)
+    record.write_json(args.out / "startup.json", {"revision": record.revision(), **facts})
+    record.write_text(args.out / "startup.md", text)
+    print(text)
+
+
+def shrink(clone: Path, models: Sequence[str]) -> None:
+    file = clone / "params.yaml"
+    data = yaml.safe_load(file.read_text())
+    data["dataset"] |= {"images_per_class": 8, "side_pixels": 32}
+    data["pack"]["side_pixels"] = 32
+    data["models"] = list(models)
+    data["phases"]["all"] |= {"epochs": 1, "side_pixels": 32}
+    file.write_text(yaml.safe_dump(data, sort_keys=False))
+
+
+def measure(clone: Path, models: Sequence[str], repeats: int) -> dict[str, Any]:
+    """Scripts alone first: once DVC has run, their outs may be links into its cache."""
+    python = shlex.quote(sys.executable)
+    stages = []
+    for stage in STAGES:
+        for model in models if stage in EACH_MODEL else [""]:
+            script = f"{python} src/{stage}.py"
+            stages.append(
+                {
+                    "stage": f"{stage}@{model}" if model else stage,
+                    "imports_seconds": median(clone, f"{script} --help", repeats),
+                    "alone_seconds": median(clone, f"{script} {model}", repeats),
+                }
+            )
+            print(f"{stages[-1]}", file=sys.stderr)
+    found: dict[str, Any] = {
+        "models": list(models),
+        "repeats": repeats,
+        "cores": os.cpu_count(),
+        "import_torch_seconds": median(clone, f"{python} -c 'import torch, torchvision'", repeats),
+        "first_step_seconds": statistics.median(first_step(clone, models[0]) for _ in range(repeats)),
+        "stages": stages,
+        "alone_seconds": sum(stage["alone_seconds"] for stage in stages),
+    }
+    median(clone, "dvc repro", 1)
+    found["unchanged_seconds"] = median(clone, "dvc repro", repeats)
+    found["status_seconds"] = median(clone, "dvc status", repeats)
+    found["forced_seconds"] = median(clone, "dvc repro --force", repeats)
+    found["dvc_seconds_per_stage"] = (found["forced_seconds"] - found["alone_seconds"]) / len(stages)
+    return found
+
+
+def median(clone: Path, command: str, repeats: int) -> float:
+    """Seconds of a shell command in the clone."""
+    return statistics.median(seconds(clone, command) for _ in range(repeats))
+
+
+def seconds(clone: Path, command: str) -> float:
+    started = time.monotonic()
+    done = subprocess.run(
+        command, shell=True, cwd=clone, env=environment(clone), capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return time.monotonic() - started
+
+
+def environment(clone: Path) -> dict[str, str]:
+    """This python's dvc and python first, the clone's own package, and nothing asked of a network."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(clone / "src"), "DVC_NO_ANALYTICS": "1"}
+
+
+def first_step(clone: Path, model: str) -> float:
+    """Seconds from the start of stage train's process to the end of its first optimisation step."""
+    started = time.monotonic()
+    command = [sys.executable, "-c", FIRST_STEP, model]
+    done = subprocess.run(command, cwd=clone, env=environment(clone), capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"train: exit {done.returncode}\n{done.stderr}")
+    return float(done.stdout.split()[-1]) - started
+
+
+def markdown(facts: dict[str, Any]) -> str:
+    lines = [
+        "| what | seconds |",
+        "|---|---:|",
+        f"| stage train, {facts['models'][0]}: start to end of the first step | "
+        f"{facts['first_step_seconds']:.2f} |",
+        f"| of which `import torch, torchvision`, alone | {facts['import_torch_seconds']:.2f} |",
+        f"| `dvc repro`, nothing changed, {len(facts['stages'])} stages | {facts['unchanged_seconds']:.2f} |",
+        f"| `dvc status`, nothing changed | {facts['status_seconds']:.2f} |",
+        f"| `dvc repro --force` | {facts['forced_seconds']:.2f} |",
+        f"| the same scripts without DVC | {facts['alone_seconds']:.2f} |",
+        f"| DVC, a stage | {facts['dvc_seconds_per_stage']:.2f} |",
+        "",
+        "| stage, on the tiny sample | start and imports, s | all of it, s |",
+        "|---|---:|---:|",
+        *(
+            f"| {row['stage']} | {row['imports_seconds']:.2f} | {row['alone_seconds']:.2f} |"
+            for row in facts["stages"]
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
