@@ -17,11 +17,14 @@ crop         boxes, and two ways to cut them out
 warp         rotation, zoom, perspective, padding crop
 colour       brightness, contrast, saturation, hue, erasing
 augment      draw all of these for a batch, then apply them
+pixels       read the packed files, row by row
+feed         bring pixels to the device: read, resident or streamed
 packed       open the arrays, give batches on a device
 model        build, head, blocks, freeze, save, load
 optim        optimizers, schedules, average of the weights
 range_test   the LR range test and its suggestions
 progress     what a run learns, and the eye on its loss
+passes       forward and backward, recorded as a CUDA graph where it pays
 checkpoint   keyed, atomic, locked
 loop         fit() and predict()
 ceiling      how fast the steps would be if images cost nothing

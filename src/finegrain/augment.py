@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from finegrain import colour, crop, warp
+from finegrain import colour, crop, runtime, warp
 from finegrain.recipe import Augment
 
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -29,7 +29,7 @@ def generator(*key: int | str) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Views:
-    """How each image of a batch is seen: parameters on the CPU, None where an operator is off."""
+    """How each image of a batch is seen: None where an operator is off."""
 
     crops: Tensor
     flips: Tensor
@@ -40,6 +40,11 @@ class Views:
     saturation: Tensor | None = None
     hue: Tensor | None = None
     erasures: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Views":
+        """A copy on the device; the host does not wait for it."""
+        known = {name: values for name, values in vars(self).items() if values is not None}
+        return Views(**{name: runtime.upload(values, device) for name, values in known.items()})
 
 
 def whole(n: int, height: int, width: int) -> Views:

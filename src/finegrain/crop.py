@@ -4,7 +4,6 @@ They agree to a rounding step of 8 bits: per sample on the CPU, two batched matr
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -67,11 +66,11 @@ def whole(n: int, height: int, width: int) -> Tensor:
     return torch.tensor([0, 0, height, width]).repeat(n, 1)
 
 
-def crop_one_by_one(images: Sequence[Tensor], crops: Tensor, flips: Tensor, side: int) -> Tensor:
+def crop_one_by_one(images: Tensor, crops: Tensor, flips: Tensor, side: int) -> Tensor:
     """Crop, resize with antialiasing and flip each image; the faster way on a CPU.
 
     Args:
-        images: N images ``[H, W, 3]`` uint8; of a mapped file, only the crop's rows are read.
+        images: ``[N, H, W, 3]`` uint8.
         crops: ``[N, 4]`` int64 of top, left, height, width.
         flips: ``[N]`` bool: mirror left and right.
         side: height and width of the result in pixels.

@@ -1,13 +1,14 @@
 """Open the arrays that stage pack wrote and give batches on a device."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from finegrain import augment, crop, record
+from finegrain import augment, crop, feed, record, runtime
+from finegrain.pixels import Pixels
 from finegrain.recipe import Augment, Normalisation, Statistics
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -25,7 +26,7 @@ def statistics(folder: Path, wanted: Normalisation, pretrained: bool) -> tuple[l
 
 
 class Split:
-    """The images of some splits as arrays, resident on the GPU if they fit, else memory-mapped."""
+    """The images of some splits: resident on the GPU if they fit, else read batch by batch."""
 
     def __init__(
         self, folder: Path, names: str, device: torch.device, mean: list[float], std: list[float]
@@ -44,24 +45,16 @@ class Split:
         self._normal = augment.normalisation(mean, std, device)
         parts = names.split("+")
         self.labels = torch.cat([torch.from_numpy(np.load(folder / f"{n}_labels.npy")) for n in parts])
-        # "c" maps copy on write: torch wants memory it could write to, the file stays as it is
-        self._arrays = [torch.from_numpy(np.load(folder / f"{n}.npy", mmap_mode="c")) for n in parts]
+        self._labels_there = self.labels.to(device)
+        self._pixels = Pixels([folder / f"{n}.npy" for n in parts])
         self._resident: Tensor | None = None
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
-            if sum(array.numel() for array in self._arrays) < free // 2:
-                self._resident = torch.cat([array.to(device) for array in self._arrays])
+            if len(self) * 3 * self.side_pixels**2 < free // 2:
+                self._resident = feed.load(self._pixels, device)
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def image(self, index: int) -> Tensor:
-        """One image, ``[H, W, 3]`` uint8: a view into the mapped file."""
-        for array in self._arrays:
-            if index < len(array):
-                return array[index]
-            index -= len(array)
-        raise IndexError(index)
 
     def steps(self, batch_size: int) -> int:
         """Training steps of an epoch; a last batch of one image is left out: batch norm needs two."""
@@ -77,25 +70,32 @@ class Split:
             Images ``[N, 3, side, side]`` float32 channels_last and class ids ``[N]`` int64, on the device.
         """
         order = torch.randperm(len(self), generator=augment.generator(seed, "order", epoch))
-        for step, chosen in enumerate(order.split(batch_size)[: self.steps(batch_size)]):
-            n, key = len(chosen), (seed, epoch, step)
-            views = augment.draw(n, self.side_pixels, self.side_pixels, side, config, key)
-            yield self._batch(chosen, views, side, config.pad_crop_pixels)
+        chosen = order.split(batch_size)[: self.steps(batch_size)]
+        size = self.side_pixels
+        views = (
+            augment.draw(len(each), size, size, side, config, (seed, epoch, step))
+            for step, each in enumerate(chosen)
+        )
+        yield from self._batches(zip(chosen, views, strict=True), side, config.pad_crop_pixels)
 
     def plain_batches(self, batch_size: int, side: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in order, whole; yields as ``train_batches``."""
-        for chosen in torch.arange(len(self)).split(batch_size):
-            yield self._batch(chosen, augment.whole(len(chosen), self.side_pixels, self.side_pixels), side, 0)
+        chosen = torch.arange(len(self)).split(batch_size)
+        views = (augment.whole(len(each), self.side_pixels, self.side_pixels) for each in chosen)
+        yield from self._batches(zip(chosen, views, strict=True), side, 0)
 
-    def _batch(self, chosen: Tensor, views: augment.Views, side: int, padding: int) -> tuple[Tensor, Tensor]:
-        labels = self.labels[chosen].to(self.device)
+    def _batches(
+        self, wanted: Iterable[feed.Wanted], side: int, padding: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         if self.device.type == "cpu":
-            rows = [self.image(index) for index in chosen.tolist()]
-            images = crop.crop_one_by_one(rows, views.crops, views.flips, side)
+            fed = feed.on_cpu(self._pixels, wanted)
+        elif self._resident is not None:
+            fed = feed.resident(self._resident, wanted)
         else:
-            if self._resident is not None:
-                picked = self._resident[chosen.to(self.device)]
-            else:
-                picked = torch.stack([self.image(index) for index in chosen.tolist()]).to(self.device)
-            images = crop.crop_by_matrices(picked, views.crops, views.flips, side)
-        return augment.apply(images, views, padding, self._normal), labels
+            fed = feed.streamed(self._pixels, wanted, self.device)
+        cut = crop.crop_one_by_one if self.device.type == "cpu" else crop.crop_by_matrices
+        for pixels, chosen, views in fed:
+            views = views.to(self.device)
+            images = cut(pixels, views.crops, views.flips, side)
+            labels = self._labels_there[runtime.upload(chosen, self.device)]
+            yield augment.apply(images, views, padding, self._normal), labels

@@ -1,6 +1,8 @@
 """The machine: allocator, device, precision, peak memory. Import this before anything that imports torch."""
 
 import ctypes
+import mmap
+import os
 import platform
 import resource
 import sys
@@ -8,19 +10,29 @@ from typing import Literal
 
 from finegrain.errors import UserError
 
+HUGE_PAGE = 2**21
+
 
 def _keep_memory() -> None:
-    """Let glibc reuse large blocks instead of returning them to the kernel after every operation.
+    """Let glibc keep what it has, in huge pages, instead of returning large blocks after every operation.
 
     Each activation of a training step would otherwise be mapped, zeroed page by page and unmapped again.
-    It must be called before torch allocates.
+    It must be called before torch allocates. Reserving addresses takes no memory.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return
-    m_trim_threshold, m_mmap_max = -1, -4
+    m_trim_threshold, m_mmap_max, never = -1, -4, -1
     libc = ctypes.CDLL(None)
     libc.mallopt(m_mmap_max, 0)
-    libc.mallopt(m_trim_threshold, 2**31 - 1)
+    libc.mallopt(m_trim_threshold, never)
+    libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+    libc.free.argtypes = [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    reserved = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    if block := libc.malloc(reserved):
+        start = -(-block // HUGE_PAGE) * HUGE_PAGE
+        libc.madvise(start, block + reserved - start, mmap.MADV_HUGEPAGE)  # refused: ordinary pages
+        libc.free(block)  # becomes the top of the heap, from which all later blocks are cut
 
 
 _keep_memory()
@@ -49,6 +61,11 @@ def bf16(wanted: Literal["auto", "fp32", "bf16"], on: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return bool(native())
+
+
+def upload(values: torch.Tensor, to: torch.device) -> torch.Tensor:
+    """Copy a small tensor from the host without waiting for it: one from pageable memory would wait."""
+    return values.pin_memory().to(to, non_blocking=True) if to.type == "cuda" else values
 
 
 def peak_memory_bytes(on: torch.device) -> int:

@@ -1,0 +1,72 @@
+"""Bring packed pixels to the device, batch by batch: three ways, one for each place where they may live."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finegrain import augment, record, runtime
+from finegrain.pixels import Pixels
+
+Wanted = tuple[Tensor, augment.Views]
+"""Indices ``[n]`` of a batch's images, and how each is to be seen."""
+Fed = tuple[Tensor, Tensor, augment.Views]
+"""Their pixels ``[n, side, side, 3]`` uint8 on the device; outside the crops' rows they mean nothing."""
+
+LOAD_AT_ONCE = 256
+
+
+def on_cpu(pixels: Pixels, batches: Iterable[Wanted]) -> Iterator[Fed]:
+    """Read into one buffer, which the next batch overwrites."""
+    buffer = np.empty(0, np.uint8)
+    for chosen, views in batches:
+        if len(buffer) < len(chosen):
+            buffer = np.empty((len(chosen), pixels.side, pixels.side, 3), np.uint8)
+        pixels.read(chosen, views.crops, buffer)
+        yield torch.from_numpy(buffer[: len(chosen)]), chosen, views
+
+
+def load(pixels: Pixels, device: torch.device) -> Tensor:
+    """All images on the device, with a buffer of a few on the host."""
+    everything = torch.empty((len(pixels), pixels.side, pixels.side, 3), dtype=torch.uint8, device=device)
+    orders = torch.arange(len(pixels)).split(LOAD_AT_ONCE)
+    whole = ((chosen, augment.whole(len(chosen), pixels.side, pixels.side)) for chosen in orders)
+    for images, chosen, _ in on_cpu(pixels, whole):
+        everything[chosen[0] : chosen[-1] + 1] = images.to(device)
+    return everything
+
+
+def resident(everything: Tensor, batches: Iterable[Wanted]) -> Iterator[Fed]:
+    """Pick from what ``load`` returned."""
+    for chosen, views in batches:
+        yield everything[runtime.upload(chosen, everything.device)], chosen, views
+
+
+def streamed(pixels: Pixels, batches: Iterable[Wanted], device: torch.device) -> Iterator[Fed]:
+    """Read the next batch in a thread and copy it on a stream of its own while the GPU works on this one.
+
+    Two pinned buffers: one is read into while the other is copied from.
+    """
+    stream = torch.cuda.Stream(device)
+    buffers: list[tuple[Tensor, Any]] = []
+
+    def fetch(item: tuple[int, Wanted]) -> tuple[Tensor, Any, Wanted]:
+        number, (chosen, views) = item
+        if len(buffers) < 2:  # the first batches are the largest
+            shape = (len(chosen), pixels.side, pixels.side, 3)
+            buffers.append((torch.empty(shape, dtype=torch.uint8, pin_memory=True), torch.cuda.Event()))
+        pinned, copied = buffers[number % 2]
+        copied.synchronize()  # what this buffer held before has left
+        pixels.read(chosen, views.crops, pinned.numpy())
+        with torch.cuda.stream(stream):
+            images = pinned[: len(chosen)].to(device, non_blocking=True)
+            copied.record(stream)
+        return images, copied, (chosen, views)
+
+    for images, copied, (chosen, views) in record.in_order(fetch, enumerate(batches), threads=1, ahead=2):
+        current = torch.cuda.current_stream(device)
+        current.wait_event(copied)
+        images.record_stream(current)  # its memory is not the other stream's to reuse before we are done
+        yield images, chosen, views

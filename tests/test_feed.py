@@ -1,0 +1,110 @@
+"""Pixels arrive on the device as they were packed, whichever way they take.
+
+CI has no GPU: streams and events are stand-ins there, by which copies come late, as they do on a GPU.
+"""
+
+import contextlib
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from finegrain import augment, feed
+from finegrain.pixels import Pixels
+
+CPU = torch.device("cpu")
+IMAGES = np.random.default_rng(0).integers(0, 256, (11, 8, 8, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def pixels(tmp_path) -> Pixels:
+    np.save(tmp_path / "train.npy", IMAGES)
+    return Pixels([tmp_path / "train.npy"])
+
+
+def wanted() -> list[feed.Wanted]:
+    order = torch.randperm(11, generator=torch.Generator().manual_seed(0)).split(3)
+    return [(chosen, augment.whole(len(chosen), 8, 8)) for chosen in order]
+
+
+def test_on_the_cpu(pixels):
+    for images, chosen, views in feed.on_cpu(pixels, wanted()):
+        assert np.array_equal(images, IMAGES[chosen]) and len(views.crops) == len(chosen)
+
+
+def test_resident(pixels, monkeypatch):
+    monkeypatch.setattr(feed, "LOAD_AT_ONCE", 4)
+    everything = feed.load(pixels, CPU)
+    assert np.array_equal(everything, IMAGES)
+    for images, chosen, _ in feed.resident(everything, wanted()):
+        assert np.array_equal(images, IMAGES[chosen])
+
+
+class Event:
+    """A copy to the device is made when somebody waits for it, not before."""
+
+    def __init__(self) -> None:
+        self.copy = lambda: None
+        self.thread = None
+
+    def record(self, stream) -> None:
+        self.copy, stream.pending = stream.pending, lambda: None
+
+    def synchronize(self) -> None:
+        self.copy()
+        self.copy = lambda: None
+
+
+class Stream:
+    def __init__(self, device) -> None:
+        self.pending = lambda: None
+
+    def wait_event(self, event: Event) -> None:
+        event.synchronize()
+
+
+class Late(torch.Tensor):
+    """Pinned memory whose copies read it only when their event is waited for."""
+
+    current: list[Stream] = []
+
+    def to(self, device, non_blocking):
+        assert non_blocking
+        there, source = torch.zeros(self.shape, dtype=self.dtype), self.as_subclass(torch.Tensor)
+        Late.current[-1].pending = lambda: there.copy_(source)
+        there.record_stream = lambda stream: None
+        return there
+
+
+def test_streamed_in_two_buffers_while_copies_come_late(pixels, monkeypatch):
+    readers, pinned = set(), []
+    real_empty, real_read = torch.empty, Pixels.read
+
+    def empty(shape, dtype, pin_memory):
+        assert pin_memory
+        pinned.append(real_empty(shape, dtype=dtype).as_subclass(Late))
+        return pinned[-1]
+
+    def read(self, *args):
+        readers.add(threading.get_ident())
+        real_read(self, *args)
+
+    @contextlib.contextmanager
+    def on(stream):
+        Late.current.append(stream)
+        yield
+        Late.current.pop()
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(Pixels, "read", read)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    seen = []
+    for images, chosen, _ in feed.streamed(pixels, wanted(), CPU):
+        assert np.array_equal(images, IMAGES[chosen])
+        seen += chosen.tolist()
+    assert sorted(seen) == list(range(11))
+    assert len(pinned) == 2 and readers and threading.get_ident() not in readers
