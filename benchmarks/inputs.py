@@ -22,7 +22,9 @@ OTHERS = 16
 CLASSES_DRAWN = 12
 
 
-def write_photos(archives: Sequence[Path], folder: Path, images: int, side: int) -> None:
+def write_photos(
+    archives: Sequence[Path], folder: Path, images: int, side: int, repeat: bool = False
+) -> None:
     """Fill ``folder/<train, val or test>/<class>/`` from archives of class folders, or with drawn images.
 
     Args:
@@ -30,12 +32,13 @@ def write_photos(archives: Sequence[Path], folder: Path, images: int, side: int)
         images: in train. From the archives' own train folder, if they have one, spread over the classes;
             no two the same to the byte, since the stage split would leave one out.
         side: that the network sees; drawn images have room for crops.
+        repeat: photos stand in for those that the archives lack.
 
     Raises:
         SystemExit: the archives hold too few.
     """
     if archives:
-        found = iter(_from_archives(archives, images))
+        found = iter(_from_archives(archives, images, repeat))
     else:
         found = _drawn(images + 2 * OTHERS, pack_side(side))
     for number, (name, data) in enumerate(found):
@@ -45,25 +48,27 @@ def write_photos(archives: Sequence[Path], folder: Path, images: int, side: int)
         file.write_bytes(data)
 
 
-def _from_archives(archives: Sequence[Path], images: int) -> list[tuple[str, bytes]]:
+def _from_archives(archives: Sequence[Path], images: int, repeat: bool) -> list[tuple[str, bytes]]:
     """Class and bytes of so many JPEGs, then of ``2 * OTHERS`` more of the same classes."""
     with tempfile.TemporaryDirectory() as links:
         for file in archives:
             Path(links, file.name).symlink_to(file.resolve())
         with archive.Reader(Path(links)) as reader:
-            mine = [i for i in reader.images if i.split in (None, "train") and is_jpeg(i.path)]
-            order = _spread(mine)
-            trained = {image.class_name for image in order[:images]}
-            others = [image for image in order[images:] if image.class_name in trained]
-            wanted = order[:images] + others[: 2 * OTHERS + images // 10]  # some in the place of repeats
-            contents = {image.path: data for image, data in reader.read(wanted)}
+            usable = reader.read(lambda image: image.split in (None, "train") and is_jpeg(image.path))
+            contents = {image: data for image, data in usable}
+    order = _spread(list(contents))
+    trained = {image.class_name for image in order[:images]}
+    order = order[:images] + [image for image in order[images:] if image.class_name in trained]
     once: dict[bytes, tuple[str, bytes]] = {}
-    for image in wanted:
-        data = contents[image.path]
+    for image in order:
+        data = contents[image]
         once.setdefault(hashlib.sha256(data).digest(), (image.class_name, data))
-    if len(once) < images + 2 * OTHERS:
-        raise SystemExit(f"{len(once) - 2 * OTHERS} JPEGs to train on in the archives; --images {images}")
-    return list(once.values())[: images + 2 * OTHERS]
+    found, needed = list(once.values()), images + 2 * OTHERS
+    if repeat and found:
+        found *= -(-needed // len(found))
+    if len(found) < needed:
+        raise SystemExit(f"--images {images}: the archives hold {len(found) - 2 * OTHERS} JPEGs to train on")
+    return found[:needed]
 
 
 def is_jpeg(path: str) -> bool:

@@ -1,5 +1,6 @@
 """The ways of others: the tutorial's, plain torchvision, timm and fastai."""
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -185,7 +186,8 @@ def _fast_steps(task: Task, batches: Callable[[], Iterator[tuple[Any, Any]]], af
             loss_sum += loss.detach() * len(y)
             correct += (logits.detach().argmax(1) == y).sum()
             images += len(y)
-        print(f"loss {loss_sum.item() / images:.3f}, top-1 {correct.item() / images:.1%}")
+        loss, top1 = loss_sum.item() / images, correct.item() / images
+        print(f"loss {loss:.3f}, top-1 {top1:.1%}", file=sys.stderr)
         return images
 
     return epoch

@@ -23,8 +23,41 @@ from task import Epoch, FirstStep, Task, bf16, device, synchronize
 
 def ours(task: Task, after_step: FirstStep) -> Epoch:
     """The stage train's own epoch, on the packed arrays."""
-    job = our_job(Path.cwd(), task.model)
+    return our_epochs(_job(task.model), after_step)
 
+
+def ceiling(task: Task, after_step: FirstStep) -> Epoch:
+    """Our model and step fed one fixed batch: what any loader could reach at most."""
+    return ceiling_epochs(_job(task.model), after_step)
+
+
+def _job(model: str) -> Any:
+    """As stage train sets it up in the current folder."""
+    from finegrain import runtime  # isort: skip  (sets the allocator before torch is imported)
+    from finegrain import params, paths
+
+    config = params.read()
+    pack = paths.Data(config.dataset.name).pack
+    return our_job(config, our_split(config, pack, runtime.device(config.device)), model)
+
+
+def our_split(config: Any, pack: Path, on: Any) -> Any:
+    from finegrain import model, packed
+
+    mean, std = packed.statistics(pack, config.normalisation, model.pretrained(config.weights))
+    return packed.Split(pack, "train", on, mean, std)
+
+
+def our_job(config: Any, train: Any, name: str) -> Any:
+    """What a step of the recipe's first phase works on."""
+    from finegrain import loop, model, runtime
+
+    net = model.build(name, len(train.class_names), config.weights, config.head, config.seed).to(train.device)
+    bf16 = runtime.bf16(config.precision, train.device)
+    return loop.Job(net, config, next(iter(config.phases)), train, bf16)
+
+
+def our_epochs(job: Any, after_step: FirstStep) -> Epoch:
     from finegrain import loop, model
 
     model.set_part(job.net, job.phase.part)
@@ -32,18 +65,16 @@ def ours(task: Task, after_step: FirstStep) -> Epoch:
     optimizer.register_step_post_hook(after_step)
 
     def epoch(number: int) -> int:
-        return int(loop._train_epoch(job, optimizer, job.config.lr, number, number - 1)["train_images"])
+        phase_epoch = (number - 1) % job.phase.epochs
+        return int(loop._train_epoch(job, optimizer, job.config.lr, number, phase_epoch)["train_images"])
 
     return epoch
 
 
-def ceiling(task: Task, after_step: FirstStep) -> Epoch:
-    """Our model and step fed one fixed batch: what any loader could reach at most."""
-    job = our_job(Path.cwd(), task.model)
-
+def ceiling_epochs(job: Any, after_step: FirstStep) -> Epoch:
     from finegrain import loop, model
 
-    images, labels = next(job.batches("ceiling", task.side))
+    images, labels = next(job.batches("ceiling", job.phase.side(0)))
     model.set_part(job.net, job.phase.part)
     model.train_mode(job.net, job.phase.part, job.phase.frozen_statistics)
     optimizer = job.optimizer(job.config.lr)
@@ -55,21 +86,6 @@ def ceiling(task: Task, after_step: FirstStep) -> Epoch:
         return job.steps * len(labels)
 
     return epoch
-
-
-def our_job(project: Path, name: str) -> Any:
-    """As stage train sets it up, for the first phase of ``project/params.yaml``."""
-    from finegrain import runtime  # isort: skip  (sets the allocator before torch is imported)
-    from finegrain import loop, model, packed, params, paths
-
-    config = params.read(project / paths.PARAMS)
-    pack = project / paths.Data(config.dataset.name).pack
-    device = runtime.device(config.device)
-    mean, std = packed.statistics(pack, config.normalisation, model.pretrained(config.weights))
-    train = packed.Split(pack, "train", device, mean, std)
-    net = model.build(name, len(train.class_names), config.weights, config.head, config.seed).to(device)
-    bf16 = runtime.bf16(config.precision, device)
-    return loop.Job(net, config, next(iter(config.phases)), train, bf16)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from finegrain.checkpoint import Keeper
 from finegrain.errors import UserError
 from finegrain.packed import Split
 from finegrain.params import Params
+from finegrain.passes import Passes
 from finegrain.progress import LossWatch, Progress, Row
 from finegrain.recipe import Phase
 
@@ -53,6 +54,14 @@ class Job:
     @cached_property
     def mix(self) -> augment.Mix | None:
         return augment.mixer(self.config.augment, len(self.train.class_names))
+
+    @cached_property
+    def passes(self) -> Passes:
+        def planned(side: int) -> int:
+            return self.steps * sum(self.phase.side(epoch) == side for epoch in range(self.phase.epochs))
+
+        cuda = self.train.device.type == "cuda"
+        return Passes(self.net, self.bf16, self.config.label_smoothing, planned if cuda else None)
 
     def batches(self, epoch: int | str, side: int) -> Iterator[tuple[Tensor, Tensor]]:
         return self.train.train_batches(epoch, self.batch_size, side, self.config.augment, self.config.seed)
@@ -171,20 +180,15 @@ def take_step(job: Job, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) 
     """One optimisation step on images ``[N, 3, side, side]`` and class ids ``[N]``.
 
     Returns:
-        The loss, a scalar, and the logits ``[N, classes]``, both detached and on the device.
+        Loss, a scalar, and logits ``[N, classes]``, detached, on the device, valid until the next step.
     """
-    x, target = job.mix(x, y) if job.mix else (x, y)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=job.bf16):
-        logits = job.net(x)
-        loss = F.cross_entropy(logits, target, label_smoothing=job.config.label_smoothing)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss, logits = job.passes(*(job.mix(x, y) if job.mix else (x, y)))
     if job.phase.clip_norm:
         nn.utils.clip_grad_norm_(job.net.parameters(), job.phase.clip_norm)
     optimizer.step()
     if job.average:
         job.average.update_parameters(job.net)
-    return loss.detach(), logits.detach()
+    return loss, logits
 
 
 def _learning_rate(job: Job, progress: Progress) -> float:

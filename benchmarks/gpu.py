@@ -1,0 +1,275 @@
+"""Training speed on one GPU: torchvision's loader, our loader and step, and the step on one fixed batch.
+
+    bash benchmarks/gpu.sh [OUT] [PHOTOS.zip ...]
+
+Random weights, bfloat16, photos from zips of class folders, else drawn images. Every figure is of whole
+epochs between two waits for the GPU, after one epoch to warm up. All ways run in this process, so the
+allocator's setting of finegrain.runtime holds for each. Results are printed at the end and written to OUT as
+they come; what does not fit into --minutes is left out and named.
+"""
+
+import argparse
+import gc
+import itertools
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from finegrain import runtime  # isort: skip  (sets the allocator before torch is imported)
+import gpu_table
+import inputs
+import others
+import torch
+import torchvision
+import ways
+import yaml
+from task import Epoch, FirstStep, Task, synchronize
+
+from finegrain import manifest, packing, params, record
+from finegrain.sources import archive
+
+MODELS = ["resnet18", "resnet34", "resnet50", "wide_resnet50_2", "resnext50_32x4d"]
+TOY = {"models": ["resnet18"], "batch_sizes": [8], "side": 64, "images": 16, "seconds": 0.0, "minutes": 0.7}
+ALL_AUGMENTATION = {
+    "crop_scale": [0.5, 1.0], "rotate_degrees": 10.0, "zoom": 1.1, "tilt": 0.2, "warp_probability": 0.75,
+    "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05, "colour_probability": 0.75,
+    "erase_probability": 0.25, "mixup_alpha": 0.2,
+}  # fmt: skip
+GROWING_EPOCHS = 6
+
+
+class Bench:
+    """The photos, their pack on the device, and the results so far."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+        self.args, self.folder, self.photos = args, folder, folder / "photos"
+        self.device = runtime.device("auto")
+        started = time.monotonic()
+        inputs.write_photos(args.archives, self.photos, args.images, args.side, repeat=True)
+        pack(self.photos, folder / "pack", inputs.pack_side(args.side))
+        self.split = ways.our_split(self.config(args.batch_sizes[0]), folder / "pack", self.device)
+        self.results: dict[str, Any] = {
+            **facts(self.device, args),
+            "prepare_seconds": time.monotonic() - started,
+            "cells": [],
+            "growing": [],
+            "batches_alone": [],
+            "left_out": [],
+            "failed": [],
+        }
+
+    def config(self, batch_size: int, **changes: Any) -> params.Params:
+        """The plain SGD recipe; ``a__b`` stands for a.b."""
+        data = inputs.settings(self.photos, self.args.side, batch_size)
+        data["precision"] = "bf16" if self.device.type == "cuda" else "auto"
+        for key, value in changes.items():
+            *parents, last = key.split("__")
+            section = data
+            for parent in parents:
+                section = section[parent]
+            section[last] = section[last] | value if isinstance(value, dict) else value
+        file = self.folder / "params.yaml"
+        file.write_text(yaml.safe_dump(data, sort_keys=False))
+        return params.read(file)
+
+    def way(self, name: str, model: str, batch_size: int) -> Epoch:
+        if name == "torchvision":
+            task = Task(self.photos, model, self.args.side, batch_size, self.args.workers)
+            return others.torchvision_v2(task, FirstStep(0.0))
+        config = self.config(batch_size, augment=ALL_AUGMENTATION if name == "ours, all augmentation" else {})
+        job = ways.our_job(config, self.split, model)
+        start = ways.ceiling_epochs if name.startswith("ceiling") else ways.our_epochs
+        return start(job, FirstStep(0.0))
+
+    def cell(self, name: str, model: str, batch_size: int) -> None:
+        reset_memory(self.device)
+        torch.backends.cudnn.benchmark = name == "ceiling, cuDNN tuned"
+        epoch = self.way(name, model, batch_size)
+        self.results["cells"].append(
+            {
+                "model": model,
+                "batch_size": batch_size,
+                "way": name,
+                **timed(epoch, self.args.seconds),
+                "peak_memory_bytes": runtime.peak_memory_bytes(self.device),
+            }
+        )
+        torch.backends.cudnn.benchmark = False
+
+    def growing(self, model: str, batch_size: int) -> None:
+        """All augmentation on, images growing to the full side within the phase: each epoch by itself."""
+        sides = [max(32, 32 * round(self.args.side * 5 / 7 / 32)), self.args.side]
+        phase = {"epochs": GROWING_EPOCHS, "side_pixels": sides}
+        config = self.config(batch_size, augment=ALL_AUGMENTATION, phases__all=phase)
+        job = ways.our_job(config, self.split, model)
+        epoch = ways.our_epochs(job, FirstStep(0.0))
+        for number in range(1, GROWING_EPOCHS + 1):
+            images, seconds = once(epoch, number)
+            row = {"model": model, "batch_size": batch_size, "epoch": number}
+            self.results["growing"].append(
+                row | {"side_pixels": job.phase.side(number - 1), "images_per_second": images / seconds}
+            )
+
+    def batches_alone(self, name: str, batch_size: int) -> None:
+        """Our batches without a network: what augmentation alone can deliver."""
+        config = self.config(batch_size, augment=ALL_AUGMENTATION if name == "all augmentation" else {})
+        job = ways.our_job(config, self.split, "resnet18")
+
+        def epoch(number: int) -> int:
+            return sum(len(labels) for _, labels in job.batches(number, self.args.side))
+
+        row = {"augmentation": name, "batch_size": batch_size}
+        self.results["batches_alone"].append(row | timed(epoch, self.args.seconds))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    deadline = time.monotonic() + 60 * args.minutes
+    with tempfile.TemporaryDirectory(prefix="gpu-") as temporary:
+        bench = Bench(args, Path(temporary))
+        longest: dict[str, float] = {}
+        for kind, label, work in plan(bench, args):
+            left = deadline - time.monotonic()
+            if left <= 1.2 * longest.get(kind, 0.0):
+                bench.results["left_out"].append(label)
+            else:
+                started = time.monotonic()
+                try:
+                    work()
+                except (
+                    Exception
+                ) as error:  # a rented GPU's other measurements are worth more than an early end
+                    traceback.print_exc()
+                    bench.results["failed"].append(
+                        f"{label}: {type(error).__name__}: {error}".splitlines()[0]
+                    )
+                gc.collect()  # ends the workers of a loader that is gone
+                took = time.monotonic() - started
+                longest[kind] = max(longest.get(kind, 0.0), took)
+                print(f"{left:.0f} s left; {label}: {took:.1f} s", file=sys.stderr, flush=True)
+            text = write(args.out, bench.results)
+    print(text)
+    if bench.results["failed"]:
+        sys.exit("some measurements failed: see above")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "out", type=Path, nargs="?", default=Path("gpu-results"), help="folder of the results"
+    )
+    parser.add_argument("archives", type=Path, nargs="*", help="zips of class folders of JPEGs")
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[256, 64])
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument(
+        "--images", type=int, default=4096, help="of an epoch; photos are repeated to make up"
+    )
+    parser.add_argument("--seconds", type=float, default=2.0, help="that epochs are repeated for")
+    parser.add_argument("--minutes", type=float, default=8.0, help="for all of it")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of torchvision's loader")
+    parser.add_argument("--toy", action="store_true", help="other defaults, for a CPU: within a minute")
+    if "--toy" in (sys.argv[1:] if argv is None else argv):
+        parser.set_defaults(**TOY)
+    return parser.parse_intermixed_args(argv)
+
+
+def plan(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, str, Callable[[], None]]]:
+    """Kind, label and work of each measurement, the most wanted first."""
+    first, *rest = args.batch_sizes
+
+    def cells(size: int) -> Iterator[tuple[str, str, Callable[[], None]]]:
+        for model, way in itertools.product(args.models, gpu_table.WAYS):
+            yield way, f"{model}, batch {size}, {way}", partial(bench.cell, way, model, size)
+
+    yield from cells(first)
+    for name in gpu_table.AUGMENTATIONS:
+        yield "alone", f"batches alone, {name}", partial(bench.batches_alone, name, first)
+    for model in args.models:
+        yield "growing", f"{model}, growing images", partial(bench.growing, model, first)
+    for size in rest:
+        yield from cells(size)
+
+
+def pack(photos: Path, folder: Path, side: int) -> None:
+    """The pack of the photos, by the project's own code but without the checks of stage split."""
+    with tempfile.TemporaryDirectory() as temporary:
+        archive.store([str(photos)], Path(temporary))
+        table = Path(temporary, "manifest.csv")
+        paths = sorted(file.relative_to(photos) for file in photos.glob("*/*/*.jpg"))
+        unknown = (0, 0, 0, "", "")  # sizes and hashes: stage pack needs none
+        rows = ((path.as_posix(), "", path.parts[1], path.parts[0], *unknown) for path in paths)
+        record.write_csv(table, manifest.COLUMNS, rows)
+        folder.mkdir()
+        with archive.Reader(Path(temporary)) as reader:
+            packing.pack(reader, table, folder, side)
+
+
+def timed(epoch: Epoch, seconds: float) -> dict[str, Any]:
+    """Images per second of whole epochs, for at least two and so many seconds, after one that warms up."""
+    number = 1
+    once(epoch, number)
+    speeds, total = [], 0.0
+    while len(speeds) < 2 or total < seconds:
+        number += 1
+        images, took = once(epoch, number)
+        total += took
+        speeds.append(images / took)
+    return {
+        "epochs": len(speeds),
+        "images_per_second": statistics.median(speeds),
+        "slowest": min(speeds),
+        "fastest": max(speeds),
+    }
+
+
+def once(epoch: Epoch, number: int) -> tuple[int, float]:
+    """Images and seconds of one epoch, from an idle GPU to an idle GPU."""
+    synchronize()
+    started = time.perf_counter()
+    images = epoch(number)
+    synchronize()
+    return images, time.perf_counter() - started
+
+
+def reset_memory(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def facts(device: torch.device, args: argparse.Namespace) -> dict[str, Any]:
+    cuda = device.type == "cuda"
+    return {
+        "revision": record.revision(),
+        "device": torch.cuda.get_device_name(device) if cuda else platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
+        "photos": [file.name for file in args.archives] or "drawn",
+        **{name: getattr(args, name) for name in ("side", "images", "workers", "seconds")},
+    }
+
+
+def write(out: Path, results: dict[str, Any]) -> str:
+    text = gpu_table.markdown(results)
+    record.write_json(out / "gpu.json", results)
+    record.write_text(out / "gpu.md", text)
+    return text
+
+
+if __name__ == "__main__":
+    main()

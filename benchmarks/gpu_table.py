@@ -1,0 +1,67 @@
+"""The tables of benchmarks/gpu.py."""
+
+from collections.abc import Iterator
+from typing import Any
+
+WAYS = ("ours", "ours, all augmentation", "ceiling", "torchvision", "ceiling, cuDNN tuned")
+AUGMENTATIONS = ("crop and flip", "all augmentation")
+
+
+def markdown(results: dict[str, Any]) -> str:
+    photos = "drawn images" if results["photos"] == "drawn" else "photos"
+    lines = [
+        f"{results['device']}, {results['cores']} cores; torch {results['torch']}, torchvision "
+        f"{results['torchvision']}; {results['images']} {photos} an epoch, {results['side']} px.",
+        "Images per second of whole epochs, medians.",
+        "",
+        *_speeds(results["cells"]),
+        "",
+        *_growing(results["growing"]),
+        "",
+        *_alone(results["batches_alone"]),
+    ]
+    if results["left_out"]:
+        lines += ["", f"Left out for lack of time: {'; '.join(results['left_out'])}."]
+    if results["failed"]:
+        lines += ["", "Failed:", "", *(f"- {line}" for line in results["failed"])]
+    return "\n".join(lines) + "\n"
+
+
+def _speeds(cells: list[dict[str, Any]]) -> Iterator[str]:
+    yield (
+        f"| model | batch | {' | '.join(WAYS)} | ours / torchvision | ours / ceiling "
+        "| all augmentation / ceiling | GiB, ours |"
+    )
+    yield f"|---|---:|{'---:|' * (len(WAYS) + 4)}"
+    for model, size in dict.fromkeys((cell["model"], cell["batch_size"]) for cell in cells):
+        mine = {c["way"]: c for c in cells if (c["model"], c["batch_size"]) == (model, size)}
+        speed = {way: cell["images_per_second"] for way, cell in mine.items()}
+
+        def ratio(above: str, below: str, digits: int, speed: dict[str, float] = speed) -> str:
+            known = above in speed and below in speed
+            return f"{speed[above] / speed[below]:.{digits}f}" if known else ""
+
+        yield (
+            f"| {model} | {size} | {' | '.join(f'{speed[w]:,.0f}' if w in speed else '' for w in WAYS)} "
+            f"| {ratio('ours', 'torchvision', 2)}x | {ratio('ours', 'ceiling', 3)} "
+            f"| {ratio('ours, all augmentation', 'ceiling', 3)} "
+            f"| {mine['ours']['peak_memory_bytes'] / 2**30 if 'ours' in mine else 0:.1f} |"
+        )
+
+
+def _growing(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield "Growing images, all augmentation, each epoch by itself (the first of a run warms up):"
+    yield ""
+    yield "| model | batch | side of each epoch: images per second |"
+    yield "|---|---:|---|"
+    for model, size in dict.fromkeys((row["model"], row["batch_size"]) for row in rows):
+        mine = [row for row in rows if (row["model"], row["batch_size"]) == (model, size)]
+        shown = ", ".join(f"{row['side_pixels']} px: {row['images_per_second']:,.0f}" for row in mine)
+        yield f"| {model} | {size} | {shown} |"
+
+
+def _alone(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield "| our batches without a network | batch | images per second |"
+    yield "|---|---:|---:|"
+    for row in rows:
+        yield f"| {row['augmentation']} | {row['batch_size']} | {row['images_per_second']:,.0f} |"

@@ -1,0 +1,134 @@
+"""A step's passes are autograd's; they are recorded once for each size of images, and only where it pays.
+
+CI has no GPU: there a recording is a stand-in that runs the same passes and puts the results where a CUDA
+graph would, into the same memory every time.
+"""
+
+import contextlib
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from finegrain import passes
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    )
+
+
+def batch(n: int, side: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    source = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 3, side, side, generator=source), torch.randint(5, (n,), generator=source)
+
+
+def slow(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    loss = F.cross_entropy(net(x), y, label_smoothing=0.1)
+    return loss, list(torch.autograd.grad(loss, list(net.parameters())))
+
+
+class Recording:
+    """As torch.cuda.CUDAGraph: what ``torch.cuda.graph`` encloses is run again by ``replay``."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        Recording.made += 1
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    Recording.made = 0
+    stream = type(
+        "Stream", (), {"__init__": lambda self, device: None, "wait_stream": lambda self, other: None}
+    )
+    monkeypatch.setattr(torch.cuda, "Stream", stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda chosen: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", lambda chosen: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recording)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.get_rng_state())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: torch.set_rng_state(state))
+    real = passes._Graph.__init__
+
+    def remember(self, run, net, images, target):
+        real(self, run, net, images, target)
+        kept = [gradient for _, gradient in self._gradients]
+
+        def replay() -> None:
+            assert all(p.grad is gradient for p, gradient in self._gradients)
+            fresh = run(self._images, self._target)
+            for place, value in zip(self._outputs, fresh, strict=True):
+                place.copy_(value)
+            for place, (parameter, _) in zip(kept, self._gradients, strict=True):
+                place.copy_(parameter.grad)
+                parameter.grad = place
+
+        self._graph.replay = replay
+
+    monkeypatch.setattr(passes._Graph, "__init__", remember)
+
+
+def test_loss_and_gradients_are_autograds():
+    net, other = network(), network()
+    x, y = batch(4, 8)
+    run = passes.Passes(net, bf16=False, label_smoothing=0.1, planned=None)
+    run(x * 2, y)  # gradients of an earlier step must not add up
+    loss, logits = run(x, y)
+    other(x * 2)
+    expected, gradients = slow(other, x, y)
+    assert torch.equal(loss, expected.detach()) and logits.shape == (4, 5)
+    assert not loss.requires_grad and not logits.requires_grad
+    assert all(torch.equal(p.grad, g) for p, g in zip(net.parameters(), gradients, strict=True))
+
+
+def test_a_recording_changes_nothing(stand_in):
+    """Batches of two sizes and an odd last one: results and norm statistics are those without recordings."""
+    plain, recorded = network(), network()
+    with_graph = passes.Passes(recorded, False, 0.1, lambda side: passes.RECORD_FROM_STEPS)
+    without = passes.Passes(plain, False, 0.1, None)
+    for n, side, seed in [(4, 8, 1), (4, 8, 2), (3, 8, 3), (4, 8, 4), (4, 12, 5), (2, 12, 6), (4, 12, 7)]:
+        x, y = batch(n, side, seed)
+        (loss, logits), (expected, expected_logits) = with_graph(x, y), without(x, y)
+        assert torch.equal(loss, expected) and torch.equal(logits, expected_logits)
+        for p, q in zip(recorded.parameters(), plain.parameters(), strict=True):
+            assert torch.equal(p.grad, q.grad)
+    assert all(torch.equal(a, b) for a, b in zip(recorded.buffers(), plain.buffers(), strict=True))
+    assert Recording.made == 2
+
+
+def test_a_recording_leaves_the_random_numbers_as_they_were(stand_in):
+    net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3 * 8 * 8, 5))
+    x, y = batch(4, 8)
+    losses = []
+    for planned in (None, lambda side: passes.RECORD_FROM_STEPS):
+        run = passes.Passes(net, False, 0.0, planned)
+        torch.manual_seed(3)
+        losses.append(run(x, y)[0].item())
+    assert losses[0] == losses[1]
+
+
+def test_short_plans_are_not_recorded(stand_in):
+    plan = {8: passes.RECORD_FROM_STEPS - 1, 12: passes.RECORD_FROM_STEPS}
+    run = passes.Passes(network(), False, 0.0, plan.__getitem__)
+    run(*batch(4, 8))
+    assert Recording.made == 0
+    run(*batch(4, 12))
+    assert Recording.made == 1
+
+
+def test_what_cannot_be_recorded_runs_all_the_same(stand_in, monkeypatch, capsys):
+    def refuse(self):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nmore lines")
+
+    monkeypatch.setattr(Recording, "__init__", refuse)
+    net, other = network(), network()
+    x, y = batch(4, 8)
+    loss, _ = passes.Passes(net, False, 0.1, lambda side: passes.RECORD_FROM_STEPS)(x, y)
+    assert torch.equal(loss, slow(other, x, y)[0].detach())
+    assert all(torch.equal(a, b) for a, b in zip(net.buffers(), other.buffers(), strict=True))
+    assert "no CUDA graph (CUDA out of memory.)" in capsys.readouterr().err
