@@ -1,8 +1,8 @@
-"""Peak memory and time of split and pack by number of images: python benchmarks/memory.py
+"""Peak memory and time of split, pack and an epoch of training by number of images: python benchmarks/memory.py
 
 Writes an archive of small patterns, all different, for each number, runs the stages as DVC does, each in a
-process of its own, and prints a Markdown table. The defaults take about two minutes on two cores and 2 GB
-of TMPDIR. With ``--archive FILE ...`` it measures an archive of photos instead.
+process of its own, and prints a Markdown table. The epoch is of resnet18 at 32 px. The defaults take about
+five minutes on two cores and 2 GB of TMPDIR. With ``--archive FILE ...`` it measures an archive of photos instead.
 """
 
 import argparse
@@ -37,11 +37,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             params = yaml.safe_load((ROOT / "params.yaml").read_text())
             dataset = {"name": "d", "source": "archive", "path": [str(file) for file in parts]}
-            params |= {"dataset": dataset, "pack": {"side_pixels": args.side}}
+            params |= {"dataset": dataset, "pack": {"side_pixels": args.side}, "batch_size": 32}
+            params["phases"]["all"] |= {"epochs": 1, "side_pixels": 32}
             Path(folder, "params.yaml").write_text(yaml.safe_dump(params))
             run(args.source / "download.py", folder)
-            for stage in ("split", "pack"):
-                seconds, peak = run(args.source / f"{stage}.py", folder)
+            for stage, *words in (["split"], ["pack"], ["train", "resnet18"]):
+                seconds, peak = run(args.source / f"{stage}.py", folder, *words)
                 images = rows(Path(folder, "data", "d", "manifest.csv"))
                 ratio = peak / first.setdefault(stage, peak) - 1
                 print(
@@ -84,10 +85,10 @@ def draw(file: Path, images: int, side: int) -> None:
             archive.writestr(name, content.getvalue())
 
 
-def run(script: Path, folder: str) -> tuple[float, int]:
+def run(script: Path, folder: str, *words: str) -> tuple[float, int]:
     """Seconds and peak resident bytes of one stage in a process of its own."""
     start = time.monotonic()
-    process = subprocess.Popen([sys.executable, script], cwd=folder)
+    process = subprocess.Popen([sys.executable, script, *words], cwd=folder)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"{script} failed")

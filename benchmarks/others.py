@@ -86,27 +86,11 @@ def read_jpeg(path: str) -> Any:
     return io.decode_jpeg(io.read_file(path), mode=io.ImageReadMode.RGB)
 
 
-def timm_loader(task: Task, after_step: FirstStep, **augmentation: Any) -> Epoch:
-    """timm's dataset, loader and default augmentation; the model and the step of ``torchvision_v2``.
-
-    Args:
-        augmentation: other arguments of ``create_loader``.
-    """
+def timm_loader(task: Task, after_step: FirstStep) -> Epoch:
+    """timm's dataset, loader and default augmentation; the model and the step of ``torchvision_v2``."""
     import torch
-    from timm.data import create_dataset, create_loader
 
-    on = device()
-    data = create_dataset("", root=str(task.photos), split="train", is_training=True)
-    loader = create_loader(
-        data,
-        input_size=(3, task.side, task.side),
-        batch_size=task.batch_size,
-        is_training=True,
-        num_workers=task.workers,
-        pin_memory=on.type == "cuda",
-        device=on,
-        **augmentation,
-    )
+    loader = _timm_batches(task)
 
     def batches() -> Iterator[tuple[Any, Any]]:
         for images, labels in loader:
@@ -115,9 +99,44 @@ def timm_loader(task: Task, after_step: FirstStep, **augmentation: Any) -> Epoch
     return _fast_steps(task, batches, after_step)
 
 
-def timm_plain(task: Task, after_step: FirstStep) -> Epoch:
-    """``timm_loader`` with crop and flip alone, as the other ways: its default also changes the colours."""
-    return timm_loader(task, after_step, color_jitter=None)
+def timm_script(task: Task, after_step: FirstStep) -> Epoch:
+    """As timm's train.py without options for speed: the same loader, timm's network and optimizer, float32."""
+    import timm
+    import timm.optim
+    import torch
+
+    loader = _timm_batches(task)
+    net = timm.create_model(task.model, num_classes=task.classes).to(device())
+    optimizer = timm.optim.create_optimizer_v2(net, opt="sgd", lr=0.001, momentum=0.9)
+    optimizer.register_step_post_hook(after_step)
+    criterion = torch.nn.CrossEntropyLoss()
+
+    def epoch(number: int) -> int:
+        net.train()
+        images = 0
+        for x, y in loader:
+            optimizer.zero_grad()
+            criterion(net(x), y).backward()
+            optimizer.step()
+            images += len(y)
+        return images
+
+    return epoch
+
+
+def _timm_batches(task: Task) -> Any:
+    from timm.data import create_dataset, create_loader
+
+    on = device()
+    return create_loader(
+        create_dataset("", root=str(task.photos), split="train", is_training=True),
+        input_size=(3, task.side, task.side),
+        batch_size=task.batch_size,
+        is_training=True,
+        num_workers=task.workers,
+        pin_memory=on.type == "cuda",
+        device=on,
+    )
 
 
 def fastai_learner(task: Task, after_step: FirstStep) -> Epoch:
