@@ -1,8 +1,8 @@
-"""Peak memory and time of split, pack and an epoch of training by number of images: python benchmarks/memory.py
+"""Peak memory and time of split, pack and an epoch of training: python benchmarks/memory.py
 
 Writes an archive of small patterns, all different, for each number, runs the stages as DVC does, each in a
 process of its own, and prints a Markdown table. The epoch is of resnet18 at 32 px. The defaults take about
-five minutes on two cores and 2 GB of TMPDIR. With ``--archive FILE ...`` it measures an archive of photos instead.
+five minutes on two cores and 2 GB of TMPDIR. With ``--archive FILE ...`` it measures photos instead.
 """
 
 import argparse

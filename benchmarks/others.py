@@ -100,7 +100,7 @@ def timm_loader(task: Task, after_step: FirstStep) -> Epoch:
 
 
 def timm_script(task: Task, after_step: FirstStep) -> Epoch:
-    """As timm's train.py without options for speed: the same loader, timm's network and optimizer, float32."""
+    """As timm's train.py without options for speed: timm's loader, network and optimizer, float32."""
     import timm
     import timm.optim
     import torch
