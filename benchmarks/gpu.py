@@ -34,6 +34,7 @@ import yaml
 from task import Epoch, FirstStep, Task, synchronize
 
 from finegrain import manifest, packing, params, record
+from finegrain.passes import Passes
 from finegrain.sources import archive
 
 MODELS = ["resnet18", "resnet34", "resnet50", "wide_resnet50_2", "resnext50_32x4d"]
@@ -44,6 +45,8 @@ ALL_AUGMENTATION = {
     "erase_probability": 0.25, "mixup_alpha": 0.2,
 }  # fmt: skip
 GROWING_EPOCHS = 6
+SMALL_BATCH = 4
+"""The SGD reference project's: where starting kernels takes longer than running them."""
 
 
 class Bench:
@@ -86,6 +89,10 @@ class Bench:
             return others.torchvision_v2(task, FirstStep(0.0))
         config = self.config(batch_size, augment=ALL_AUGMENTATION if name == "ours, all augmentation" else {})
         job = ways.our_job(config, self.split, model)
+        if name == "ceiling, kernel by kernel":
+            vars(job)["passes"] = Passes(job.net, job.bf16, config.label_smoothing, planned=None)
+        if name == gpu_table.COMPILED:
+            job.net.compile()
         start = ways.ceiling_epochs if name.startswith("ceiling") else ways.our_epochs
         return start(job, FirstStep(0.0))
 
@@ -193,12 +200,17 @@ def plan(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, str, Cal
             yield way, f"{model}, batch {size}, {way}", partial(bench.cell, way, model, size)
 
     yield from cells(first)
+    for model, way in itertools.product(args.models[:1], ("ours", "ceiling", "ceiling, kernel by kernel")):
+        yield "small", f"{model}, batch {SMALL_BATCH}, {way}", partial(bench.cell, way, model, SMALL_BATCH)
     for name in gpu_table.AUGMENTATIONS:
         yield "alone", f"batches alone, {name}", partial(bench.batches_alone, name, first)
     for model in args.models:
         yield "growing", f"{model}, growing images", partial(bench.growing, model, first)
     for size in rest:
         yield from cells(size)
+    for model in args.models if bench.device.type == "cuda" else []:  # a minute each
+        label = f"{model}, batch {first}, compiled"
+        yield "compiled", label, partial(bench.cell, gpu_table.COMPILED, model, first)
 
 
 def pack(photos: Path, folder: Path, side: int) -> None:
@@ -218,7 +230,7 @@ def pack(photos: Path, folder: Path, side: int) -> None:
 def timed(epoch: Epoch, seconds: float) -> dict[str, Any]:
     """Images per second of whole epochs, for at least two and so many seconds, after one that warms up."""
     number = 1
-    once(epoch, number)
+    _, first = once(epoch, number)
     speeds, total = [], 0.0
     while len(speeds) < 2 or total < seconds:
         number += 1
@@ -230,6 +242,7 @@ def timed(epoch: Epoch, seconds: float) -> dict[str, Any]:
         "images_per_second": statistics.median(speeds),
         "slowest": min(speeds),
         "fastest": max(speeds),
+        "start_seconds": first - images / statistics.median(speeds),
     }
 
 

@@ -3,7 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-WAYS = ("ours", "ours, all augmentation", "ceiling", "torchvision", "ceiling, cuDNN tuned")
+WAYS = (
+    "ours", "ours, all augmentation", "ceiling", "torchvision", "ceiling, kernel by kernel",
+    "ceiling, cuDNN tuned",
+)  # fmt: skip
+COMPILED = "ceiling, compiled"
 AUGMENTATIONS = ("crop and flip", "all augmentation")
 
 
@@ -15,6 +19,8 @@ def markdown(results: dict[str, Any]) -> str:
         "Images per second of whole epochs, medians.",
         "",
         *_speeds(results["cells"]),
+        "",
+        *_compiled(results["cells"]),
         "",
         *_growing(results["growing"]),
         "",
@@ -47,6 +53,23 @@ def _speeds(cells: list[dict[str, Any]]) -> Iterator[str]:
             f"| {ratio('ours, all augmentation', 'ceiling', 3)} "
             f"| {mine['ours']['peak_memory_bytes'] / 2**30 if 'ours' in mine else 0:.1f} |"
         )
+
+
+def _compiled(cells: list[dict[str, Any]]) -> Iterator[str]:
+    """Whether torch.compile pays: what it gains, and the images after which its start is made up for."""
+    yield "| ceiling, compiled | batch | images per second | gain | s to start | made up for after images |"
+    yield "|---|---:|---:|---:|---:|---:|"
+    plain = {(c["model"], c["batch_size"]): c for c in cells if c["way"] == "ceiling"}
+    for cell in cells:
+        if cell["way"] == COMPILED:
+            before = plain[cell["model"], cell["batch_size"]]
+            saved = 1 / before["images_per_second"] - 1 / cell["images_per_second"]  # seconds an image
+            longer = cell["start_seconds"] - before["start_seconds"]
+            yield (
+                f"| {cell['model']} | {cell['batch_size']} | {cell['images_per_second']:,.0f} "
+                f"| {cell['images_per_second'] / before['images_per_second']:.2f}x "
+                f"| {cell['start_seconds']:.0f} | {f'{longer / saved:,.0f}' if saved > 0 else 'never'} |"
+            )
 
 
 def _growing(rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -67,10 +67,26 @@ def test_gpu_runs_on_a_cpu_too(tmp_path):
     found = json.loads((tmp_path / "out" / "gpu.json").read_text())
     assert printed.strip() == (tmp_path / "out" / "gpu.md").read_text().strip()
     assert not found["failed"] and not found["left_out"]
-    assert len({cell["way"] for cell in found["cells"]}) == len(found["cells"]) == 5
+    assert [cell["batch_size"] for cell in found["cells"]] == [8] * 6 + [4] * 3
+    assert len({cell["way"] for cell in found["cells"]}) == 6
     assert [row["side_pixels"] for row in found["growing"]] == [32, 32, 32, 64, 64, 64]
     rows = found["cells"] + found["growing"] + found["batches_alone"]
     assert all(0.1 < row["images_per_second"] < 1e6 for row in rows)
+
+
+def test_the_gpu_table_says_after_how_many_images_compiling_pays(module):
+    rows = [
+        {"model": model, "batch_size": 8, "way": way, "images_per_second": speed, "start_seconds": start}
+        for model, way, speed, start in [
+            ("fast", "ceiling", 100.0, 1.0), ("fast", "ceiling, compiled", 200.0, 31.0),
+            ("slow", "ceiling", 100.0, 1.0), ("slow", "ceiling, compiled", 90.0, 31.0),
+        ]
+    ]  # fmt: skip
+    lines = list(module("gpu_table")._compiled(rows))
+    assert lines[2:] == [
+        "| fast | 8 | 200 | 2.00x | 31 | 6,000 |",  # 5 ms an image saved, 30 s more to start
+        "| slow | 8 | 90 | 0.90x | 31 | never |",
+    ]
 
 
 def test_ratios_are_taken_within_a_round(module):

@@ -1,0 +1,172 @@
+"""Speed is not paid for with accuracy: python benchmarks/accuracy.py
+
+Trains the network of the embedded sample in three ways that should differ in nothing but speed: as the
+project does; in float32; and with plain torchvision's decoder, transforms and loader before the same step.
+Validation top-1 over several seeds, with 95 % intervals and differences paired by seed and image. Prints
+Markdown and writes it to the folder --out. About ten minutes on two cores.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+from finegrain import runtime  # noqa: E402, I001  (sets the allocator before torch is imported)
+import numpy as np  # noqa: E402
+import study  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+from torchvision import datasets, io  # noqa: E402
+from torchvision.transforms import v2  # noqa: E402
+
+from finegrain import augment, loop, manifest, model, packed, packing, params, record  # noqa: E402
+from finegrain.progress import Progress  # noqa: E402
+from finegrain.recipe import Augment  # noqa: E402
+from finegrain.sources import archive, sample  # noqa: E402
+
+Splits = tuple[Any, Any]
+"""Of train and val: a packed.Split, or what gives batches as it does."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--epochs", type=int, help="other than the sample's own")
+    parser.add_argument("--out", type=Path, default=ROOT / ".accuracy", help="folder of the results")
+    args = parser.parse_args()
+    config = params.read(ROOT / "params.yaml")
+    if args.epochs:
+        phase = config.phases["all"].model_copy(update={"epochs": args.epochs})
+        config = config.model_copy(update={"phases": {"all": phase}})
+    with tempfile.TemporaryDirectory() as temporary:
+        ways = prepare(config, Path(temporary))
+        right = {name: [] for name in ways}
+        for seed in args.seeds:
+            for name, (splits, bf16) in ways.items():
+                right[name].append(run(config.model_copy(update={"seed": seed}), args.model, splits, bf16))
+                print(f"seed {seed}, {name}: {right[name][-1].mean():.2%}", file=sys.stderr, flush=True)
+    text = table({name: np.array(runs, float) for name, runs in right.items()})
+    record.write_text(args.out / "accuracy.md", text)
+    print(text)
+
+
+def prepare(config: params.Params, folder: Path) -> dict[str, tuple[Splits, bool]]:
+    """Draw the sample once, packed and as files; the splits of each way, and whether it computes in bf16."""
+    dataset = config.dataset
+    assert isinstance(dataset, params.Sample), "params.yaml is not the sample's"
+    sample.draw(folder, dataset.images_per_class, dataset.side_pixels, config.seed)
+    table, pack = folder / "manifest.csv", folder / "pack"
+    pack.mkdir()
+    with archive.Reader(folder) as reader:
+        result = manifest.build(manifest.inspect(reader), config.split, config.seed)
+        record.write_csv(table, manifest.COLUMNS, result.rows())
+        packing.pack(reader, table, pack, config.pack.side_pixels)
+        rows = {row.path: row for row in result.rows()}
+        for image, data in reader.read():
+            row = rows[image.path]
+            file = folder / "files" / row.split / row.class_name / Path(image.path).name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+    device = runtime.device(config.device)
+    normal = packed.statistics(pack, config.normalisation, pretrained=False)
+    ours = tuple(packed.Split(pack, name, device, *normal) for name in ("train", "val"))
+    theirs = tuple(Files(folder / "files" / name, device, *normal) for name in ("train", "val"))
+    assert torch.equal(ours[1].labels, theirs[1].labels), "the images are paired"
+    return {
+        "ours": (ours, runtime.bf16("auto", device)),
+        "ours in float32": (ours, False),
+        "torchvision's loader": (theirs, runtime.bf16("auto", device)),
+    }
+
+
+class Files:
+    """Image files behind torchvision's transforms and loader, giving batches as ``packed.Split`` does."""
+
+    def __init__(self, folder: Path, device: torch.device, mean: list[float], std: list[float]) -> None:
+        self.device, self._folder = device, folder
+        self._normal = augment.normalisation(mean, std, device)
+        self._files = datasets.ImageFolder(str(folder), loader=_read)
+        self.labels = torch.tensor(self._files.targets)
+        self.class_names = self._files.classes
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def steps(self, batch_size: int) -> int:
+        return -(-len(self) // batch_size)
+
+    def train_batches(
+        self, epoch: int | str, batch_size: int, side: int, config: Augment, seed: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        crop = v2.RandomResizedCrop(side, config.crop_scale, config.crop_ratio, antialias=True)
+        source = augment.generator(seed, "files", epoch)
+        return self._batches(v2.Compose([crop, v2.RandomHorizontalFlip()]), batch_size, source)
+
+    def plain_batches(self, batch_size: int, side: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return self._batches(v2.Resize((side, side), antialias=True), batch_size, None)
+
+    def _batches(
+        self, transform: Callable[[Tensor], Tensor], batch_size: int, shuffled: torch.Generator | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        self._files.transform = transform
+        loader = torch.utils.data.DataLoader(
+            self._files, batch_size, shuffle=shuffled is not None, generator=shuffled, num_workers=2
+        )
+        for images, labels in loader:
+            x = augment.normalise(images.to(self.device), self._normal)
+            yield x.contiguous(memory_format=torch.channels_last), labels.to(self.device)
+
+
+def _read(path: str) -> Tensor:
+    return io.decode_image(io.read_file(path), mode=io.ImageReadMode.RGB)
+
+
+class NoKeeper:
+    """These runs are short: nothing is kept in case of a kill."""
+
+    def read(self) -> None:
+        return None
+
+    def write(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def run(config: params.Params, name: str, splits: Splits, bf16: bool) -> np.ndarray:
+    """Train; which validation images the kept weights get right, ``[images]`` bool."""
+    train, val = splits
+    net = model.build(name, len(train.class_names), config.weights, config.head, config.seed)
+    net = net.to(train.device)
+    progress = Progress()
+    for _ in loop.fit(net, config, train, val, NoKeeper(), progress, bf16):  # type: ignore[arg-type]
+        pass
+    net.load_state_dict(progress.weights)
+    logits, labels = loop.predict(net, val, progress.best["side_pixels"], bf16)
+    return (logits.argmax(1) == labels).numpy()
+
+
+def table(right: dict[str, np.ndarray]) -> str:
+    """A row a way; ``right`` is ``[seeds, images]``."""
+    lines = ["| | val top-1, each seed | mean [95 %] | ours - this [95 %] |", "|---|---|---:|---:|"]
+    ours = right["ours"]
+    for name, values in right.items():
+        each = ", ".join(f"{seed.mean():.1%}" for seed in values)
+        low, high = study.interval(values)
+        difference = "-"
+        if name != "ours":
+            lower, upper = study.interval(ours - values)
+            mean = (ours - values).mean()
+            difference = f"{mean * 100:+.1f} [{lower * 100:+.1f}, {upper * 100:+.1f}] points"
+        lines.append(f"| {name} | {each} | {values.mean():.1%} [{low:.1%}, {high:.1%}] | {difference} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
