@@ -23,15 +23,15 @@ from task import Epoch, FirstStep, Task, bf16, device, synchronize
 
 def ours(task: Task, after_step: FirstStep) -> Epoch:
     """The stage train's own epoch, on the packed arrays."""
-    return our_epochs(_job(task.model), after_step)
+    return our_epochs(job(task.model), after_step)
 
 
 def ceiling(task: Task, after_step: FirstStep) -> Epoch:
     """Our model and step fed one fixed batch: what any loader could reach at most."""
-    return ceiling_epochs(_job(task.model), after_step)
+    return ceiling_epochs(job(task.model), after_step)
 
 
-def _job(model: str) -> Any:
+def job(model: str) -> Any:
     """As stage train sets it up in the current folder."""
     from finegrain import runtime  # isort: skip  (sets the allocator before torch is imported)
     from finegrain import params, paths

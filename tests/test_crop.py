@@ -59,8 +59,12 @@ def test_both_ways_equal_torchvision_s_antialiased_resize(side):
         cut = image.permute(2, 0, 1)[:, top : top + height, left : left + width].float()
         cut = tvf.resize(cut, [side, side], antialias=True)
         exact.append(cut.flip(2) if flip else cut)
-    matrices = crop.crop_by_matrices(images, crops, flips, side)
+    matrices = crop.crop_by_matrices(images, crops, flips, side, torch.float32)
     assert torch.allclose(matrices, torch.stack(exact), atol=1e-4 * 255)
+    assert matrices.is_contiguous(memory_format=torch.channels_last)
+    halves = crop.crop_by_matrices(images, crops, flips, side)
+    assert halves.dtype == torch.float16
+    assert (halves.float() - matrices).abs().max() < 0.25  # of 255: half a rounding step
     one_by_one = crop.crop_one_by_one(images, crops, flips, side)
     assert one_by_one.dtype == torch.uint8
     assert (one_by_one.float() - matrices).abs().max() <= 1.01  # 8-bit rounding, of rows and of columns

@@ -115,15 +115,19 @@ def apply(images: Tensor, views: Views, padding: int, normal: tuple[Tensor, Tens
 
 
 def normalisation(mean: list[float], std: list[float], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Offset and factor that ``normalise`` takes, from mean and deviation of values in 0..1."""
+    """Offset and factor ``[3]`` that ``normalise`` takes, from mean and deviation of values in 0..1."""
     offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
     factor = torch.tensor([1 / (255 * s) for s in std], device=device)
-    return offset.view(1, 3, 1, 1), factor.view(1, 3, 1, 1)
+    return offset, factor
 
 
 def normalise(images: Tensor, normal: tuple[Tensor, Tensor]) -> Tensor:
-    """``[N, 3, H, W]`` in 0..255 to float32 with mean 0 and deviation 1."""
-    return torch.addcmul(normal[0], images.float(), normal[1])
+    """``[N, 3, H, W]`` in 0..255 to float32 with mean 0 and deviation 1, channels_last."""
+    n, channels, height, width = images.shape
+    # by rows of pixels: a loop over three channels would be four times slower on a CPU
+    rows = images.permute(0, 2, 3, 1).reshape(n, height, width * channels).float()
+    offset, factor = (values.repeat(width) for values in normal)
+    return torch.addcmul(offset, rows, factor).view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 def mixer(config: Augment, classes: int) -> Mix | None:

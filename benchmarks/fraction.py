@@ -1,0 +1,76 @@
+"""Whole training epochs against the ceiling, the same step on one fixed batch, taking turns in one process.
+
+    python benchmarks/fraction.py --archive part-1.zip part-2.zip part-3.zip part-4.zip
+
+A machine's speed drifts by more than what loading costs, so each round measures both, one after the other.
+Prints a Markdown table: medians over the rounds, and the smallest and largest fraction.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import inputs
+import yaml
+from task import FirstStep
+
+HEAD = """\
+| model | batch | ours, images/s | ceiling, images/s | fraction of the ceiling |
+|---|---:|---:|---:|---:|"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--archive", type=Path, nargs="+", default=[], help="none: images are drawn")
+    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
+    parser.add_argument("--images", type=int, default=320, help="of an epoch")
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        photos = Path(folder, "photos")
+        inputs.write_photos([file.resolve() for file in args.archive], photos, args.images, args.side)
+        os.chdir(folder)
+        settings = inputs.settings(photos, args.side, args.batch_size)
+        Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        for stage in ("download", "split", "pack"):
+            subprocess.run([sys.executable, str(inputs.ROOT / "src" / f"{stage}.py")], check=True)
+        print(HEAD)
+        for model in args.models:
+            print(row(model, args.batch_size, args.rounds), flush=True)
+
+
+def row(model: str, batch_size: int, rounds: int) -> str:
+    import ways
+
+    job = ways.job(model)
+    epochs = [ways.our_epochs(job, FirstStep(0.0)), ways.ceiling_epochs(job, FirstStep(0.0))]
+    for epoch in epochs:
+        epoch(1)
+    speeds = [[speed(epoch, number) for epoch in epochs] for number in range(2, rounds + 2)]
+    ours, fixed = (statistics.median(column) for column in zip(*speeds, strict=True))
+    fractions = [mine / ceiling for mine, ceiling in speeds]
+    return (
+        f"| {model} | {batch_size} | {ours:.1f} | {fixed:.1f} | {statistics.median(fractions):.3f} "
+        f"[{min(fractions):.3f}, {max(fractions):.3f}] |"
+    )
+
+
+def speed(epoch: Callable[[int], int], number: int) -> float:
+    """Images per second."""
+    started = time.perf_counter()
+    images = epoch(number)
+    return images / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()
