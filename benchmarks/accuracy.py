@@ -104,7 +104,7 @@ class Files:
         return -(-len(self) // batch_size)
 
     def train_batches(
-        self, epoch: int | str, batch_size: int, side: int, config: Augment, seed: int
+        self, epoch: int | str, batch_size: int, side: int, config: Augment, seed: int, first: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         crop = v2.RandomResizedCrop(side, config.crop_scale, config.crop_ratio, antialias=True)
         source = augment.generator(seed, "files", epoch)
@@ -134,6 +134,9 @@ class NoKeeper:
 
     def read(self) -> None:
         return None
+
+    def due(self) -> bool:
+        return False
 
     def write(self, state: dict[str, Any]) -> None:
         pass

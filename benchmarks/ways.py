@@ -65,8 +65,12 @@ def our_epochs(job: Any, after_step: FirstStep) -> Epoch:
     optimizer.register_step_post_hook(after_step)
 
     def epoch(number: int) -> int:
+        sums = loop.Sums.zero(job.train.device)
         phase_epoch = (number - 1) % job.phase.epochs
-        return int(loop._train_epoch(job, optimizer, job.config.lr, number, phase_epoch)["train_images"])
+        for _ in loop.train_steps(job, optimizer, job.config.lr, number, phase_epoch, sums):
+            pass
+        sums.loss.item()  # as at the end of an epoch
+        return sums.images
 
     return epoch
 

@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     key = {"model": name, "recipe": recipe, "data": train.fingerprint, "environment": environment}
     code = [Path(__file__), *Path(params.__file__).parent.glob("*.py")]
     chosen, final = Progress(), Progress()
-    with checkpoint.Keeper(f"{config.dataset.name}-{name}", key, code) as keeper:
+    seconds = config.checkpoint_seconds
+    with checkpoint.Keeper(f"{config.dataset.name}-{name}", key, code, seconds) as keeper:
         try:
             for row in loop.fit(net, config, train, val, keeper, chosen, bf16):
                 write_history(run, chosen)
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if config.refit:
                 both = packed.Split(data.pack, "train+val", device, mean, std)
                 net = model.build(name, classes, config.weights, config.head, config.seed).to(device)
-                with checkpoint.Keeper(f"{config.dataset.name}-{name}-refit", key, code) as second:
+                with checkpoint.Keeper(f"{config.dataset.name}-{name}-refit", key, code, seconds) as second:
                     for row in loop.fit(net, config, both, None, second, final, bf16, plan=chosen):
                         record.say(f"{name} refit, epoch {row['epoch']}: train loss {row['train_loss']:.3f}")
         except torch.OutOfMemoryError:

@@ -1,11 +1,14 @@
 """A checkpoint is whole or absent, belongs to one exact run, and is locked."""
 
+import errno
 import os
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from finegrain import paths
+from finegrain import checkpoint, paths
 from finegrain.checkpoint import Keeper
 from finegrain.errors import UserError
 
@@ -26,7 +29,7 @@ def test_read_gives_what_write_took(project):
 def test_success_removes_the_folder_and_failure_keeps_it(project):
     with Keeper("m", KEY, []) as keeper:
         keeper.write({})
-    assert not list(paths.CHECKPOINTS.iterdir())
+    assert not list(paths.checkpoints().iterdir())
     with pytest.raises(KeyError), Keeper("m", KEY, []) as keeper:
         keeper.write({})
         raise KeyError
@@ -55,17 +58,66 @@ def test_a_damaged_checkpoint_counts_as_none(project, capfd, harm):
     assert "damaged" in capfd.readouterr().err
 
 
-def test_a_half_written_file_does_not_touch_the_last_whole_one(project, monkeypatch):
+@pytest.mark.parametrize("when", ["fsync", "replace"])
+def test_a_full_disk_costs_only_the_new_one(project, monkeypatch, capfd, when):
     with Keeper("m", KEY, []) as keeper:
         keeper.write({"epoch": 1})
 
-        def power_cut(*_):
-            raise OSError("power cut")
+        def fail(*_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(os, "replace", power_cut)
-        with pytest.raises(OSError, match="power cut"):
+        with monkeypatch.context() as full:
+            full.setattr(os, when, fail)
             keeper.write({"epoch": 2})
+        assert keeper.read() == {"epoch": 1} and not (keeper.folder / "state.tmp").exists()
+        assert "no checkpoint written (No space left on device)" in capfd.readouterr().err
+        keeper.write({"epoch": 3})
+        assert keeper.read() == {"epoch": 3}
+
+
+def test_a_power_cut_leaves_the_last_whole_one(project):
+    with pytest.raises(KeyError), Keeper("m", KEY, []) as keeper:
+        keeper.write({"epoch": 1})
+        (keeper.folder / "state.tmp").write_bytes(b"half")
+        raise KeyError
+    with Keeper("m", KEY, []) as keeper:
         assert keeper.read() == {"epoch": 1}
+        assert not (keeper.folder / "state.tmp").exists()
+
+
+def test_it_is_due_when_the_time_is_up(project, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with Keeper("m", KEY, [], seconds=60) as keeper:
+        clock[0] += 59
+        assert not keeper.due()
+        clock[0] += 1
+        assert keeper.due()
+        keeper.write({})
+        assert not keeper.due()
+
+
+def test_states_of_other_runs_are_removed_in_the_end_but_none_in_use(project, monkeypatch):
+    monkeypatch.setattr(checkpoint, "KEPT", 3)
+    for number in range(5):
+        with pytest.raises(KeyError), Keeper("m", {"run": number}, []) as keeper:
+            keeper.write({"run": number})
+            os.utime(keeper.folder, (number, number))
+            raise KeyError
+    downloads = paths.checkpoints() / "downloads"
+    downloads.mkdir()
+    with Keeper("m", {"run": 9}, []):
+        pass
+    left = {n for n in range(5) if Keeper("m", {"run": n}, []).file.is_file()}
+    assert left == {3, 4} and downloads.is_dir()
+
+
+def test_experiments_share_the_workspace_s_folder(project, monkeypatch):
+    copy = project / ".dvc" / "tmp" / "exps" / "standalone" / "tmpabc"
+    copy.mkdir(parents=True)
+    assert paths.checkpoints() == Path(".checkpoints")
+    monkeypatch.chdir(copy)
+    assert paths.checkpoints() == project / ".checkpoints"
 
 
 def test_a_second_trainer_is_kept_out(project):

@@ -29,16 +29,18 @@ def wanted() -> list[feed.Wanted]:
 
 
 def test_on_the_cpu(pixels):
-    for images, chosen, views in feed.on_cpu(pixels, wanted()):
-        assert np.array_equal(images, IMAGES[chosen]) and len(views.crops) == len(chosen)
+    fed = feed.on_cpu(pixels, wanted(), 8)
+    for (images, chosen, views), (expected, _) in zip(fed, wanted(), strict=True):
+        assert np.array_equal(images.permute(0, 2, 3, 1), IMAGES[chosen]) and torch.equal(chosen, expected)
+        assert len(views.crops) == len(chosen)
 
 
 def test_resident(pixels, monkeypatch):
     monkeypatch.setattr(feed, "LOAD_AT_ONCE", 4)
     everything = feed.load(pixels, CPU)
     assert np.array_equal(everything, IMAGES)
-    for images, chosen, _ in feed.resident(everything, wanted()):
-        assert np.array_equal(images, IMAGES[chosen])
+    for images, chosen, _ in feed.resident(everything, wanted(), 8):
+        assert np.array_equal(images.permute(0, 2, 3, 1), IMAGES[chosen])
 
 
 class Event:
@@ -103,8 +105,8 @@ def test_streamed_in_two_buffers_while_copies_come_late(pixels, monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", on)
     seen = []
-    for images, chosen, _ in feed.streamed(pixels, wanted(), CPU):
-        assert np.array_equal(images, IMAGES[chosen])
+    for images, chosen, _ in feed.streamed(pixels, wanted(), 8, CPU):
+        assert np.array_equal(images.permute(0, 2, 3, 1), IMAGES[chosen])
         seen += chosen.tolist()
     assert sorted(seen) == list(range(11))
     assert len(pinned) == 2 and readers and threading.get_ident() not in readers

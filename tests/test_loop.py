@@ -42,7 +42,6 @@ def settings(tmp_path, **more) -> params.Params:
         "phases": copy.deepcopy(TWO_PHASES),
         "batch_size": 6,
         "lr": 0.02,
-        "checkpoint_seconds": 0.0,
     } | more
     return params.read(changed(tmp_path, **more))
 
@@ -51,14 +50,32 @@ def split(folder, names) -> packed.Split:
     return packed.Split(folder, names, CPU, *packed.statistics(folder, "train", pretrained=False))
 
 
-def run(pack, config, stop_after=None, name="resnet18", names=("train", "val"), plan=None):
+STEPS = 7
+"""Of an epoch of tiny_pack in batches of 6; with its end, fit() asks 8 times an epoch whether to save."""
+EPOCH_ENDS = tuple(range(STEPS + 1, 100, STEPS + 1))
+
+
+class Scripted(checkpoint.Keeper):
+    """Saves, and is killed, when it is asked for the n-th time, from 1, whether a checkpoint is due."""
+
+    def __init__(self, key, saves, killed_at):
+        super().__init__("tiny", key, [])
+        self.asked, self.saves, self.killed_at = 0, saves, killed_at
+
+    def due(self):
+        self.asked += 1
+        if self.asked == self.killed_at:
+            raise Killed
+        return self.asked in self.saves
+
+
+def run(pack, config, killed_at=None, name="resnet18", names=("train", "val"), plan=None, saves=()):
     train, val = (split(pack, n) if n else None for n in names)
     net, progress = model.build(name, 3, "none", config.head, config.seed), Progress()
     key = {"config": config.model_dump(mode="json"), "names": names}
-    with checkpoint.Keeper("tiny", key, []) as keeper:
-        for done, _ in enumerate(loop.fit(net, config, train, val, keeper, progress, False, plan), 1):
-            if stop_after and done > stop_after:
-                raise Killed
+    with Scripted(key, saves, killed_at) as keeper:
+        for _ in loop.fit(net, config, train, val, keeper, progress, False, plan):
+            pass
     return net, progress
 
 
@@ -94,13 +111,28 @@ RICH = {
 }
 
 
-@pytest.mark.parametrize("more", [{}, RICH], ids=["plain", "everything on"])
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_a_killed_run_resumes_to_the_same_bits(tiny_pack, tmp_path, stop_after, more):
-    config = settings(tmp_path, **more)
-    _, progress = run(tiny_pack, config)
+UNBROKEN: dict[str, Progress] = {}
+"""Runs to compare with, by recipe."""
+
+
+@pytest.mark.parametrize(
+    ("recipe", "saves", "killed_at"),
+    [
+        pytest.param("plain", EPOCH_ENDS, 9, id="after an epoch"),
+        pytest.param("plain", EPOCH_ENDS, 30, id="in an epoch"),
+        pytest.param("plain", (3,), 5, id="saved in the first"),
+        pytest.param("plain", (31,), 32, id="last step"),
+        pytest.param("rich", (3,), 5, id="everything on, in the first"),
+        pytest.param("rich", (11, 21), 25, id="everything on, within others"),
+    ],
+)
+def test_a_killed_run_resumes_to_the_same_bits(tiny_pack, tmp_path, recipe, saves, killed_at):
+    config = settings(tmp_path, **(RICH if recipe == "rich" else {}))
+    if recipe not in UNBROKEN:
+        UNBROKEN[recipe] = run(tiny_pack, config)[1]
+    progress = UNBROKEN[recipe]
     with pytest.raises(Killed):
-        run(tiny_pack, config, stop_after=stop_after)
+        run(tiny_pack, config, killed_at, saves=saves)
     _, again = run(tiny_pack, config)
     assert deterministic(progress) == deterministic(again)
     assert progress.best["epoch"] == again.best["epoch"]
@@ -108,20 +140,21 @@ def test_a_killed_run_resumes_to_the_same_bits(tiny_pack, tmp_path, stop_after, 
     assert same_bits(progress.weights, again.weights)
 
 
-def test_a_resumed_run_does_not_train_the_finished_epochs_again(tiny_pack, tmp_path, monkeypatch):
+def test_a_resumed_run_repeats_only_what_came_after_the_checkpoint(tiny_pack, tmp_path, monkeypatch):
     config = settings(tmp_path)
     with pytest.raises(Killed):
-        run(tiny_pack, config, stop_after=3)
-    trained = []
-    real = packed.Split.train_batches
+        run(tiny_pack, config, killed_at=30, saves=(27,))  # the third step of the fourth epoch
+    steps, trained = [], []
+    real_step, real_batches = loop.take_step, packed.Split.train_batches
 
     def counted(self, epoch, *args):
         trained.append(epoch)
-        return real(self, epoch, *args)
+        return real_batches(self, epoch, *args)
 
     monkeypatch.setattr(packed.Split, "train_batches", counted)
+    monkeypatch.setattr(loop, "take_step", lambda *args: steps.append(1) or real_step(*args))
     run(tiny_pack, config)
-    assert trained == [4]
+    assert trained == [4] and len(steps) == STEPS - 3
 
 
 def test_a_loss_that_is_not_finite_stops_at_that_step_and_keeps_the_last_checkpoint(
@@ -134,13 +167,13 @@ def test_a_loss_that_is_not_finite_stops_at_that_step_and_keeps_the_last_checkpo
     real = loop.take_step
     monkeypatch.setattr(loop, "take_step", lambda *args: steps.append(1) or real(*args))
     with pytest.raises(UserError) as caught:
-        run(tiny_pack, config)
+        run(tiny_pack, config, saves=(EPOCH_ENDS[3], EPOCH_ENDS[3] + 1))
     message = str(caught.value)
     assert re.search(
         r"train loss is (nan|inf) in phase broken, epoch 5, step [23] of 7, lr 1e\+30; lower lr", message
     )
     assert len(steps) <= 4 * 7 + 3  # the epoch is not trained to its end
-    (folder,) = paths.CHECKPOINTS.iterdir()
+    (folder,) = paths.checkpoints().iterdir()
     state = torch.load(io.BytesIO((folder / "state.pt").read_bytes()[32:]), weights_only=True)
     assert len(state["progress"]["rows"]) == 4
     assert all(value.isfinite().all() for value in state["net"].values())
@@ -202,14 +235,14 @@ def test_patience_ends_a_phase_and_a_refit_repeats_its_epochs_and_rates_on_train
 
 
 def test_a_kill_during_the_refit_does_not_repeat_the_choosing_run(tiny_pack, tmp_path, monkeypatch):
-    config = settings(tmp_path, refit=True, checkpoint_seconds=1e9)
+    config = settings(tmp_path, refit=True)
     train, val = split(tiny_pack, "train"), split(tiny_pack, "val")
     for attempt in range(2):
         progress = Progress()
         net = model.build("resnet18", 3, "none", config.head, 0)
         with pytest.raises(Killed), checkpoint.Keeper("tiny", {}, []) as keeper:
             if attempt:
-                monkeypatch.setattr(loop, "_train_epoch", None)  # would fail if called
+                monkeypatch.setattr(loop, "train_steps", None)  # would fail if called
             assert len(list(loop.fit(net, config, train, val, keeper, progress, False))) == 4
             raise Killed
         assert progress.weights

@@ -4,8 +4,10 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,10 @@ import torch
 from finegrain import paths, record
 from finegrain.errors import UserError
 
+KEPT = 20
+"""States of interrupted runs; some hundred MB each."""
+TEMPORARY = "state.tmp"
+
 
 class Keeper:
     """The checkpoint of one model under one exact set of params, code and data; a context manager.
@@ -24,28 +30,34 @@ class Keeper:
     lock keeps a second trainer out. Leaving without an error removes the folder.
     """
 
-    def __init__(self, name: str, key: dict[str, Any], code: Sequence[Path]) -> None:
+    def __init__(
+        self, name: str, key: dict[str, Any], code: Sequence[Path], seconds: float = math.inf
+    ) -> None:
         """Name the folder.
 
         Args:
             name: dataset and model, readable.
             key: the resolved parameters, the data's fingerprint and what else the bits depend on.
             code: source files whose text counts as well.
+            seconds: how long a state may go unwritten.
         """
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode())
         for file in sorted(code):
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
-        self.folder = paths.CHECKPOINTS / f"{name}-{digest.hexdigest()[:16]}"
+        self.folder = paths.checkpoints() / f"{name}-{digest.hexdigest()[:16]}"
         self.file = self.folder / "state.pt"
+        self._seconds, self._written = seconds, time.monotonic()
 
     def __enter__(self) -> "Keeper":
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it when we die
-        except BlockingIOError:
-            os.close(self._lock)
-            raise UserError(f"{self.folder}: another run is training this very model; wait for it") from None
+        lock = _lock(self.folder)
+        if lock is None:
+            raise UserError(f"{self.folder}: another run is training this very model; wait for it")
+        self._held = lock
+        (self.folder / TEMPORARY).unlink(missing_ok=True)
+        os.utime(self.folder)
+        _remove_old(self.folder.parent)
+        self._written = time.monotonic()
         return self
 
     def __exit__(
@@ -53,22 +65,33 @@ class Keeper:
     ) -> None:
         if kind is None:
             shutil.rmtree(self.folder)
-        os.close(self._lock)
+        os.close(self._held)
+
+    def due(self) -> bool:
+        """Whether the last state is old enough for a new one."""
+        return time.monotonic() - self._written >= self._seconds
 
     def write(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint as a whole, on disk when this returns."""
+        """Replace the checkpoint as a whole, on disk when this returns.
+
+        One that cannot be written, for lack of space, is said; the last one stays, and training goes on.
+        """
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        content = buffer.getvalue()
-        digest = hashlib.sha256(content).digest()
-        temporary = self.folder / "state.tmp"
-        with temporary.open("wb") as stream:
-            stream.write(digest)
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, self.file)
-        record.sync_folder(self.folder)
+        content = buffer.getbuffer()
+        temporary = self.folder / TEMPORARY
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(hashlib.sha256(content).digest())
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, self.file)
+            record.sync_folder(self.folder)
+        except OSError as error:
+            record.say(f"{self.file}: no checkpoint written ({error.strerror}); a kill now would cost more")
+            temporary.unlink(missing_ok=True)
+        self._written = time.monotonic()
 
     def read(self) -> dict[str, Any] | None:
         """The last whole checkpoint, or None; a damaged one counts as none and is said."""
@@ -80,3 +103,25 @@ class Keeper:
             record.say(f"{self.file}: damaged, so training starts from the beginning")
             return None
         return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+
+
+def _lock(folder: Path) -> int | None:
+    """An open file by which this process holds the folder; None if another one does."""
+    lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it when we die
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _remove_old(top: Path) -> None:
+    """Keep the newest ``KEPT``: a changed parameter or line of code leaves its state behind for good."""
+    folders = [file.parent for file in top.glob("*/lock")]
+    folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+    for folder in folders[KEPT:]:
+        lock = _lock(folder)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)

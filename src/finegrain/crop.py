@@ -4,8 +4,6 @@ They agree to a rounding step of 8 bits: per sample on the CPU, two batched matr
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -81,25 +79,12 @@ def crop_one_by_one(images: Tensor, crops: Tensor, flips: Tensor, side: int) -> 
         ``[N, 3, side, side]`` uint8, channels_last.
     """
     out = torch.empty(len(images), side, side, 3, dtype=torch.uint8)
-    boxes, mirrored = crops.tolist(), flips.tolist()
-
-    def fill(some: range) -> None:
-        for i in some:
-            top, left, height, width = boxes[i]
-            cut = images[i, top : top + height, left : left + width].permute(2, 0, 1)[None]
-            if (height, width) != (side, side):
-                cut = F.interpolate(cut, (side, side), mode="bilinear", antialias=True, align_corners=False)
-            out[i] = (cut.flip(3) if mirrored[i] else cut)[0].permute(1, 2, 0)
-
-    threads = torch.get_num_threads()  # torch itself resizes one image with one thread
-    for _ in _pool(threads).map(fill, [range(start, len(images), threads) for start in range(threads)]):
-        pass
+    for i, ((top, left, height, width), flip) in enumerate(zip(crops.tolist(), flips.tolist(), strict=True)):
+        cut = images[i, top : top + height, left : left + width].permute(2, 0, 1)[None]
+        if (height, width) != (side, side):
+            cut = F.interpolate(cut, (side, side), mode="bilinear", antialias=True, align_corners=False)
+        out[i] = (cut.flip(3) if flip else cut)[0].permute(1, 2, 0)
     return out.permute(0, 3, 1, 2)
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="crop")
 
 
 def crop_by_matrices(

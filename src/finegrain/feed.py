@@ -7,44 +7,56 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finegrain import augment, record, runtime
+from finegrain import augment, crop, record, runtime
 from finegrain.pixels import Pixels
 
 Wanted = tuple[Tensor, augment.Views]
 """Indices ``[n]`` of a batch's images, and how each is to be seen."""
 Fed = tuple[Tensor, Tensor, augment.Views]
-"""Their pixels ``[n, side, side, 3]`` uint8 on the device; outside the crops' rows they mean nothing."""
+"""Images ``[n, 3, side, side]`` in 0..255, cropped and flipped, with both; images and views on the device."""
 
 LOAD_AT_ONCE = 256
 
 
-def on_cpu(pixels: Pixels, batches: Iterable[Wanted]) -> Iterator[Fed]:
-    """Read into one buffer, which the next batch overwrites."""
+def on_cpu(pixels: Pixels, batches: Iterable[Wanted], side: int) -> Iterator[Fed]:
+    """Read and crop the next batch in a thread: a training step leaves gaps, and the disk may be slow."""
     buffer = np.empty(0, np.uint8)
-    for chosen, views in batches:
+
+    def fetch(wanted: Wanted) -> Fed:
+        nonlocal buffer
+        chosen, views = wanted
         if len(buffer) < len(chosen):
             buffer = np.empty((len(chosen), pixels.side, pixels.side, 3), np.uint8)
         pixels.read(chosen, views.crops, buffer)
-        yield torch.from_numpy(buffer[: len(chosen)]), chosen, views
+        images = torch.from_numpy(buffer[: len(chosen)])
+        return crop.crop_one_by_one(images, views.crops, views.flips, side), chosen, views
+
+    yield from record.in_order(fetch, batches, threads=1, ahead=2)
 
 
 def load(pixels: Pixels, device: torch.device) -> Tensor:
-    """All images on the device, with a buffer of a few on the host."""
-    everything = torch.empty((len(pixels), pixels.side, pixels.side, 3), dtype=torch.uint8, device=device)
-    orders = torch.arange(len(pixels)).split(LOAD_AT_ONCE)
-    whole = ((chosen, augment.whole(len(chosen), pixels.side, pixels.side)) for chosen in orders)
-    for images, chosen, _ in on_cpu(pixels, whole):
-        everything[chosen[0] : chosen[-1] + 1] = images.to(device)
+    """All images on the device, ``[N, H, W, 3]`` uint8, with a buffer of a few on the host."""
+    size = pixels.side
+    everything = torch.empty((len(pixels), size, size, 3), dtype=torch.uint8, device=device)
+    buffer = np.empty((min(LOAD_AT_ONCE, len(pixels)), size, size, 3), np.uint8)
+    for chosen in torch.arange(len(pixels)).split(LOAD_AT_ONCE):
+        pixels.read(chosen, crop.whole(len(chosen), size, size), buffer)
+        everything[chosen[0] : chosen[-1] + 1] = torch.from_numpy(buffer[: len(chosen)]).to(device)
     return everything
 
 
-def resident(everything: Tensor, batches: Iterable[Wanted]) -> Iterator[Fed]:
+def resident(everything: Tensor, batches: Iterable[Wanted], side: int) -> Iterator[Fed]:
     """Pick from what ``load`` returned."""
     for chosen, views in batches:
-        yield everything[runtime.upload(chosen, everything.device)], chosen, views
+        yield _cut(everything[runtime.upload(chosen, everything.device)], chosen, views, side)
 
 
-def streamed(pixels: Pixels, batches: Iterable[Wanted], device: torch.device) -> Iterator[Fed]:
+def _cut(images: Tensor, chosen: Tensor, views: augment.Views, side: int) -> Fed:
+    views = views.to(images.device)
+    return crop.crop_by_matrices(images, views.crops, views.flips, side), chosen, views
+
+
+def streamed(pixels: Pixels, batches: Iterable[Wanted], side: int, device: torch.device) -> Iterator[Fed]:
     """Read the next batch in a thread and copy it on a stream of its own while the GPU works on this one.
 
     Two pinned buffers: one is read into while the other is copied from.
@@ -69,4 +81,4 @@ def streamed(pixels: Pixels, batches: Iterable[Wanted], device: torch.device) ->
         current = torch.cuda.current_stream(device)
         current.wait_event(copied)
         images.record_stream(current)  # its memory is not the other stream's to reuse before we are done
-        yield images, chosen, views
+        yield _cut(images, chosen, views, side)

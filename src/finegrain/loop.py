@@ -19,7 +19,7 @@ from finegrain.errors import UserError
 from finegrain.packed import Split
 from finegrain.params import Params
 from finegrain.passes import Passes
-from finegrain.progress import LossWatch, Progress, Row
+from finegrain.progress import LossWatch, Progress, Row, Sums
 from finegrain.recipe import Phase
 
 PREDICT_BATCH = 64
@@ -63,8 +63,10 @@ class Job:
         cuda = self.train.device.type == "cuda"
         return Passes(self.net, self.bf16, self.config.label_smoothing, planned if cuda else None)
 
-    def batches(self, epoch: int | str, side: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.train.train_batches(epoch, self.batch_size, side, self.config.augment, self.config.seed)
+    def batches(self, epoch: int | str, side: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of an epoch, from its step ``first`` on."""
+        augment, seed = self.config.augment, self.config.seed
+        return self.train.train_batches(epoch, self.batch_size, side, augment, seed, first)
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer:
         return optim.build(model.blocks(self.net), self.phase, lr)
@@ -98,7 +100,7 @@ def fit(
     if state:
         _restore(state, net, average, progress)
     yield from list(progress.rows)
-    saved, optimizer = time.monotonic(), None
+    optimizer = None
     for name, phase in config.phases.items():
         begun, epochs = progress.epochs(name), plan.epochs(name) if plan else phase.epochs
         if begun == epochs or name in progress.stopped:
@@ -108,13 +110,18 @@ def fit(
         if name not in progress.lrs:
             progress.lrs[name] = plan.lrs[name] if plan else _learning_rate(job, progress)
         optimizer = job.optimizer(progress.lrs[name])
-        if state and begun:
+        if state and (begun or progress.sums):
             optimizer.load_state_dict(state["optimizer"])
         for phase_epoch in range(begun, epochs):
-            started = time.monotonic()
-            epoch = len(progress.rows) + 1
+            epoch, lr = len(progress.rows) + 1, progress.lrs[name]
+            sums = progress.sums.to(train.device) if progress.sums else Sums.zero(train.device)
+            started = time.monotonic() - sums.seconds
+            for watch in train_steps(job, optimizer, lr, epoch, phase_epoch, sums):
+                if keeper.due() and watch.bad(wait=True) is None and _is_finite(net):
+                    progress.sums = replace(sums, seconds=time.monotonic() - started)
+                    keeper.write(_state(net, optimizer, average, progress))
             row: Row = {"epoch": epoch, "phase": name, "side_pixels": phase.side(phase_epoch)}
-            row |= _train_epoch(job, optimizer, progress.lrs[name], epoch, phase_epoch)
+            row |= _summary(job, lr, phase_epoch, sums)
             row["train_seconds"] = time.monotonic() - started
             kept = average.module if average else net
             if val:
@@ -124,9 +131,8 @@ def fit(
             if val and phase.patience_epochs and progress.epochs_since_best(name) >= phase.patience_epochs:
                 progress.stopped.append(name)
             yield row
-            if time.monotonic() - saved >= config.checkpoint_seconds:
+            if keeper.due():
                 keeper.write(_state(net, optimizer, average, progress))
-                saved = time.monotonic()
             if name in progress.stopped:
                 break
     if config.refit and val and optimizer:
@@ -134,45 +140,48 @@ def fit(
         keeper.write(_state(net, optimizer, average, progress))
 
 
-def _train_epoch(job: Job, optimizer: torch.optim.Optimizer, lr: float, epoch: int, phase_epoch: int) -> Row:
-    """One pass over the training images.
+def train_steps(
+    job: Job, optimizer: torch.optim.Optimizer, lr: float, epoch: int, phase_epoch: int, sums: Sums
+) -> Iterator[LossWatch]:
+    """The steps of one pass over the training images that are still to do; yields after each one.
 
     Args:
         lr: peak rate of the phase.
         epoch: from 1, counted over all phases.
         phase_epoch: from 0, counted in the phase.
+        sums: of the steps done, which are left out; each further step is added.
 
     Raises:
         UserError: a loss is not finite.
     """
-    phase, steps, device = job.phase, job.steps, job.train.device
+    phase, steps, first = job.phase, job.steps, sums.steps
     model.train_mode(job.net, phase.part, phase.frozen_statistics)
-    watch = LossWatch(steps, device)
-    loss_sum = torch.zeros((), device=device)
-    correct, images = torch.zeros((), device=device, dtype=torch.int64), 0
-    batches = job.batches(epoch, phase.side(phase_epoch))
-    bar = record.progress(batches, total=steps, label=f"epoch {epoch} ({job.name})", unit="step")
-    for step, (x, y) in enumerate(bar):
+    watch = LossWatch(steps, job.train.device, first)
+    batches = job.batches(epoch, phase.side(phase_epoch), first)
+    bar = record.progress(batches, total=steps - first, label=f"epoch {epoch} ({job.name})", unit="step")
+    for step, (x, y) in enumerate(bar, first):
         optim.set_rates(optimizer, phase, phase_epoch * steps + step, steps)
         torch.manual_seed(augment.seed_of(job.config.seed, "step", epoch, step))  # mixing, dropout
         loss, logits = take_step(job, optimizer, x, y)
-        loss_sum += loss * len(y)  # stays on the device: no wait per step
-        correct += (logits.argmax(1) == y).sum()
-        images += len(y)
+        sums.add(loss, logits, y)
         watch.put(loss)
         if watch.bad() is not None:
             break
+        yield watch
     if (bad := watch.bad(wait=True)) is not None:
         rate = lr * optim.lr_scale(phase, phase_epoch * steps + bad, steps)
         raise UserError(
             f"train loss is {watch.losses[bad].item()} in phase {job.name}, epoch {epoch}, "
             f"step {bad + 1} of {steps}, lr {rate:.3g}; lower lr in params.yaml"
         )
+
+
+def _summary(job: Job, lr: float, phase_epoch: int, sums: Sums) -> Row:
     return {
-        "lr": lr * optim.lr_scale(phase, (phase_epoch + 1) * steps - 1, steps),
-        "train_loss": loss_sum.item() / images,
-        "train_top1": correct.item() / images,
-        "train_images": images,
+        "lr": lr * optim.lr_scale(job.phase, (phase_epoch + 1) * job.steps - 1, job.steps),
+        "train_loss": sums.loss.item() / sums.images,
+        "train_top1": sums.correct.item() / sums.images,
+        "train_images": sums.images,
     }
 
 
@@ -273,6 +282,11 @@ def predict(
     return torch.cat(outputs).cpu(), split.labels
 
 
+def _is_finite(net: nn.Module) -> bool:
+    """Whether the last step has left weights to go on from; waits for the device."""
+    return all(bool(p.isfinite().all()) for p in net.parameters())
+
+
 def _state(
     net: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None, progress: Progress
 ) -> dict[str, Any]:
@@ -291,4 +305,5 @@ def _restore(
     if average:
         average.load_state_dict(state["average"])
     progress.restore(state["progress"])
-    record.say(f"resumed after epoch {len(progress.rows)}")
+    within = f", step {progress.sums.steps} of the next" if progress.sums else ""
+    record.say(f"resumed after epoch {len(progress.rows)}{within}")

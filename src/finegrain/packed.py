@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finegrain import augment, crop, feed, record, runtime
+from finegrain import augment, feed, record, runtime
 from finegrain.pixels import Pixels
 from finegrain.recipe import Augment, Normalisation, Statistics
 
@@ -62,19 +62,22 @@ class Split:
         return full + (rest > 1)
 
     def train_batches(
-        self, epoch: int | str, batch_size: int, side: int, config: Augment, seed: int
+        self, epoch: int | str, batch_size: int, side: int, config: Augment, seed: int, first: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled, augmented, normalised: the same (seed, epoch) always gives the same batches.
+
+        Args:
+            first: leave out so many batches, which an interrupted run has had.
 
         Yields:
             Images ``[N, 3, side, side]`` float32 channels_last and class ids ``[N]`` int64, on the device.
         """
         order = torch.randperm(len(self), generator=augment.generator(seed, "order", epoch))
-        chosen = order.split(batch_size)[: self.steps(batch_size)]
+        chosen = order.split(batch_size)[first : self.steps(batch_size)]
         size = self.side_pixels
         views = (
             augment.draw(len(each), size, size, side, config, (seed, epoch, step))
-            for step, each in enumerate(chosen)
+            for step, each in enumerate(chosen, first)
         )
         yield from self._batches(zip(chosen, views, strict=True), side, config.pad_crop_pixels)
 
@@ -88,14 +91,11 @@ class Split:
         self, wanted: Iterable[feed.Wanted], side: int, padding: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         if self.device.type == "cpu":
-            fed = feed.on_cpu(self._pixels, wanted)
+            fed = feed.on_cpu(self._pixels, wanted, side)
         elif self._resident is not None:
-            fed = feed.resident(self._resident, wanted)
+            fed = feed.resident(self._resident, wanted, side)
         else:
-            fed = feed.streamed(self._pixels, wanted, self.device)
-        cut = crop.crop_one_by_one if self.device.type == "cpu" else crop.crop_by_matrices
-        for pixels, chosen, views in fed:
-            views = views.to(self.device)
-            images = cut(pixels, views.crops, views.flips, side)
+            fed = feed.streamed(self._pixels, wanted, side, self.device)
+        for images, chosen, views in fed:
             labels = self._labels_there[runtime.upload(chosen, self.device)]
             yield augment.apply(images, views, padding, self._normal), labels

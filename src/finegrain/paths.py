@@ -4,8 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
-CHECKPOINTS = Path(".checkpoints")
 REPORTS = Path("reports")
+
+
+def checkpoints() -> Path:
+    """Folder of interrupted runs' states; experiments share the workspace's, as DVC deletes their own copies.
+
+    `dvc exp run --temp` and queue workers run in copies at ``.dvc/tmp/exps/``.
+    """
+    here = Path.cwd()
+    for folder in here.parents:
+        if folder.parts[-3:] == (".dvc", "tmp", "exps"):
+            return folder.parents[2] / ".checkpoints"
+    return Path(".checkpoints")
 
 
 @dataclass(frozen=True)

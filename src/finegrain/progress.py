@@ -1,7 +1,7 @@
 """What a training run learns besides the weights in training, and the eye it keeps on its loss."""
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,33 @@ from torch import Tensor, nn
 from finegrain.range_test import Point
 
 Row = dict[str, Any]
+
+
+@dataclass
+class Sums:
+    """What an unfinished epoch has added up: on the device, so that no step waits for it."""
+
+    loss: Tensor
+    """Of all images, a scalar."""
+    correct: Tensor
+    steps: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    """Until the checkpoint that this epoch was resumed from."""
+
+    @classmethod
+    def zero(cls, device: torch.device) -> "Sums":
+        return cls(torch.zeros((), device=device), torch.zeros((), device=device, dtype=torch.int64))
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """A step: its mean loss, logits ``[N, classes]`` and class ids ``[N]``."""
+        self.loss += loss * len(labels)
+        self.correct += (logits.argmax(1) == labels).sum()
+        self.images += len(labels)
+        self.steps += 1
+
+    def to(self, device: torch.device) -> "Sums":
+        return replace(self, loss=self.loss.to(device, copy=True), correct=self.correct.to(device, copy=True))
 
 
 @dataclass
@@ -28,6 +55,8 @@ class Progress:
     """The row of the epoch whose weights are kept."""
     weights: dict[str, Tensor] = field(default_factory=dict)
     """Those weights, on the CPU."""
+    sums: Sums | None = None
+    """Of the epoch that a checkpoint was written in the middle of."""
 
     def epochs(self, phase: str) -> int:
         """Epochs of the phase that are done."""
@@ -44,6 +73,7 @@ class Progress:
         The highest top-1 is the best, the lowest loss among equals. Without validation the last one is kept.
         """
         self.rows.append(row)
+        self.sums = None
         if not self.best or "val_top1" not in row or _score(row) > _score(self.best):
             self.best = row
             self.weights = {k: v.detach().to("cpu", copy=True) for k, v in net.state_dict().items()}
@@ -51,12 +81,13 @@ class Progress:
     def state(self) -> dict[str, Any]:
         """As plain values and tensors, for a checkpoint."""
         sweeps = {k: [(p.lr, p.loss, p.smoothed_loss) for p in v] for k, v in self.sweeps.items()}
-        return {**vars(self), "sweeps": sweeps}
+        return {**vars(self), "sweeps": sweeps, "sums": vars(self.sums) if self.sums else None}
 
     def restore(self, state: dict[str, Any]) -> None:
         """The best epoch too, or the first one after a resume would overwrite a better model."""
         vars(self).update(state)
         self.sweeps = {k: [Point(*p) for p in v] for k, v in state["sweeps"].items()}
+        self.sums = Sums(**state["sums"]) if state["sums"] else None
 
 
 def _score(row: Row) -> tuple[float, float]:
@@ -70,11 +101,12 @@ class LossWatch:
     has arrived: the run stops a few steps late at most.
     """
 
-    def __init__(self, steps: int, device: torch.device) -> None:
+    def __init__(self, steps: int, device: torch.device, first: int = 0) -> None:
+        """Of an epoch of so many steps, from the first one that is still to do."""
         self._cuda = device.type == "cuda"
         self.losses = torch.zeros(steps, pin_memory=self._cuda)
         self._copies: deque[tuple[int, Any]] = deque()
-        self._next = 0
+        self._next = first
 
     def put(self, loss: Tensor) -> None:
         """The loss of the next step, a scalar on the device."""

@@ -46,7 +46,7 @@ def fetch(slug: str, folder: Path) -> Path:
         UserError: no or refused credentials, no rights, wrong slug, too many requests, no network, a stalled
             or failing server, a full disk, or a file that is no zip. No message holds a token or an address.
     """
-    partial = paths.CHECKPOINTS / "downloads" / slug.replace("/", "-")
+    partial = paths.checkpoints() / "downloads" / slug.replace("/", "-")
     partial.mkdir(parents=True, exist_ok=True)
     with _time_outs(), contextlib.redirect_stdout(io.StringIO()), _explained(slug, partial):
         quiet = not sys.stderr.isatty()
