@@ -39,6 +39,15 @@ def test_a_user_error_is_its_message_and_exit_1():
     assert (done.returncode, done.stderr, done.stdout) == (1, "error: lr: -1 is bad\n", "")
 
 
+def test_ctrl_c_is_one_line_and_the_shell_s_exit_status():
+    code = (
+        "import os, signal, time\nfrom finegrain import record\n"
+        "record.main(lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(5)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted; `dvc repro` goes on from here\n")
+
+
 def test_a_stage_dies_with_its_parent():
     child = (
         "from finegrain import record; import time\n"

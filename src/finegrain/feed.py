@@ -19,19 +19,14 @@ LOAD_AT_ONCE = 256
 
 
 def on_cpu(pixels: Pixels, batches: Iterable[Wanted], side: int) -> Iterator[Fed]:
-    """Read and crop the next batch in a thread: a training step leaves gaps, and the disk may be slow."""
+    """Read into one buffer and crop out of it."""
     buffer = np.empty(0, np.uint8)
-
-    def fetch(wanted: Wanted) -> Fed:
-        nonlocal buffer
-        chosen, views = wanted
+    for chosen, views in batches:
         if len(buffer) < len(chosen):
             buffer = np.empty((len(chosen), pixels.side, pixels.side, 3), np.uint8)
         pixels.read(chosen, views.crops, buffer)
         images = torch.from_numpy(buffer[: len(chosen)])
-        return crop.crop_one_by_one(images, views.crops, views.flips, side), chosen, views
-
-    yield from record.in_order(fetch, batches, threads=1, ahead=2)
+        yield crop.crop_one_by_one(images, views.crops, views.flips, side), chosen, views
 
 
 def load(pixels: Pixels, device: torch.device) -> Tensor:

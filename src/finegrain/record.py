@@ -25,6 +25,9 @@ def main(stage: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; `dvc repro` goes on from here", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def _die_with_parent() -> None:
