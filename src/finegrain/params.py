@@ -128,7 +128,7 @@ class Params(Section):
     precision: Literal["auto", "fp32", "bf16"]
     """auto: bfloat16 autocast where the hardware multiplies it natively."""
     checkpoint_seconds: NonNegativeFloat
-    """A checkpoint is written at the end of an epoch once so much time has passed since the last one."""
+    """The most that a kill repeats: a checkpoint is written at the first step after so much time."""
 
     @model_validator(mode="after")
     def _models_once(self) -> "Params":
