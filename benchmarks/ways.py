@@ -151,6 +151,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from finegrain import record
+    from finegrain import stage
 
-    record.main(main)
+    stage.main(main)

@@ -4,6 +4,7 @@ Reads   params.yaml; metrics/<name>, plots/<name>, reports/<name>, models/<name>
 Writes  reports/index.html, leaderboard.json, leaderboard.md, curves.png, accuracy_vs_time.png
 """
 
+from finegrain import stage  # isort: skip  (first: it ends this process with dvc)
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import pandas as pd
 from finegrain import (
     chart,
     class_figures,
+    disk,
     figures,
     leaderboard,
     params,
@@ -30,6 +32,7 @@ PAIRS = 12
 def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     config = params.read()
+    disk.require(paths.REPORTS, 50_000_000, "the report")
     name, data = config.dataset.name, paths.Data(config.dataset.name)
     rows = leaderboard.rank(name, config.models)
     histories = {row["model"]: pd.read_csv(paths.Run(name, row["model"]).history) for row in rows}
@@ -75,15 +78,14 @@ def _figures(run: paths.Run) -> report.ModelFigures:
     place = {name: index for index, name in enumerate(names)}
     truth = np.array([place[name] for name in kept["class"]])
     predicted = np.array([place[name] for name in kept["class_1"]])
-    matrix = scores.confusion(truth, predicted, len(names))
     return report.ModelFigures(
         model=run.model,
         confusion=run.confusion.read_bytes(),
         per_class=chart.png(class_figures.per_class(per_class)),
-        confused_pairs=scores.confused_pairs(matrix, names, PAIRS),
+        confused_pairs=scores.confused_pairs(truth, predicted, names, PAIRS),
         lr_range=[(file.stem, file.read_bytes()) for file in sorted(run.lr_range.glob("*.png"))],
     )
 
 
 if __name__ == "__main__":
-    record.main(main)
+    stage.main(main)

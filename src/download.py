@@ -4,8 +4,9 @@ Reads   params.yaml
 Writes  data/<name>/archive, metrics/<name>/data/source.json
 """
 
+from finegrain import stage  # isort: skip  (first: it ends this process with dvc)
 import argparse
-import tempfile
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,12 @@ def fetch(config: params.Params, folder: Path) -> dict[str, Any]:
         case params.Cifar100(slug=str(slug)):
             from finegrain.sources import cifar, kaggle
 
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".cifar.") as temporary:
-                cifar.convert(kaggle.fetch(slug, Path(temporary)), folder)
+            fetched = folder / ".fetched"
+            cifar.convert(kaggle.fetch(slug, fetched), folder)
+            shutil.rmtree(fetched)
             origin["slug"] = slug
     return origin
 
 
 if __name__ == "__main__":
-    record.main(main)
+    stage.main(main)

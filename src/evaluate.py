@@ -5,13 +5,27 @@ Writes  metrics/<name>/<model>.json, data/<name>/predictions/<model>.csv,
         plots/<name>/confusion/<model>.png and per_class/<model>.csv
 """
 
+from finegrain import stage  # isort: skip  (first: it ends this process with dvc)
 import argparse
 from collections.abc import Sequence
 
-from finegrain import runtime  # isort: skip  (sets the allocator before torch is imported)
+from finegrain import runtime  # isort: skip  (before torch: it sets the allocator)
 import numpy as np
 
-from finegrain import chart, class_figures, loop, model, packed, params, paths, predictions, record, scores
+from finegrain import (
+    chart,
+    checkpoint,
+    class_figures,
+    disk,
+    loop,
+    model,
+    packed,
+    params,
+    paths,
+    predictions,
+    record,
+    scores,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,7 +34,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = parser.parse_args(argv).model
     config = params.read()
     run, data = paths.Run(config.dataset.name, name), paths.Data(config.dataset.name)
+    checkpoint.remove_recorded()  # the training's outs stand in dvc.lock by now
+    disk.require(run.predictions, 50_000_000, "the figures of a model")
     device = runtime.device(config.device)
+    runtime.be_deterministic(config.deterministic)
     bf16 = runtime.bf16(config.precision, device)
 
     net, facts = model.load(run.weights, run.sidecar)
@@ -48,13 +65,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     names = facts["classes"]
     predictions.write(run.predictions, data.manifest, probabilities["test"], truth, names)
-    matrix = scores.confusion(truth, probabilities["test"].argmax(1), len(names))
-    chart.save(class_figures.confusion(matrix, names), run.confusion)
-    images = matrix.sum(1)
-    recall = matrix.diagonal() / np.maximum(images, 1)
+    predicted = probabilities["test"].argmax(1)
+    shown, of = np.arange(len(names)), None
+    if len(names) > class_figures.MOST:
+        shown, of = scores.most_mistaken(truth, predicted, len(names), class_figures.SHOWN), len(names)
+    matrix = scores.confusion(truth, predicted, shown)
+    chart.save(class_figures.confusion(matrix, [names[i] for i in shown], of), run.confusion)
+    images, recall = scores.recall(truth, predicted, len(names))
     rows = zip(names, images.tolist(), recall.tolist(), strict=True)
     record.write_csv(run.per_class, ("class", "images", "recall"), rows)
 
 
 if __name__ == "__main__":
-    record.main(main)
+    stage.main(main)

@@ -4,10 +4,11 @@ Reads   params.yaml; data/<name>/archive, data/<name>/manifest.csv
 Writes  data/<name>/pack
 """
 
+from finegrain import stage  # isort: skip  (first: it ends this process with dvc)
 import argparse
 from collections.abc import Sequence
 
-from finegrain import packing, params, paths, record
+from finegrain import packing, params, paths
 from finegrain.sources import archive
 
 
@@ -20,4 +21,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    record.main(main)
+    stage.main(main)

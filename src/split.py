@@ -5,10 +5,13 @@ Writes  data/<name>/manifest.csv, metrics/<name>/data/split.json, plots/<name>/d
         reports/<name>/rejected.csv and near_duplicates.csv
 """
 
+from finegrain import stage  # isort: skip  (first: it ends this process with dvc)
 import argparse
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
-from finegrain import manifest, params, paths, record
+from finegrain import disk, manifest, params, paths, record
 from finegrain.sources import archive
 
 
@@ -17,6 +20,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = params.read()
     data = paths.Data(config.dataset.name)
     with archive.Reader(data.archive) as reader:
+        for place in (data.manifest, Path(tempfile.gettempdir())):
+            disk.require(place, 1_000 * len(reader), "the table of all images")
+        archive.say_others(reader.others)
         inspected = manifest.inspect(reader)
     record.write_csv(data.rejected, ("path", "reason"), inspected.rejected())
     inspected.refuse_many_bad(config.split.max_bad_ratio, data.rejected)
@@ -30,4 +36,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    record.main(main)
+    stage.main(main)

@@ -5,16 +5,14 @@ Writes  models/<name>/<model>.safetensors and .json, metrics/<name>/cost/<model>
         plots/<name>/{history,loss,lr}/<model>.csv and plots/<name>/lr_range/<model>/
 """
 
+from finegrain import stage  # isort: skip  (first: it ends this process with dvc)
 import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from finegrain import runtime  # isort: skip  (sets the allocator before torch is imported)
-import torch
-
-from finegrain import ceiling, checkpoint, loop, model, optim, packed, params, paths, range_test, record
-from finegrain.errors import UserError
+from finegrain import runtime  # isort: skip  (before torch: it sets the allocator)
+from finegrain import ceiling, checkpoint, disk, loop, model, optim, packed, params, paths, range_test, record
 from finegrain.progress import Progress, Row
 
 HISTORY = ("epoch", "phase", "side_pixels", "lr", "train_loss", "train_top1", "val_loss", "val_top1")
@@ -23,7 +21,7 @@ LR_RANGE = ("log10_lr", "lr", "loss", "smoothed_loss")
 """DVC's plots have no logarithmic axis: the logarithm is a column."""
 USED = {
     *("dataset", "seed", "weights", "head", "normalisation", "lr", "batch_size", "label_smoothing"),
-    *("ema_decay", "augment", "phases", "refit", "lr_range_test", "precision"),
+    *("ema_decay", "augment", "phases", "refit", "lr_range_test", "precision", "deterministic"),
 }
 
 
@@ -34,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = params.read()
     run, data = paths.Run(config.dataset.name, name), paths.Data(config.dataset.name)
     device = runtime.device(config.device)
+    runtime.be_deterministic(config.deterministic)
     bf16 = runtime.bf16(config.precision, device)
 
     mean, std = packed.statistics(data.pack, config.normalisation, model.pretrained(config.weights))
@@ -46,23 +45,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     key = {"model": name, "recipe": recipe, "data": train.fingerprint, "environment": environment}
     code = [Path(__file__), *Path(params.__file__).parent.glob("*.py")]
     chosen, final = Progress(), Progress()
+    weights_bytes = model.bytes_of(net)
+    states = 10 if config.refit else 5  # net, average, best and two moments, while the next is written
+    disk.require(paths.checkpoints(), 2 * states * weights_bytes, "what a killed run would go on from")
+    disk.require(run.weights, weights_bytes, "the model")
     seconds = config.checkpoint_seconds
     with checkpoint.Keeper(f"{config.dataset.name}-{name}", key, code, seconds) as keeper:
-        try:
-            for row in loop.fit(net, config, train, val, keeper, chosen, bf16):
-                write_history(run, chosen)
-                said = f"val loss {row['val_loss']:.3f}, val top-1 {row['val_top1']:.2%}"
-                record.say(f"{name} epoch {row['epoch']}: train loss {row['train_loss']:.3f}, {said}")
-            if config.refit:
-                both = packed.Split(data.pack, "train+val", device, mean, std)
-                net = model.build(name, classes, config.weights, config.head, config.seed).to(device)
-                with checkpoint.Keeper(f"{config.dataset.name}-{name}-refit", key, code, seconds) as second:
-                    for row in loop.fit(net, config, both, None, second, final, bf16, plan=chosen):
-                        record.say(f"{name} refit, epoch {row['epoch']}: train loss {row['train_loss']:.3f}")
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"params.yaml: batch_size: {config.batch_size} does not fit the GPU's memory; halve it"
-            ) from None
+        keepers = [keeper]
+        for row in loop.fit(net, config, train, val, keeper, chosen, bf16):
+            write_history(run, chosen)
+            said = f"val loss {row['val_loss']:.3f}, val top-1 {row['val_top1']:.2%}"
+            record.say(f"{name} epoch {row['epoch']}: train loss {row['train_loss']:.3f}, {said}")
+        if config.refit:
+            both = packed.Split(data.pack, "train+val", device, mean, std)
+            net = model.build(name, classes, config.weights, config.head, config.seed).to(device)
+            with checkpoint.Keeper(f"{config.dataset.name}-{name}-refit", key, code, seconds) as second:
+                keepers.append(second)
+                for row in loop.fit(net, config, both, None, second, final, bf16, plan=chosen):
+                    record.say(f"{name} refit, epoch {row['epoch']}: train loss {row['train_loss']:.3f}")
         kept = final if config.refit else chosen
         facts = {
             "model": name,
@@ -86,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         average = optim.average(net, config.ema_decay) if config.ema_decay else None
         job = loop.Job(net, config, next(iter(config.phases)), train, bf16, average)
         record.write_json(run.cost, cost(job, [*chosen.rows, *final.rows], min(chosen.lrs.values())))
+        for each in keepers:
+            each.finish(run.weights)
 
 
 def write_history(run: paths.Run, progress: Progress) -> None:
@@ -118,4 +120,4 @@ def cost(job: loop.Job, rows: Sequence[Row], lr: float) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    record.main(main)
+    stage.main(main)

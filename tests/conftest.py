@@ -1,10 +1,19 @@
 """Fixtures shared by the tests: a project folder of its own for each test, and a tiny packed dataset."""
 
 import json
+import os
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
+
+# the same cases in every run of the suite; HYPOTHESIS_PROFILE=long looks for new ones
+hypothesis.settings.register_profile(
+    "suite", derandomize=True, max_examples=100, deadline=None, database=None
+)
+hypothesis.settings.register_profile("long", max_examples=5000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 CLASSES = ["bars", "dots", "plain"]
 

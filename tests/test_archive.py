@@ -77,6 +77,36 @@ def test_junk_is_ignored_and_plain_steps_are_dropped(tmp_path):
         assert contents(reader) == list(TWO.items())
 
 
+def test_absolute_paths_are_read_as_relative_and_nothing_is_written(tmp_path):
+    drawn.tar_file(tmp_path / "a.tar", {f"/{k}": v for k, v in TWO.items()})
+    with archive.Reader(tmp_path) as reader:
+        assert contents(reader) == list(TWO.items())
+    assert [file.name for file in tmp_path.iterdir()] == ["a.tar"]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_other_files_are_counted_by_suffix_but_not_what_systems_leave(tmp_path, name, capfd):
+    others = ["cat/3.HEIC", "cat/4.heic", "dog/list.csv", "LICENSE", "cat/Thumbs.db", "__MACOSX/cat/5.heic"]
+    WRITERS[name](tmp_path / name, {**TWO, **dict.fromkeys(others, b"")})
+    with archive.Reader(tmp_path) as reader:
+        assert reader.others == {".heic": 2, ".csv": 1, "no suffix": 1}
+        list(reader.read())
+        assert reader.others[".heic"] == 2
+        archive.say_others(reader.others)
+    assert "that can be read: 1 .csv, 2 .heic, 1 no suffix\n" in capfd.readouterr().err
+
+
+def test_an_empty_class_folder_is_no_class(tmp_path):
+    file = drawn.zip_file(tmp_path / "in" / "a.zip", TWO)
+    with zipfile.ZipFile(file, "a") as packed:
+        packed.mkdir("bird")
+    (drawn.tree(tmp_path / "photos", TWO) / "bird").mkdir()
+    for source in (file, tmp_path / "photos"):
+        archive.store(str(source), tmp_path / "out" / source.name)
+        with archive.Reader(tmp_path / "out" / source.name) as reader:
+            assert reader.classes == ["cat", "dog"]
+
+
 def test_names_are_read_as_utf8_with_or_without_the_flag_else_as_cp437(tmp_path):
     file = drawn.zip_file(
         tmp_path / "a.zip", {"cafe-XX/1.jpg": b"1", "cafe-YY/1.jpg": b"2", "na\u00efve/1.jpg": b"3"}

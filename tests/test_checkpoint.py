@@ -26,14 +26,49 @@ def test_read_gives_what_write_took(project):
         assert state["rows"] == [{"epoch": 1}] and state["net"]["w"].tolist() == [0, 1, 2]
 
 
-def test_success_removes_the_folder_and_failure_keeps_it(project):
+def test_success_removes_the_folder_and_failure_keeps_it(project, monkeypatch):
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    (project / "weights").write_bytes(b"abc")
     with Keeper("m", KEY, []) as keeper:
         keeper.write({})
+        keeper.finish(project / "weights")
     assert not list(paths.checkpoints().iterdir())
     with pytest.raises(KeyError), Keeper("m", KEY, []) as keeper:
         keeper.write({})
         raise KeyError
     assert keeper.file.is_file()
+
+
+def test_under_dvc_the_state_stays_until_dvc_has_recorded_the_result(project, monkeypatch):
+    monkeypatch.setenv("DVC_STAGE", "train@m")
+    (project / "weights").write_bytes(b"abc")
+
+    def train() -> dict | None:
+        with Keeper("m", KEY, []) as keeper:
+            found = keeper.read()
+            keeper.write({"epoch": 3})
+            keeper.finish(project / "weights")
+            return found
+
+    train()
+    (project / "dvc.lock").write_text("outs:\n- path: other\n  md5: 00000000000000000000000000000000\n")
+    assert train() == {"epoch": 3}  # killed after its end, before dvc.lock was written
+    checkpoint.remove_recorded()
+    assert len(list(paths.checkpoints().iterdir())) == 1
+    (project / "dvc.lock").write_text("outs:\n- path: m\n  md5: 900150983cd24fb0d6963f7d28e17f72\n")
+    assert train() is None  # asked for anew, such as by `dvc repro --force`
+    checkpoint.remove_recorded()
+    assert not list(paths.checkpoints().iterdir())
+
+
+def test_a_recorded_state_in_use_stays(project, monkeypatch):
+    monkeypatch.setenv("DVC_STAGE", "train@m")
+    (project / "weights").write_bytes(b"abc")
+    with Keeper("m", KEY, []) as keeper:
+        keeper.finish(project / "weights")
+        (project / "dvc.lock").write_text("md5: 900150983cd24fb0d6963f7d28e17f72\n")
+        checkpoint.remove_recorded()
+        assert keeper.folder.is_dir()
 
 
 def test_a_changed_parameter_or_source_file_gets_another_folder(project):

@@ -67,6 +67,7 @@ def test_labels_of_points_stand_within_the_axes_and_apart():
 def test_charts_by_class(classes):
     counts = matrix(classes)
     assert is_png(chart.png(class_figures.confusion(counts, names(classes))))
+    assert is_png(chart.png(class_figures.confusion(counts, names(classes), of=10_000)))
     recall = counts.diagonal() / counts.sum(1)
     frame = pd.DataFrame({"class": names(classes), "images": counts.sum(1), "recall": recall})
     assert is_png(chart.png(class_figures.per_class(frame)))

@@ -3,12 +3,13 @@
 import copy
 import io
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from test_params import changed
 
-from finegrain import checkpoint, loop, model, packed, params, paths, range_test
+from finegrain import checkpoint, loop, model, packed, params, paths, range_test, runtime
 from finegrain.errors import UserError
 from finegrain.progress import Progress
 from finegrain.recipe import Head
@@ -76,6 +77,7 @@ def run(pack, config, killed_at=None, name="resnet18", names=("train", "val"), p
     with Scripted(key, saves, killed_at) as keeper:
         for _ in loop.fit(net, config, train, val, keeper, progress, False, plan):
             pass
+        keeper.finish(Path("weights"))
     return net, progress
 
 
@@ -283,3 +285,40 @@ def test_predict_with_flip_is_the_mean_over_both_views(tiny_pack):
     ours, _ = loop.predict(net, test, 32, bf16=False, flip=True)
     assert torch.allclose(ours, slow, atol=1e-5)
     assert not torch.allclose(ours, loop.predict(net, test, 32, bf16=False)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), "do not fit the GPU's memory; halve it"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes."),
+            "do not fit this machine's memory; halve it",
+        ),
+        (MemoryError(), "do not fit this machine's memory; halve it"),
+    ],
+)
+def test_too_little_memory_names_the_batch_size_that_counts(tiny_pack, tmp_path, monkeypatch, error, said):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", fail)
+    with pytest.raises(UserError, match=f"params.yaml: batch_size: 6 images of 32 px {said}"):
+        run(tiny_pack, settings(tmp_path))
+    own = settings(tmp_path, phases__warm__batch_size=4)
+    with pytest.raises(UserError, match=f"params.yaml: phases.warm.batch_size: 4 images of 32 px {said}"):
+        run(tiny_pack, own)
+
+
+def test_an_operation_that_is_not_deterministic_is_named_where_that_is_asked_for():
+    runtime.be_deterministic(True)
+    try:
+        with (
+            pytest.raises(UserError, match="params.yaml: deterministic: put_ .*; set it to false"),
+            runtime.explained("batch_size: 2", "halve it"),
+        ):
+            torch.zeros(4).put_(torch.tensor([0]), torch.tensor([1.0]))  # refused on the CPU too
+    finally:
+        torch.use_deterministic_algorithms(False)
+    runtime.be_deterministic(False)
+    assert not torch.are_deterministic_algorithms_enabled()

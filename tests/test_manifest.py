@@ -295,3 +295,12 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path):
         (tmp_path / "m.csv").write_text(text)
         with pytest.raises(UserError, match="m.csv: .*run `dvc repro split` again"):
             list(manifest.read(tmp_path / "m.csv"))
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path):
+    file = tmp_path / "manifest.csv"
+    result = built(tmp_path, drawn.classes({"cat": 4, "dog": 4}))
+    record.write_csv(file, manifest.COLUMNS, result.rows())
+    rows_before = list(manifest.read(file))
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert list(manifest.read(file)) == rows_before

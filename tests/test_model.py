@@ -1,6 +1,7 @@
 """Every supported family is built, cut into groups, frozen, saved and loaded through one code path."""
 
 import hashlib
+import json
 from typing import get_args
 
 import pytest
@@ -190,7 +191,15 @@ def saved(tmp_path):
         weights,
         sidecar,
         net.state_dict(),
-        {"model": "resnet18", "classes": ["a", "b", "c"], "recipe": {"head": {}}},
+        {
+            "model": "resnet18",
+            "classes": ["a", "b", "c"],
+            "side_pixels": 32,
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.2, 0.2, 0.2],
+            "refit": False,
+            "recipe": {"head": {}},
+        },
     )
     return net, weights, sidecar
 
@@ -220,3 +229,39 @@ def test_another_format_and_a_missing_file_are_refused(tmp_path):
     sidecar.write_text('{"format": 0}')
     with pytest.raises(UserError, match="format 0 instead of 1"):
         model.load(weights, sidecar)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "os.system"}, "model: Input should be 'resnet18'"),
+        ({"classes": ["a", "b"]}, "m.safetensors: does not fit m.json"),
+        ({"classes": "abc"}, "classes: Input should be a valid list"),
+        ({"std": [0.0, 0.2, 0.2]}, "std.0: Input should be greater than 0"),
+        ({"mean": [float("nan")] * 3}, "mean.0: Input should be a finite number"),
+        ({"recipe": {"head": {"widths": [9]}}}, "does not fit m.json"),
+        ({"sha256": "0"}, "sha256: String should match"),
+    ],
+)
+def test_a_sidecar_that_does_not_describe_the_weights_is_refused(tmp_path, changes, message):
+    _, weights, sidecar = saved(tmp_path)
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | changes))
+    with pytest.raises(UserError, match=message):
+        model.load(weights, sidecar)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x05cos\nsystem\n.", b"\xff" * 8 + b"{}"])
+def test_weights_that_are_no_safetensors_are_refused(tmp_path, content):
+    _, weights, sidecar = saved(tmp_path)
+    weights.write_bytes(content)
+    facts = json.loads(sidecar.read_text()) | {"sha256": hashlib.sha256(content).hexdigest()}
+    sidecar.write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="m.safetensors: does not fit"):
+        model.load(weights, sidecar)
+
+
+def test_weights_of_a_model_with_other_classes_and_another_head_give_the_backbone(tmp_path):
+    trained, weights, _ = saved(tmp_path)
+    net = model.build("resnet18", 7, str(weights), Head(widths=[16], batch_norm=True), seed=1)
+    assert torch.equal(net.layer4[1].conv2.weight, trained.layer4[1].conv2.weight)
+    assert model.head(net)[-1].out_features == 7

@@ -1,12 +1,8 @@
 """Files are whole or absent, errors are one line, and the pool keeps order and bounds."""
 
-import subprocess
-import sys
 import threading
-import time
 
 import pytest
-from pipeline import ROOT
 
 from finegrain import record
 from finegrain.errors import UserError
@@ -28,48 +24,6 @@ def test_a_broken_json_file_names_file_and_cure(project):
         record.read_json(project / "x.json")
     with pytest.raises(UserError, match="no.json: not found; `dvc repro`"):
         record.read_json(project / "no.json")
-
-
-def test_a_user_error_is_its_message_and_exit_1():
-    code = (
-        "from finegrain import record\nfrom finegrain.errors import UserError\n"
-        "def main(): raise UserError('lr: -1 is bad')\nrecord.main(main)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", capture_output=True, text=True)
-    assert (done.returncode, done.stderr, done.stdout) == (1, "error: lr: -1 is bad\n", "")
-
-
-def test_ctrl_c_is_one_line_and_the_shell_s_exit_status():
-    code = (
-        "import os, signal, time\nfrom finegrain import record\n"
-        "record.main(lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(5)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (130, "interrupted; `dvc repro` goes on from here\n")
-
-
-def test_a_stage_dies_with_its_parent():
-    child = (
-        "from finegrain import record; import time\n"
-        "record.main(lambda: (print('on', flush=True), time.sleep(60)))"
-    )
-    parent = (
-        "import subprocess, sys\n"
-        f"p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)\n"
-        "p.stdout.readline()\nprint(p.pid, flush=True)\n"
-        "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
-    )
-    done = subprocess.run([sys.executable, "-c", parent], cwd=ROOT / "src", capture_output=True, text=True)
-    pid = int(done.stdout)
-    for _ in range(100):
-        try:
-            state = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0]
-        except FileNotFoundError:
-            return
-        if state == "Z":
-            return
-        time.sleep(0.05)
-    pytest.fail(f"process {pid} outlived its parent")
 
 
 def test_the_pool_keeps_the_order_and_never_runs_far_ahead():

@@ -62,7 +62,31 @@ def test_holm_is_the_step_down_correction():
 
 
 def test_confusion_and_its_worst_pairs():
-    matrix = scores.confusion(np.array([0, 0, 0, 1, 2]), np.array([0, 1, 1, 1, 0]), 4)
+    truth, predicted = np.array([0, 0, 0, 1, 2]), np.array([0, 1, 1, 1, 0])
+    matrix = scores.confusion(truth, predicted, np.arange(4))
     assert matrix.tolist() == [[1, 2, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
-    pairs = scores.confused_pairs(matrix, ["a", "b", "c", "d"], most=10)
+    pairs = scores.confused_pairs(truth, predicted, ["a", "b", "c", "d"], most=10)
     assert pairs == [("a", "b", 2, 3), ("c", "a", 1, 1)]
+    assert scores.confused_pairs(truth, truth, ["a", "b", "c"], most=10) == []
+    images, recall = scores.recall(truth, predicted, 4)
+    assert images.tolist() == [3, 1, 1, 0] and recall.tolist() == pytest.approx([1 / 3, 1, 0, 0])
+
+
+def test_of_many_classes_those_of_the_most_mistakes_are_shown():
+    """A matrix of all pairs would have 10^8 cells, and its picture 10^10 dots."""
+    count = 10_000
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(count), 3)
+    predicted = truth.copy()
+    predicted[rng.choice(len(truth), 500, replace=False)] = 77
+    shown = scores.most_mistaken(truth, predicted, count, 100)
+    assert len(shown) == 100 and 77 in shown and (np.diff(shown) > 0).all()
+    wrong_of = {true for true, said in zip(truth, predicted, strict=True) if true != said}
+    assert set(shown.tolist()) - {77} <= wrong_of
+    matrix = scores.confusion(truth, predicted, shown)
+    column = shown.tolist().index(77)
+    assert matrix.shape == (100, 100) and matrix.sum() == 300
+    assert matrix[:, column].sum() == matrix.sum() - matrix.diagonal().sum() + 3
+    names = [f"class {number}" for number in range(count)]
+    pairs = scores.confused_pairs(truth, predicted, names, most=5)
+    assert [pair[1] for pair in pairs] == ["class 77"] * 5 and pairs[0][2] >= pairs[-1][2]

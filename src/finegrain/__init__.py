@@ -1,11 +1,13 @@
 """What the stages of the pipeline share. Imports run one way, top to bottom of this map.
 
 errors       the one exception that is shown to the user as a message, without a traceback
+stage        how a stage's process lives and ends: its script imports it first
 section      what every mapping of params.yaml is: closed, frozen
 recipe       the part of params.yaml that says how a network is trained
 params       typed params.yaml: the only module that reads it
 paths        where each artefact lives, relative to the current folder
 record       JSON and CSV writers, progress bars, provenance
+disk         whether there is room, before work starts
 rows         tables larger than memory
 sources/     sample, kaggle, archive, cifar: put a readable archive in data/<name>/archive
 picture      the only place that decodes images

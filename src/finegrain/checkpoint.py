@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -21,13 +22,15 @@ from finegrain.errors import UserError
 KEPT = 20
 """States of interrupted runs; some hundred MB each."""
 TEMPORARY = "state.tmp"
+RESULT = "result.md5"
+"""In the folder of a run that has ended: its weights' md5, as dvc.lock is going to have it."""
 
 
 class Keeper:
     """The checkpoint of one model under one exact set of params, code and data; a context manager.
 
     The folder's name holds a hash of all three, so that a changed run never starts from an old state. A
-    lock keeps a second trainer out. Leaving without an error removes the folder.
+    lock keeps a second trainer out.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Keeper:
         self._seconds, self._written = seconds, time.monotonic()
 
     def __enter__(self) -> "Keeper":
+        remove_recorded()  # this very run's too: it is wanted anew
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(self.folder)
         if lock is None:
@@ -63,9 +67,16 @@ class Keeper:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            shutil.rmtree(self.folder)
         os.close(self._held)
+
+    def finish(self, result: Path) -> None:
+        """The run is over. Its last state stays until DVC has recorded the file, after the stage's end."""
+        if "DVC_STAGE" in os.environ:
+            with result.open("rb") as stream:
+                digest = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
+            record.write_text(self.folder / RESULT, digest.hexdigest())
+        else:
+            shutil.rmtree(self.folder)
 
     def due(self) -> bool:
         """Whether the last state is old enough for a new one."""
@@ -105,6 +116,24 @@ class Keeper:
         return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
 
 
+def remove_recorded() -> None:
+    """Remove the states of runs that DVC has recorded: a kill cannot cost them any more."""
+    lock_file = Path("dvc.lock")
+    text = lock_file.read_text() if lock_file.is_file() else ""
+    recorded = set(re.findall(r"md5: ([0-9a-f]{32})\b", text))
+    for result in paths.checkpoints().glob(f"*/{RESULT}"):
+        if result.read_text() in recorded:
+            _remove(result.parent)
+
+
+def _remove(folder: Path) -> None:
+    """Unless a run is using it."""
+    lock = _lock(folder)
+    if lock is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
 def _lock(folder: Path) -> int | None:
     """An open file by which this process holds the folder; None if another one does."""
     lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
@@ -121,7 +150,4 @@ def _remove_old(top: Path) -> None:
     folders = [file.parent for file in top.glob("*/lock")]
     folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
     for folder in folders[KEPT:]:
-        lock = _lock(folder)
-        if lock is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
+        _remove(folder)

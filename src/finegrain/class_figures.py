@@ -19,6 +19,8 @@ from scipy.spatial.distance import squareform
 from finegrain.chart import DPI, GREY, short, styled
 
 SPLITS = {"train": "#0072B2", "val": "#E69F00", "test": "#009E73"}
+MOST, SHOWN = 400, 100
+"""Above so many classes no letter could be read: the chart of confusion shows those of the most mistakes."""
 FEW = 30
 """Up to so many classes, each is drawn with its name and number; above, charts show extremes."""
 
@@ -41,12 +43,13 @@ def _row_shares(matrix: np.ndarray) -> np.ndarray:
 
 
 @styled
-def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
+def confusion(matrix: np.ndarray, classes: Sequence[str], of: int | None = None) -> Figure:
     """Row-normalised confusion: right answers in blue, mistakes in orange on a log scale.
 
     Args:
         matrix: ``[C, C]`` counts, rows the true class, columns the predicted one.
         classes: C names. Above ``FEW`` classes they are drawn in ``confusion_order``, without numbers.
+        of: how many classes there are, where these are only those of the most mistakes.
 
     Raises:
         ValueError: the matrix does not fit the names.
@@ -64,7 +67,9 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     side = cell_inches * count + margin_inches
     figure = Figure((side + 1.3, side + 0.3), dpi=DPI if few else 100, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title("Each row: where the test images of one class went", loc="center", pad=10)
+    title = "Each row: where the test images of one class went"
+    title += f"; the {count} of {of:,} classes with the most mistakes" if of else ""
+    axes.set_title(title, loc="center", pad=10)
 
     diagonal = np.eye(count, dtype=bool)
     mistakes = np.ma.masked_where(diagonal | (shares == 0), shares)
@@ -83,19 +88,17 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
             bar.set_ticks(ticks)
             bar.minorticks_off()
     rows = [f"{n} ({int(matrix[i].sum())})" for n, i in zip(names, order, strict=True)] if few else names
-    named = range(count) if count <= 400 else range(0)  # beyond, no font is small enough
-    axes.set_xticks(named, names[: len(named)], rotation=90, fontsize=letter_points, parse_math=False)
-    axes.set_yticks(named, rows[: len(named)], fontsize=letter_points, parse_math=False)
+    axes.set_xticks(range(count), names, rotation=90, fontsize=letter_points, parse_math=False)
+    axes.set_yticks(range(count), rows, fontsize=letter_points, parse_math=False)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class (images)" if few else "true class")
     axes.tick_params(length=2 if few else 0, pad=2)
     axes.spines[:].set_visible(False)
     axes.grid(False)
-    if count <= 400:  # the grid of cells
-        axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
-        axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
-        axes.grid(which="minor", color="#E8E8E8", lw=0.8 if few else 0.4)
-        axes.tick_params(which="minor", length=0)
+    axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)  # the grid of cells
+    axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="#E8E8E8", lw=0.8 if few else 0.4)
+    axes.tick_params(which="minor", length=0)
     if few:
         for i, j in zip(*np.nonzero(shares), strict=True):
             dark = shares[i, j] > 0.45 if i == j else shares[i, j] > 0.25

@@ -4,5 +4,5 @@
 class UserError(Exception):
     """Something the user can mend: the text names the file or parameter and the cure.
 
-    ``record.main`` prints it without a traceback and exits with 1.
+    ``stage.main`` prints it without a traceback and exits with 1.
     """

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from finegrain import augment, model, optim, range_test, record
+from finegrain import augment, model, optim, range_test, record, runtime
 from finegrain.checkpoint import Keeper
 from finegrain.errors import UserError
 from finegrain.packed import Split
@@ -100,7 +100,6 @@ def fit(
     if state:
         _restore(state, net, average, progress)
     yield from list(progress.rows)
-    optimizer = None
     for name, phase in config.phases.items():
         begun, epochs = progress.epochs(name), plan.epochs(name) if plan else phase.epochs
         if begun == epochs or name in progress.stopped:
@@ -135,9 +134,8 @@ def fit(
                 keeper.write(_state(net, optimizer, average, progress))
             if name in progress.stopped:
                 break
-    if config.refit and val and optimizer:
-        # so that a kill during the second training does not repeat this one
-        keeper.write(_state(net, optimizer, average, progress))
+    # so that a kill after this, in a refit or before DVC has recorded the outs, repeats nothing
+    keeper.write({"net": None, "progress": progress.state()})
 
 
 def train_steps(
@@ -190,13 +188,18 @@ def take_step(job: Job, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) 
 
     Returns:
         Loss, a scalar, and logits ``[N, classes]``, detached, on the device, valid until the next step.
+
+    Raises:
+        UserError: out of memory, or an operation that is not deterministic where that is asked for.
     """
-    loss, logits = job.passes(*(job.mix(x, y) if job.mix else (x, y)))
-    if job.phase.clip_norm:
-        nn.utils.clip_grad_norm_(job.net.parameters(), job.phase.clip_norm)
-    optimizer.step()
-    if job.average:
-        job.average.update_parameters(job.net)
+    key = f"phases.{job.name}.batch_size" if job.phase.batch_size else "batch_size"
+    with runtime.explained(f"{key}: {len(x)} images of {x.shape[-1]} px", "halve it"):
+        loss, logits = job.passes(*(job.mix(x, y) if job.mix else (x, y)))
+        if job.phase.clip_norm:
+            nn.utils.clip_grad_norm_(job.net.parameters(), job.phase.clip_norm)
+        optimizer.step()
+        if job.average:
+            job.average.update_parameters(job.net)
     return loss, logits
 
 
@@ -273,8 +276,10 @@ def predict(
     batches = split.plain_batches(batch_size, side)
     if label:
         batches = record.progress(batches, total=-(-len(split) // batch_size), label=label, unit="batch")
+    autocast = torch.autocast(split.device.type, torch.bfloat16, enabled=bf16)
     for images, _ in batches:
-        with torch.autocast(split.device.type, torch.bfloat16, enabled=bf16):
+        asked = f"side_pixels: {side}: {len(images)} images without gradients"
+        with runtime.explained(asked, "ask for smaller ones, or device: cpu"), autocast:
             logits = net(images).float()
             if flip:
                 logits = (logits + net(images.flip(3)).float()) / 2
@@ -301,9 +306,12 @@ def _state(
 def _restore(
     state: dict[str, Any], net: nn.Module, average: AveragedModel | None, progress: Progress
 ) -> None:
+    progress.restore(state["progress"])
+    if state["net"] is None:
+        record.say(f"all {len(progress.rows)} epochs were trained before the run was broken off")
+        return
     net.load_state_dict(state["net"])
     if average:
         average.load_state_dict(state["average"])
-    progress.restore(state["progress"])
     within = f", step {progress.sums.steps} of the next" if progress.sums else ""
     record.say(f"resumed after epoch {len(progress.rows)}{within}")

@@ -334,7 +334,7 @@ def read(file: Path) -> Iterator[Row]:
         UserError: no such file, or not a manifest.
     """
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
             lines = csv.reader(stream)
             columns = tuple(next(lines, ()))
             if columns != COLUMNS:

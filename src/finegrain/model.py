@@ -2,17 +2,20 @@
 
 import urllib.error
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors
 import safetensors.torch
 import torch
 import torchvision
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor, nn
 
 from finegrain import record
 from finegrain.errors import UserError
+from finegrain.params import ModelName, Sha256
 from finegrain.recipe import Head
+from finegrain.section import PositiveFloat, Side
 
 FORMAT = 1
 """Version of the sidecar beside a weights file."""
@@ -189,6 +192,11 @@ def parameters(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
+def bytes_of(net: nn.Module) -> int:
+    """Of a weights file."""
+    return sum(value.numel() * value.element_size() for value in net.state_dict().values())
+
+
 def save(weights: Path, sidecar: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write weights as safetensors, and beside them what is needed to use them, with the weights' sha256."""
     weights.parent.mkdir(parents=True, exist_ok=True)
@@ -197,21 +205,50 @@ def save(weights: Path, sidecar: Path, state: dict[str, Tensor], facts: dict[str
     record.write_json(sidecar, {"format": FORMAT, "sha256": record.sha256(weights), **facts})
 
 
+class _Recipe(BaseModel):
+    head: Head
+
+
+class _Sidecar(BaseModel):
+    """What of a sidecar is used: it may come from anywhere."""
+
+    model_config = ConfigDict(strict=True)
+    sha256: Sha256
+    model: ModelName
+    classes: Annotated[list[str], Field(min_length=2)]
+    side_pixels: Side
+    mean: Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
+    std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)]
+    refit: bool
+    recipe: _Recipe
+
+
 def load(weights: Path, sidecar: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The model and its sidecar.
 
     Raises:
-        UserError: a file is missing, changed since it was written, or of another format.
+        UserError: a file is missing, changed since it was written, of another format, or they do not fit.
     """
     facts = record.read_json(sidecar)
-    if facts.get("format") != FORMAT:
-        raise UserError(f"{sidecar}: format {facts.get('format')} instead of {FORMAT}; train the model again")
+    version = facts.get("format") if isinstance(facts, dict) else None
+    if version != FORMAT:
+        raise UserError(f"{sidecar}: format {version} instead of {FORMAT}; train the model again")
+    try:
+        wanted = _Sidecar.model_validate(facts)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{sidecar}: {where}: {first['msg']}; fetch it or train the model again") from None
     if not weights.is_file():
         raise UserError(f"{weights}: not found; `dvc repro` makes it, `dvc pull` fetches it")
-    if record.sha256(weights) != facts["sha256"]:
+    if record.sha256(weights) != wanted.sha256:
         raise UserError(
             f"{weights}: differs from the sha256 in {sidecar.name}: damaged; fetch or train it again"
         )
-    net = build(facts["model"], len(facts["classes"]), "none", Head(**facts["recipe"]["head"]), seed=0)
-    net.load_state_dict(safetensors.torch.load_file(weights))
+    net = build(wanted.model, len(wanted.classes), "none", wanted.recipe.head, seed=0)
+    try:
+        net.load_state_dict(safetensors.torch.load_file(weights))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{weights}: does not fit {sidecar.name} ({reason}); train the model again") from None
     return net, facts

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from finegrain import manifest, picture, record
+from finegrain import disk, manifest, picture, record
 from finegrain.errors import UserError
 from finegrain.sources import archive
 from finegrain.sources.folders import Image
@@ -31,7 +31,7 @@ def pack(reader: archive.Reader, table: Path, folder: Path, side_pixels: int) ->
         UserError: too little space on the disk, or an archive that is not the manifest's.
     """
     plan = _Plan(reader, table)
-    archive.refuse_full_disk(folder, sum(plan.counts.values()) * (3 * side_pixels**2 + 8))
+    disk.require(folder, sum(plan.counts.values()) * (3 * side_pixels**2 + 8), "the pack")
 
     histogram = np.zeros(3 * 256, np.int64)  # of train's reds, greens and blues
     with ExitStack() as stack:

@@ -125,6 +125,8 @@ class Params(Section):
     lr_range_test: RangeTest
     evaluate: Evaluate
     device: Literal["auto", "cpu", "cuda"]
+    deterministic: bool
+    """The same bits on the same kind of GPU, or an error; the CPU gives them anyway."""
     precision: Literal["auto", "fp32", "bf16"]
     """auto: bfloat16 autocast where the hardware multiplies it natively."""
     checkpoint_seconds: NonNegativeFloat

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from finegrain import record
 from finegrain.errors import UserError
 from finegrain.scores import Floats, Ints
 
@@ -32,8 +33,8 @@ def write(file: Path, manifest: Path, probabilities: Floats, labels: Ints, names
     for rank in range(order.shape[1]):
         frame[f"class_{rank + 1}"] = [names[i] for i in order[:, rank]]
         frame[f"p_{rank + 1}"] = probabilities[np.arange(len(labels)), order[:, rank]]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
+    with record.replacing(file) as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def read(file: Path) -> pd.DataFrame:

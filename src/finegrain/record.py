@@ -1,40 +1,19 @@
-"""What every stage writes and how it ends: JSON and CSV files, progress bars, one-line errors."""
+"""What every stage writes: JSON and CSV files, progress bars, lines for the person who watches."""
 
 import csv
-import ctypes
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from finegrain.errors import UserError
-
-
-def main(stage: Callable[[], None]) -> None:
-    """Run a stage's main(): die with the parent, show a UserError as its message, exit with 1."""
-    _die_with_parent()
-    try:
-        stage()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; `dvc repro` goes on from here", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to end this process when dvc is killed; else a second trainer would run on unseen."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def progress(items: Iterable[Any] | None = None, *, total: int | None, label: str, unit: str = "img") -> Any:
@@ -47,15 +26,26 @@ def progress(items: Iterable[Any] | None = None, *, total: int | None, label: st
     )  # fmt: skip
 
 
-def write_bytes(file: Path, content: bytes) -> None:
-    """Whole or not at all: a temporary file beside it, then a rename."""
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A temporary file beside ``file``, which it replaces once the block has ended without an error.
+
+    Never written in place: the old one may be a hard link into DVC's cache. Its name is always the same, so
+    that what a kill leaves behind is overwritten by the next run.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary = file.with_name(f".{file.name}.tmp")
     try:
-        temporary.write_bytes(content)
+        yield temporary
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """Whole or not at all."""
+    with replacing(file) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(file: Path, text: str) -> None:
@@ -77,8 +67,7 @@ def read_json(file: Path) -> Any:
 
 
 def write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="", encoding="utf-8") as stream:
+    with replacing(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)

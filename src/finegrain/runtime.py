@@ -6,6 +6,8 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 from finegrain.errors import UserError
@@ -66,6 +68,41 @@ def bf16(wanted: Literal["auto", "fp32", "bf16"], on: torch.device) -> bool:
 def upload(values: torch.Tensor, to: torch.device) -> torch.Tensor:
     """Copy a small tensor from the host without waiting for it: one from pageable memory would wait."""
     return values.pin_memory().to(to, non_blocking=True) if to.type == "cuda" else values
+
+
+def be_deterministic(wanted: bool) -> None:
+    """Refuse every operation whose bits differ from run to run on the same GPU; slower.
+
+    On the CPU the same number of threads gives the same bits anyway.
+    """
+    if wanted:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when the first GPU operation runs
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+@contextmanager
+def explained(asked: str, cure: str) -> Iterator[None]:
+    """Turn torch's errors on memory and determinism into messages.
+
+    Args:
+        asked: the parameter and what it asks the memory to hold.
+        cure: for too little of it.
+
+    Raises:
+        UserError: out of the memory of the GPU or the machine; no deterministic implementation.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        said = str(error)
+        if isinstance(error, torch.OutOfMemoryError):
+            raise UserError(f"params.yaml: {asked} do not fit the GPU's memory; {cure}") from None
+        if isinstance(error, MemoryError) or "can't allocate memory" in said:
+            raise UserError(f"params.yaml: {asked} do not fit this machine's memory; {cure}") from None
+        if "deterministic implementation" in said or "CuBLAS and it is not deterministic" in said:
+            raise UserError(f"params.yaml: deterministic: {said.split('. ')[0]}; set it to false") from None
+        raise
 
 
 def peak_memory_bytes(on: torch.device) -> int:

@@ -5,7 +5,6 @@ import numpy.typing as npt
 from scipy.stats import binomtest
 from sklearn.metrics import (
     balanced_accuracy_score,
-    confusion_matrix,
     f1_score,
     log_loss,
     top_k_accuracy_score,
@@ -81,17 +80,36 @@ def holm(p_values: list[float]) -> list[float]:
     return corrected
 
 
-def confusion(labels: Ints, predicted: Ints, classes: int) -> Ints:
-    """Counts ``[classes, classes]``: rows are the truth, columns the prediction."""
-    return np.asarray(confusion_matrix(labels, predicted, labels=np.arange(classes)), dtype=np.int64)
+def recall(labels: Ints, predicted: Ints, classes: int) -> tuple[Ints, Floats]:
+    """Images and share of right answers of each class, ``[classes]`` each; 0 for a class without images."""
+    images = np.bincount(labels, minlength=classes)
+    right = np.bincount(labels[labels == predicted], minlength=classes)
+    return images, right / np.maximum(images, 1)
 
 
-def confused_pairs(matrix: Ints, names: list[str], most: int) -> list[tuple[str, str, int, int]]:
+def confusion(labels: Ints, predicted: Ints, shown: Ints) -> Ints:
+    """Counts ``[S, S]`` among the S classes ``shown``, sorted: rows are the truth, columns the prediction."""
+    inside = np.isin(labels, shown) & np.isin(predicted, shown)
+    rows, columns = np.searchsorted(shown, labels[inside]), np.searchsorted(shown, predicted[inside])
+    return np.bincount(rows * len(shown) + columns, minlength=len(shown) ** 2).reshape(len(shown), -1)
+
+
+def most_mistaken(labels: Ints, predicted: Ints, classes: int, most: int) -> Ints:
+    """The classes of the most mistakes, as the truth or as the answer; in their own order."""
+    wrong = labels != predicted
+    mistakes = np.bincount(np.concatenate((labels[wrong], predicted[wrong])), minlength=classes)
+    return np.sort(np.argsort(-mistakes, kind="stable")[:most])
+
+
+def confused_pairs(
+    labels: Ints, predicted: Ints, names: list[str], most: int
+) -> list[tuple[str, str, int, int]]:
     """(true class, predicted class, mistakes, images of the true class), most mistakes first."""
-    wrong = matrix.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    rows, columns = np.unravel_index(order, wrong.shape)
-    totals = matrix.sum(1)
-    pairs = zip(rows.tolist(), columns.tolist(), strict=True)
-    return [(names[r], names[c], int(wrong[r, c]), int(totals[r])) for r, c in pairs if wrong[r, c]]
+    wrong, images = labels != predicted, np.bincount(labels, minlength=len(names))
+    codes, mistakes = np.unique(labels[wrong] * len(names) + predicted[wrong], return_counts=True)
+    order = np.argsort(-mistakes, kind="stable")[:most]
+    pairs = zip((codes[order] // len(names)).tolist(), (codes[order] % len(names)).tolist(), strict=True)
+    return [
+        (names[true], names[said], int(mistakes[i]), int(images[true]))
+        for i, (true, said) in zip(order, pairs, strict=True)
+    ]

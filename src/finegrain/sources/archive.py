@@ -8,13 +8,14 @@ import hashlib
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from finegrain import record
+from finegrain import disk, record
 from finegrain.errors import UserError
 from finegrain.sources import folders
 from finegrain.sources.catalogue import Catalogue
@@ -40,6 +41,8 @@ class Reader:
         self._catalogue = Catalogue(self._parts)
         self.classes = self._catalogue.classes
         """Sorted."""
+        self.others = sum((part.others for part in self._parts), Counter())
+        """How many files of which suffix are no images; without what systems leave behind."""
 
     def __enter__(self) -> "Reader":
         return self
@@ -74,7 +77,8 @@ class _Folder:
 
     def __init__(self, folder: Path) -> None:
         self.name = f"{folder.resolve().name}.zip"
-        self.files = _images_below(folder)
+        self.others: Counter[str] = Counter()
+        self.files = _images_below(folder, self.others)
 
     def members(self) -> Iterator[tuple[str, int, int]]:
         return ((inner, number, 0) for number, inner in enumerate(self.files))
@@ -109,16 +113,24 @@ def store(source: str | Sequence[str], folder: Path) -> None:
         parts[part.name] = path, part
     Catalogue([part for _, part in parts.values()]).close()  # refuse now, not after copying gigabytes
     folder.mkdir(parents=True, exist_ok=True)
-    refuse_full_disk(folder, bytes_needed)
+    disk.require(folder, bytes_needed, "the archive")
     for name, (path, part) in parts.items():
         if isinstance(part, _Folder):
+            say_others(part.others)  # the zip is not going to hold them
             _zip(part.files, folder / name)
         else:
             shutil.copyfile(path, folder / name)
 
 
-def _images_below(top: Path) -> dict[str, Path]:
-    """Inner path -> file of every image below a folder, sorted by inner path."""
+def say_others(others: Mapping[str, int]) -> None:
+    """Photos in a format that is not read, such as .heic, must not vanish unseen."""
+    if others:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+        record.say(f"ignored, as they are no images that can be read: {kinds}")
+
+
+def _images_below(top: Path, others: Counter[str]) -> dict[str, Path]:
+    """Inner path -> file of every image below a folder, sorted by inner path; counts the others by suffix."""
     found = {}
     for where, subfolders, names in os.walk(top):
         for name in subfolders:
@@ -126,9 +138,12 @@ def _images_below(top: Path) -> dict[str, Path]:
                 raise UserError(f"{Path(where) / name}: is a link to a folder; put the folder itself there")
         for name in names:
             file = Path(where) / name
-            inner = folders.image_path(folders.text(os.fsencode(file.relative_to(top).as_posix())))
+            path = folders.text(os.fsencode(file.relative_to(top).as_posix()))
+            inner = folders.image_path(path)
             if inner is not None and file.is_file():
                 found[inner] = file
+            elif kind := folders.other_kind(path):
+                others[kind] += 1
     return dict(sorted(found.items()))
 
 
@@ -144,15 +159,6 @@ def plain_info(inner: str) -> zipfile.ZipInfo:
     info.create_system = 3  # Unix, also where this runs on Windows
     info.external_attr = 0o644 << 16
     return info
-
-
-def refuse_full_disk(folder: Path, bytes_needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if bytes_needed > free:
-        raise UserError(
-            f"{folder}: {bytes_needed / 1e9:,.2f} GB are needed, {free / 1e9:,.2f} GB are free: "
-            f"{(bytes_needed - free) / 1e9:,.2f} GB are missing"
-        )
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The list of an archive's images: on disk, since names alone would grow the memory with the archive."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -13,6 +14,8 @@ class Part(Protocol):
     """One archive file, or a folder that is going to be one."""
 
     name: str
+    others: Counter[str]
+    """Files that are no images, by suffix; known once ``members`` has ended."""
 
     def members(self) -> Iterator[tuple[str, int, int]]:
         """(path, number by which reading goes forward, anything that finds it again) of each image."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from finegrain import record
+from finegrain import disk, record
 from finegrain.errors import UserError
 from finegrain.sources import archive
 
@@ -51,6 +51,7 @@ def convert(source: Path, folder: Path) -> Path:
             raise UserError(f"{source}: {name} has md5 {found}, not {expected}: damaged, or not CIFAR-100")
     names = _unpickle(content.pop("meta"))["fine_label_names"]
     folder.mkdir(parents=True, exist_ok=True)
+    disk.require(folder, sum(map(len, content.values())), "CIFAR-100 as PNGs")
     target = folder / "cifar100.zip"
     temporary = folder / f".{target.name}.tmp"
     try:

@@ -38,10 +38,27 @@ class Image:
 
 def image_path(name: str) -> str | None:
     """The path without empty and ``.`` steps; None if it is no image or lies in a hidden or junk folder."""
-    steps = [step for step in name.split("/") if step not in ("", ".")]
-    if any(step.startswith(".") or step == "__MACOSX" for step in steps):
+    steps = _steps(name)
+    if _is_junk(steps):
         return None
     return "/".join(steps) if name.lower().endswith(IMAGE_SUFFIXES) else None
+
+
+def other_kind(name: str) -> str | None:
+    """The suffix of a file that is no image, such as ``.heic``; None of an image, or of junk."""
+    steps = _steps(name)
+    if not steps or name.endswith("/") or _is_junk(steps) or steps[-1].lower().endswith(IMAGE_SUFFIXES):
+        return None
+    return os.path.splitext(steps[-1])[1].lower() or "no suffix"
+
+
+def _steps(name: str) -> list[str]:
+    return [step for step in name.split("/") if step not in ("", ".")]
+
+
+def _is_junk(steps: list[str]) -> bool:
+    """What systems leave behind; also any way out of the archive's own place."""
+    return any(step.startswith(".") or step in ("__MACOSX", "Thumbs.db") for step in steps)
 
 
 def text(raw: bytes) -> str:

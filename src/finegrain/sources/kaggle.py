@@ -57,7 +57,7 @@ def fetch(slug: str, folder: Path) -> Path:
         raise UserError(f"Kaggle: what it sent for {slug} is not a zip file; try again, or look at its page")
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / archive.name
-    os.replace(archive, target)
+    shutil.move(archive, target)  # data/ may be another disk
     shutil.rmtree(partial)
     return target
 

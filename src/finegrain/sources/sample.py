@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from finegrain import record
+from finegrain import disk, record
 from finegrain.sources.archive import plain_info
 
 Points = NDArray[np.float64]
@@ -371,6 +371,7 @@ def draw(folder: Path, images_per_class: int, side_pixels: int, seed: int) -> Pa
         The file, which appears whole or not at all.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    disk.require(folder, len(CLASSES) * images_per_class * side_pixels**2, "the sample")  # JPEGs: less
     file = folder / "sample.zip"
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     jobs = [(name, index) for name in CLASS_NAMES for index in range(images_per_class)]

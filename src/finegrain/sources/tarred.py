@@ -3,6 +3,7 @@
 import itertools
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -20,10 +21,12 @@ class Tar:
 
     def __init__(self, file: Path) -> None:
         self.name = file.name
+        self.others: Counter[str] = Counter()
         self._file = file
 
     def members(self) -> Iterator[tuple[str, int, int]]:
         """(path, number, 0) of each image; one pass."""
+        self.others.clear()  # filled by every pass
         return ((path, number, 0) for number, (path, _) in enumerate(self._walk(wanted=iter(()))))
 
     def contents(self, images: Iterable[tuple[Image, int]]) -> Iterator[tuple[Image, bytes]]:
@@ -42,13 +45,16 @@ class Tar:
                     tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every header read
                     if member.isdir():
                         continue
-                    path = folders.image_path(folders.text(member.name.encode("utf-8", "surrogateescape")))
+                    name = folders.text(member.name.encode("utf-8", "surrogateescape"))
+                    path = folders.image_path(name)
                     if not member.isreg():
                         raise UserError(
                             f"{self._file}: {member.name} is a link or device; "
                             "an archive may hold files and folders only"
                         )
                     if path is None:
+                        if kind := folders.other_kind(name):
+                            self.others[kind] += 1
                         continue
                     folders.refuse_large(self._file, path, member.size)
                     data = None

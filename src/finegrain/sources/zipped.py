@@ -11,6 +11,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -42,6 +43,7 @@ class Zip:
 
     def __init__(self, file: Path) -> None:
         self.name = file.name
+        self.others: Counter[str] = Counter()
         self._file = file
 
     def members(self) -> Iterator[tuple[str, int, int]]:
@@ -53,10 +55,13 @@ class Zip:
                 while some := list(itertools.islice(entries, _ENTRIES_AT_ONCE)):
                     infos = directory.window(entry for _, entry in some).infolist()
                     for (at, _), info in zip(some, infos, strict=True):
-                        path = folders.image_path(_name(info))
+                        name = _name(info)
+                        path = folders.image_path(name)
                         if path is not None:
                             self._check(path, info)
                             yield path, info.header_offset, at
+                        elif kind := folders.other_kind(name):
+                            self.others[kind] += 1
         except _DAMAGE as error:
             raise UserError(f"{self._file}: not a readable zip ({error}); fetch it again") from None
 

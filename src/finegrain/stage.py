@@ -1,0 +1,54 @@
+"""How a stage's process lives and ends. Its script imports this first: it acts before the slow imports."""
+
+import ctypes
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from finegrain.errors import UserError
+
+CURES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room within your quota",
+    errno.EFBIG: "this disk, or `ulimit -f`, allows no file so large",
+    errno.EROFS: "move the project to a disk that can be written",
+    errno.EACCES: "give yourself the right to it (chmod, chown)",
+    errno.EPERM: "give yourself the right to it (chmod, chown)",
+    errno.EMFILE: "allow more open files (`ulimit -n`)",
+}
+"""What the system refuses through no fault of the program, and what to do."""
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process when dvc is killed; else a second trainer would run on unseen.
+
+    A script that was started by hand may outlive its shell.
+    """
+    if sys.platform != "linux" or "DVC_STAGE" not in os.environ:
+        return
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    if os.getppid() == 1 and b"dvc" not in Path("/proc/1/cmdline").read_bytes():
+        sys.exit("error: dvc has been killed")  # while Python was starting
+
+
+_die_with_parent()
+
+
+def main(run: Callable[[], None]) -> None:
+    """Run a stage's main(): what the user can mend is one message and exit 1, Ctrl-C is one line."""
+    try:
+        run()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in CURES:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"error: {where}{error.strerror}; {CURES[error.errno]}, then `dvc repro` goes on from here")
+    except KeyboardInterrupt:
+        print("interrupted; `dvc repro` goes on from here", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

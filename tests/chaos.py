@@ -1,0 +1,298 @@
+"""Break the pipeline off at random moments, let it go on, and compare what it makes with an unbroken run.
+
+    python tests/chaos.py --kills 100 --seed 0 --out docs/chaos.md
+
+Runs real DVC commands in a copy of the repository with a small sample. Each round starts from nothing and
+repeats its command, `dvc repro`, `dvc exp run`, `dvc exp run --temp` or a queue's, until it ends by itself.
+Exits with 1 if a command fails that nobody broke off, if a file differs, or if a process is left over.
+"""
+
+import argparse
+import os
+import random
+import resource
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from clone import Clone
+from test_params import changed
+
+SMALL = {
+    "dataset__images_per_class": 40,
+    "dataset__side_pixels": 48,
+    "pack__side_pixels": 48,
+    "models": ["resnet18", "resnet34"],
+    "ema_decay": 0.9,
+    "phases__all__epochs": 3,
+    "phases__all__side_pixels": 48,
+    "checkpoint_seconds": 0.5,
+}
+COMPARED = ("metrics/sample", "plots/sample", "models/sample", "data/sample")
+COSTS = "metrics/sample/cost"
+WAYS = {
+    "repro": "exec dvc repro",
+    "exp run": "exec dvc exp run -n {name}",
+    "exp run --temp": "exec dvc exp run --temp -n {name}",
+    "queue": "dvc exp run --queue -n {name} && dvc queue start && "
+    "until dvc queue status | grep {name} | grep -qE 'Success|Failed'; do sleep 1; done",
+}
+LONGEST_SECONDS = 14.0
+"""After which a command is broken off at the latest."""
+
+
+def processes(folder: Path) -> Iterator[psutil.Process]:
+    """Those that work in the folder, or in a copy that DVC makes below it."""
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(folder) and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+        except (psutil.Error, OSError):
+            continue
+
+
+def command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def stage_of(process: psutil.Process) -> str | None:
+    words = command_line(process).split()
+    script = next((word for word in words if word.startswith("src/") and word.endswith(".py")), None)
+    return Path(script).stem if script and "python" in words[0] else None
+
+
+def send(number: int, wanted: Callable[[psutil.Process], bool]) -> Callable[[Path, int], None]:
+    def act(folder: Path, _: int) -> None:
+        for process in [p for p in processes(folder) if wanted(p)]:
+            try:
+                process.send_signal(number)
+            except psutil.Error:
+                pass
+
+    return act
+
+
+def power_cut(folder: Path, _: int) -> None:
+    """Everything at once; what was being written is half there."""
+    send(signal.SIGKILL, lambda process: True)(folder, _)
+    for state in (folder / ".checkpoints").glob("*/lock"):
+        state.with_name("state.tmp").write_bytes(os.urandom(1000))
+    for file in folder.rglob(".*.tmp"):
+        if file.is_file():
+            os.truncate(file, file.stat().st_size // 2)
+
+
+def is_dvc(process: psutil.Process) -> bool:
+    return "dvc" in command_line(process) and stage_of(process) is None
+
+
+KILLS: dict[str, Callable[[Path, int], None]] = {
+    "kill -9 dvc": send(signal.SIGKILL, is_dvc),
+    "kill dvc": send(signal.SIGTERM, is_dvc),
+    "kill -9 the stage": send(signal.SIGKILL, lambda process: stage_of(process) is not None),
+    "Ctrl-C": lambda folder, group: os.killpg(group, signal.SIGINT),
+    "power cut": power_cut,
+}
+FULL_DISK = "full disk"
+"""Files may not grow beyond a random size: the system refuses to write, as it does when the disk is full."""
+NOT_IN_QUEUE = ("Ctrl-C", FULL_DISK)
+"""A worker is in the background: it neither hears the keyboard nor inherits what a command is allowed."""
+
+
+@dataclass
+class Tally:
+    kills: list[tuple[str, str, str, float]] = field(default_factory=list)
+    """Way, kind, stage, seconds of the stage's work that the next run does again."""
+    rounds: Counter[str] = field(default_factory=Counter)
+    files: int = 0
+    different: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    """Commands that ended with an error though nobody broke them off."""
+    left_over: list[str] = field(default_factory=list)
+    """Processes that outlived a kill, and files that outlived a round."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--out", type=Path, help="write the report there too")
+    args = parser.parse_args(argv)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        tally = run(Path(folder).resolve(), args.kills, args.seed, args.ways)
+    text = report(tally, args.seed, time.monotonic() - started)
+    print(text)
+    if args.out:
+        args.out.write_text(text)
+    sys.exit(bool(tally.different or tally.failed or tally.left_over))
+
+
+def run(top: Path, kills: int, seed: int, ways: Sequence[str]) -> Tally:
+    clone = Clone(top / "clone")
+    changed(clone.folder, **SMALL)
+    clone.commit("shrink")
+    clone("dvc repro")
+    unbroken = contents(clone.folder)
+    rng, tally = random.Random(seed), Tally()
+    while len(tally.kills) < kills and not tally.failed:
+        way = ways[sum(tally.rounds.values()) % len(ways)]
+        fresh(clone)
+        one_round(clone, way, rng, tally, kills)
+        if tally.failed:
+            break
+        tally.rounds[way] += 1
+        compare(clone, unbroken, tally)
+    return tally
+
+
+def fresh(clone: Clone) -> None:
+    """As cloned: nothing made, nothing cached, no experiment."""
+    send(signal.SIGKILL, lambda process: True)(clone.folder, 0)  # an idle queue worker
+    clone("git checkout -q . && git clean -xfdq")
+    for made in (".dvc/cache", ".dvc/tmp", ".checkpoints"):
+        shutil.rmtree(clone.folder / made, ignore_errors=True)
+
+
+def one_round(clone: Clone, way: str, rng: random.Random, tally: Tally, kills: int) -> None:
+    """Start the command, break it off, start it again, until it ends by itself."""
+    for attempt in range(1000):
+        name = f"{way.replace(' ', '').replace('-', '')}-{sum(tally.rounds.values())}-{attempt}"
+        kinds = [k for k in (*KILLS, FULL_DISK) if way != "queue" or k not in NOT_IN_QUEUE]
+        kind = rng.choice(kinds) if len(tally.kills) < kills else ""
+        delay = rng.uniform(0.3, LONGEST_SECONDS)
+        largest_file = rng.randrange(100_000, 60_000_000) if kind == FULL_DISK else None
+        code, output = start(clone, WAYS[way].format(name=name), kind, delay, largest_file, tally, way)
+        if code == 0 and succeeded(clone, way, name):
+            if way in ("exp run --temp", "queue"):
+                clone(f"dvc exp apply {name}")
+            return
+        if kind == FULL_DISK and code is not None:
+            tally.kills.append((way, kind, "any", 0.0))
+        elif code is not None:
+            tally.failed.append(f"{way}, attempt {attempt}, exit {code}:\n{output[-3000:]}")
+            return
+        wait_for_quiet(clone, way, tally, kind)
+
+
+def start(
+    clone: Clone, command: str, kind: str, delay: float, largest_file: int | None, tally: Tally, way: str
+) -> tuple[int | None, str]:
+    """Run until the end or the kill; exit status (None: killed) and output."""
+
+    def limit() -> None:
+        if largest_file is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+    with tempfile.TemporaryFile() as log:
+        running = subprocess.Popen(
+            command, shell=True, cwd=clone.folder, env=clone.environment,
+            stdout=log, stderr=log, start_new_session=True, preexec_fn=limit,
+        )  # fmt: skip
+        try:
+            code: int | None = running.wait(delay if kind in KILLS else 600)
+        except subprocess.TimeoutExpired:
+            tally.kills.append((way, kind, *hit(clone.folder)))
+            KILLS[kind](clone.folder, running.pid)
+            try:
+                running.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(running.pid, signal.SIGKILL)  # the shell that waits for the queue
+                running.wait()
+            code = None
+        log.seek(0)
+        return code, log.read().decode(errors="replace")
+
+
+def hit(folder: Path) -> tuple[str, float]:
+    """The stage that runs now, and the seconds of its work that no checkpoint holds."""
+    for process in processes(folder):
+        if stage := stage_of(process):
+            kept = [state.stat().st_mtime for state in (folder / ".checkpoints").glob("*/state.pt")]
+            since = max([process.create_time(), *(kept if stage == "train" else [])])
+            return stage, time.time() - since
+    return "between stages", 0.0
+
+
+def succeeded(clone: Clone, way: str, name: str) -> bool:
+    """Whether a queued experiment, whose command ends well in any case, has a result."""
+    return way != "queue" or name in clone("dvc exp list --all --name-only")
+
+
+def wait_for_quiet(clone: Clone, way: str, tally: Tally, kind: str) -> None:
+    """No stage, and but for an idle queue worker no process at all, may outlive a kill by five seconds."""
+    for _ in range(50):
+        rest = [p for p in processes(clone.folder) if way != "queue" or stage_of(p)]
+        if not rest:
+            return
+        time.sleep(0.1)
+    tally.left_over.extend(f"after {kind} of {way}: {command_line(process)}" for process in rest)
+    send(signal.SIGKILL, lambda process: True)(clone.folder, 0)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file that an unbroken run makes again to the bit."""
+    files = (file for place in COMPARED for file in sorted((folder / place).rglob("*")) if file.is_file())
+    named = ((str(file.relative_to(folder)), file) for file in files)
+    return {name: file.read_bytes() for name, file in named if not name.startswith(COSTS)}
+
+
+def compare(clone: Clone, unbroken: dict[str, bytes], tally: Tally) -> None:
+    made = contents(clone.folder)
+    tally.files += len(made)
+    names = sorted(made.keys() | unbroken.keys())
+    tally.different.extend(name for name in names if made.get(name) != unbroken.get(name))
+    status = clone("dvc status")
+    if "up to date" not in status:
+        tally.different.append(f"dvc status: {status}")
+    states = [str(path.parent.name) for path in (clone.folder / ".checkpoints").glob("*/lock")]
+    tally.left_over.extend(f"after a round: .checkpoints/{name}" for name in states)
+
+
+def report(tally: Tally, seed: int, seconds: float) -> str:
+    repeated = sorted(s for _, kind, _, s in tally.kills if kind != FULL_DISK)
+    lines = [
+        f"{len(tally.kills)} kills in {seconds / 60:.0f} minutes, seed {seed}; rounds that ended: "
+        + ", ".join(f"{way} {count}" for way, count in sorted(tally.rounds.items())),
+        "",
+        "| | |",
+        "|---|---:|",
+        f"| kills survived | {len(tally.kills) - len(tally.failed)} |",
+        f"| files compared with an unbroken run's | {tally.files} |",
+        f"| files that differ | {len(tally.different)} |",
+        f"| commands that failed unbroken | {len(tally.failed)} |",
+        f"| processes and states left over | {len(tally.left_over)} |",
+        f"| work done again, median | {statistics.median(repeated or [0]):.1f} s |",
+        f"| work done again, longest | {max(repeated or [0]):.1f} s |",
+        "",
+        "| " + " | ".join(["kills", *WAYS]) + " |",
+        "|---|" + "---:|" * len(WAYS),
+    ]
+    by_kind = Counter((kind, way) for way, kind, _, _ in tally.kills)
+    for kind in [*KILLS, FULL_DISK]:
+        lines.append("| " + " | ".join([kind, *(str(by_kind[kind, way]) for way in WAYS)]) + " |")
+    stages = Counter(stage for _, kind, stage, _ in tally.kills if kind != FULL_DISK)
+    lines += ["", "Hit: " + ", ".join(f"{stage} {count}" for stage, count in stages.most_common()) + ".", ""]
+    for title, found in [("differs", tally.different), ("failed", tally.failed), ("left", tally.left_over)]:
+        lines += [f"{title}: {text}" for text in found]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""A copy of the repository in which commands run as a user types them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline import ROOT
+
+
+class Clone:
+    """A git repository with the working tree's files, where commands run as a user types them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for name in listed.stdout.splitlines():
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        # the committed run is of the full sample; this copy makes its own
+        for made in ("dvc.lock", "metrics", "plots", "reports"):
+            path = folder / made
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        home = folder.parent / "home"
+        home.mkdir(exist_ok=True)
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("KAGGLE", "DVC", "GIT"))},
+            "HOME": str(home),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org",
+            "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.org",
+        }  # fmt: skip
+        self("git init -q -b main")
+        self.commit("start")
+
+    def __call__(self, command: str, code: int = 0) -> str:
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == code, f"{command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def commit(self, message: str) -> None:
+        self(f"git add -A && git commit -q --allow-empty -m '{message}'")
+
+    def json(self, path: str) -> dict:
+        return json.loads((self.folder / path).read_text())

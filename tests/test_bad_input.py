@@ -1,0 +1,172 @@
+"""Odd and broken files through every stage as DVC starts them: what is good is used, what is not is said."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import drawn
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from pipeline import ROOT
+from test_params import changed
+from test_stages import SMALL
+
+ODD_NAMES = [
+    "长城 哈弗 H6", "it's a \"car\"", "a, b; c", "two\nlines", "<img src=x onerror=alert(1)>", " spaces ",
+    "-rf", "$(touch x)", "100%", "ＦＵＬＬ", "é́ combined",
+]  # fmt: skip
+TINY = {
+    **SMALL,
+    "models": ["resnet18"],
+    "phases__all__epochs": 1,
+    "split__val_ratio": 0.2,
+    "split__test_ratio": 0.2,
+    "device": "cpu",
+}
+TINY.pop("phases")
+TINY |= {"phases__all__side_pixels": 32, "dataset": {"name": "odd", "source": "archive", "path": "photos"}}
+TINY = {k: v for k, v in TINY.items() if not k.startswith("dataset__")}
+STAGES = ("download", "split", "pack", "train resnet18", "evaluate resnet18", "compare")
+
+
+def run(stage: str, folder: Path, **options) -> subprocess.CompletedProcess[str]:
+    script, *words = stage.split()
+    command = [sys.executable, str(ROOT / "src" / f"{script}.py"), *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, **options)
+
+
+def odd_images() -> dict[str, bytes]:
+    """Good images that tools often stumble over, by file name."""
+    picture = drawn.picture(900)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    return {
+        "cmyk.jpg": drawn.encode(picture.convert("CMYK"), "JPEG"),
+        "sixteen bits.png": drawn.encode(
+            Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32) * 60)
+        ),
+        "palette.png": drawn.encode(drawn.picture(901).quantize(16), transparency=3),
+        "grey.jpg": drawn.encode(drawn.picture(902).convert("L"), "JPEG"),
+        "grey alpha.png": drawn.encode(drawn.picture(903).convert("LA")),
+        "animated.gif": drawn.encode(picture, "GIF", save_all=True, append_images=[drawn.picture(904)]),
+        "animated.webp": drawn.encode(
+            drawn.picture(905), "WEBP", save_all=True, append_images=[drawn.picture(906)]
+        ),
+        "turned.jpg": drawn.encode(drawn.picture(907), "JPEG", exif=turned),
+        "really a png.jpg": drawn.png(908),
+        "one pixel.png": drawn.png(909, 1, 1),
+        "a line.png": drawn.png(910, 1, 10_000),
+        "a row.png": drawn.png(911, 10_000, 1),
+    }
+
+
+BAD_IMAGES = {
+    "empty.jpg": b"",
+    "page.jpg": b"<!DOCTYPE html><html><body>404</body></html>",
+    "cut.jpg": drawn.encode(drawn.picture(920, 300, 200), "JPEG")[:1500],
+    "noise.png": b"\x89PNG\r\n\x1a\n" + bytes(100),
+}
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """A folder where all stages have run on odd names and images; what each said."""
+    folder = tmp_path_factory.mktemp("odd project")
+    photos = drawn.classes(dict.fromkeys(ODD_NAMES, 6))
+    photos |= {f"{ODD_NAMES[0]}/{name}": data for name, data in (odd_images() | BAD_IMAGES).items()}
+    photos |= {"Thumbs.db": b"-", "__MACOSX/._a.jpg": b"-", f"{ODD_NAMES[1]}/.hidden.jpg": b"-"}
+    photos |= {"it's/phone.heic": b"-", "it's/list.txt": b"-"}
+    drawn.tree(folder / "photos", photos)
+    changed(folder, **TINY, split__max_bad_ratio=0.5)
+    said = {}
+    for stage in STAGES:
+        done = run(stage, folder)
+        assert done.returncode == 0, f"{stage}: {done.stdout}{done.stderr}"
+        said[stage] = done.stderr
+    return folder, said
+
+
+@pytest.mark.slow
+def test_odd_images_are_used_and_bad_ones_are_listed(odd):
+    folder, said = odd
+    rejected = pd.read_csv(folder / "reports/odd/rejected.csv")
+    assert sorted(Path(path).name for path in rejected["path"]) == sorted(BAD_IMAGES)
+    assert rejected["reason"].str.len().min() > 5
+    used = pd.read_csv(folder / "data/odd/manifest.csv", keep_default_na=False)
+    names = {Path(path).name for path in used["path"]}
+    assert names >= set(odd_images()) and not names & {"Thumbs.db", ".hidden.jpg", "._a.jpg"}
+    sizes = {Path(row.path).name: (row.width, row.height) for row in used.itertuples()}
+    assert sizes["turned.jpg"] == (32, 48) and sizes["a line.png"] == (1, 10_000)
+    assert "ignored, as they are no images that can be read: 1 .heic, 1 .txt" in said["download"]
+
+
+@pytest.mark.slow
+def test_odd_class_names_come_through_to_the_page(odd):
+    folder, _ = odd
+    expected = sorted(ODD_NAMES)
+    assert json.loads((folder / "models/odd/resnet18.json").read_text())["classes"] == expected
+    tables = ["data/odd/predictions/resnet18.csv", "plots/odd/per_class/resnet18.csv"]
+    for table in (pd.read_csv(folder / file, keep_default_na=False) for file in tables):
+        assert set(table["class"]) == set(expected)
+    page = (folder / "reports/index.html").read_text()
+    assert "<img src=x" not in page and "&lt;img src=x" in page and ODD_NAMES[0] in page
+    assert not (folder / "x").exists()
+
+
+@pytest.mark.slow
+def test_nothing_is_left_beside_what_the_stages_declare(odd):
+    folder, _ = odd
+    tops = {path.name for path in folder.iterdir()}
+    assert tops <= {"photos", "params.yaml", "data", "models", "metrics", "plots", "reports", ".checkpoints"}
+    assert [path.name for path in folder.rglob(".*") if path.is_relative_to(folder / "photos") is False] in (
+        [],
+        [".checkpoints"],
+    )
+
+
+def test_a_disk_that_fills_up_during_a_stage_is_one_message(tmp_path):
+    changed(tmp_path)
+
+    def small_files_only() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))
+
+    done = run("download", tmp_path, preexec_fn=small_files_only)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "File too large" in done.stderr and "goes on from here" in done.stderr
+    assert not list((tmp_path / "data").rglob("*.zip"))
+    assert run("download", tmp_path).returncode == 0
+
+
+def test_a_gpu_that_is_not_there(tmp_path, tiny_pack):
+    changed(tmp_path, device="cuda", dataset__name="tiny")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "src" / "train.py"), "resnet18"],
+        cwd=tmp_path,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "params.yaml: device: cuda is asked for, but torch finds no GPU; use auto or cpu" in done.stderr
+
+
+def test_too_little_memory_names_the_batch_size(tmp_path, tiny_pack):
+    """42 images of 1024 px through ResNet-50 want tens of GB of activations; this process may have 6."""
+    changed(
+        tmp_path, device="cpu", dataset__name="tiny", batch_size=42, models=["resnet50"],
+        phases__all__side_pixels=1024,
+    )  # fmt: skip
+
+    def little() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (6 * 2**30, 6 * 2**30))
+
+    done = run("train resnet50", tmp_path, preexec_fn=little)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    said = "params.yaml: batch_size: 42 images of 1024 px do not fit this machine's memory; halve it"
+    assert said in done.stderr

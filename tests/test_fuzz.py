@@ -1,0 +1,167 @@
+"""Whatever a file holds, reading it ends well or in a UserError, never in another exception."""
+
+import io
+import json
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import drawn
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pipeline import ROOT
+
+from finegrain import manifest, model, params, picture
+from finegrain.errors import UserError
+from finegrain.sources import archive
+
+PHOTOS = {"train/cat/1.png": drawn.png(1), "train/dog/2.png": drawn.png(2), "test/dog/3.png": drawn.png(3)}
+ARCHIVES = {
+    "a.zip": drawn.zip_file,
+    "a.tar": drawn.tar_file,
+    "a.tar.gz": drawn.tar_file,
+}
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
+
+
+def seed_of(name: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return ARCHIVES[name](Path(folder, name), PHOTOS).read_bytes()
+
+
+SEEDS = {name: seed_of(name) for name in ARCHIVES}
+HARM = st.lists(
+    st.tuples(st.sampled_from(["flip", "cut", "insert", "repeat"]), st.floats(0, 1), st.binary(max_size=8)),
+    min_size=1,
+    max_size=6,
+)
+
+
+def harmed(data: bytes, harm: list[tuple[str, float, bytes]]) -> bytes:
+    """The file with bytes changed, left out, put in or doubled."""
+    for kind, share, content in harm:
+        at = int(share * len(data))
+        if kind == "flip":
+            data = data[:at] + content + data[at + len(content) :]
+        elif kind == "cut":
+            data = data[:at] + data[at + 1 + len(content) * 7 :]
+        elif kind == "insert":
+            data = data[:at] + content + data[at:]
+        else:
+            data = data[:at] + data[max(0, at - 60) :]
+    return data
+
+
+def ends_well(read: Callable[[], object]) -> object:
+    try:
+        return read()
+    except UserError as error:
+        assert str(error)
+        return None
+
+
+@given(st.sampled_from(list(SEEDS)), HARM)
+def test_a_harmed_archive(name, harm):
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, name).write_bytes(harmed(SEEDS[name], harm))
+
+        def read():
+            with archive.Reader(Path(folder)) as reader:
+                found = [(image.path, data) for image, data in reader.read()]
+                assert len(found) == len(reader)
+
+        ends_well(read)
+        assert [file.name for file in Path(folder).iterdir()] == [name]
+
+
+@given(st.lists(st.tuples(NAMES, NAMES), min_size=1, max_size=8))
+def test_an_archive_of_any_names(names):
+    """What is listed is read with its own bytes, and a manifest of it reads back the same."""
+    files = {f"{a}/{b}.png": drawn.png(number) for number, (a, b) in enumerate(names)}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            drawn.zip_file(Path(folder, "a.zip"), files)
+        except (ValueError, UnicodeEncodeError):
+            return  # zipfile itself does not write it
+
+        def read():
+            with archive.Reader(Path(folder)) as reader:
+                return [(image.path, image.class_name, data) for image, data in reader.read()]
+
+        for path, class_name, data in ends_well(read) or []:
+            assert data in files.values() and ".." not in path.split("/") and not path.startswith("/")
+            assert class_name in ("train", "test", *(step for step in path.split("/")), class_name)
+
+
+@given(HARM)
+def test_a_harmed_manifest(harm):
+    rows = [",".join(manifest.COLUMNS), 'cat/1.png,a.zip,cat,train,48,32,99,"0,0",00ff00ff00ff00ff']
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "manifest.csv")
+        file.write_bytes(harmed("\n".join(rows * 3).encode(), harm))
+        ends_well(lambda: list(manifest.read(file)))
+
+
+@given(HARM)
+def test_a_harmed_params_file(harm):
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "params.yaml")
+        file.write_bytes(harmed((ROOT / "params.yaml").read_bytes(), harm))
+        ends_well(lambda: params.read(file))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=6,
+)
+KNOWN = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+@given(st.sampled_from(sorted(KNOWN)), VALUES)
+def test_any_value_of_any_parameter(key, value):
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "params.yaml")
+        file.write_text(yaml.safe_dump({**KNOWN, key: value}))
+        ends_well(lambda: params.read(file))
+
+
+IMAGES = {
+    kind: drawn.encode(drawn.picture(1), kind)
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+}
+
+
+@given(st.sampled_from(list(IMAGES)), HARM, st.sampled_from([None, 32]))
+def test_a_harmed_image(kind, harm, side):
+    try:
+        assert picture.decode(harmed(IMAGES[kind], harm), side).mode == "RGB"
+    except picture.BadImage as error:
+        assert "\n" not in str(error)
+
+
+@pytest.fixture(scope="module")
+def sidecar() -> dict[str, object]:
+    return {
+        "format": 1, "sha256": "0" * 64, "model": "resnet18", "classes": ["a", "b"], "side_pixels": 32,
+        "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "refit": False, "recipe": {"head": {}},
+    }  # fmt: skip
+
+
+@given(st.data())
+def test_any_sidecar(sidecar, data):
+    key = data.draw(st.sampled_from(sorted(sidecar)))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "m.json")
+        file.write_text(json.dumps({**sidecar, key: data.draw(VALUES)}))
+        ends_well(lambda: model.load(Path(folder, "m.safetensors"), file))
+
+
+def test_the_harm_does_reach_the_readers():
+    """Were every harmed archive refused at its first bytes, the tests above would show little."""
+    harm = [("flip", 0.02, b"x")]
+    harmed_zip = harmed(SEEDS["a.zip"], harm)
+    assert len(zipfile.ZipFile(io.BytesIO(harmed_zip)).namelist()) == len(PHOTOS)

@@ -1,0 +1,82 @@
+"""A stage's process: one message for what the user can mend, and it ends with dvc."""
+
+import errno
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from pipeline import ROOT, STAGES, script_of
+
+from finegrain import stage
+
+
+def test_a_user_error_is_its_message_and_exit_1():
+    code = (
+        "from finegrain import stage\nfrom finegrain.errors import UserError\n"
+        "def main(): raise UserError('lr: -1 is bad')\nstage.main(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", capture_output=True, text=True)
+    assert (done.returncode, done.stderr, done.stdout) == (1, "error: lr: -1 is bad\n", "")
+
+
+def test_ctrl_c_is_one_line_and_the_shell_s_exit_status():
+    code = (
+        "import os, signal, time\nfrom finegrain import stage\n"
+        "stage.main(lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(5)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted; `dvc repro` goes on from here\n")
+
+
+def test_a_stage_ends_with_dvc_even_while_it_imports():
+    child = (
+        "from finegrain import stage\nimport time\n"
+        "print('on', flush=True); time.sleep(60)"  # stands for `import torch`
+    )
+    parent = (
+        "import subprocess, sys\n"
+        f"p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)\n"
+        "p.stdout.readline()\nprint(p.pid, flush=True)\n"
+        "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = {**os.environ, "DVC_STAGE": "train@resnet18"}
+    done = subprocess.run(
+        [sys.executable, "-c", parent], cwd=ROOT / "src", env=environment, capture_output=True, text=True
+    )
+    pid = int(done.stdout)
+    for _ in range(100):
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"process {pid} outlived its parent")
+
+
+@pytest.mark.parametrize("number", sorted(stage.CURES))
+def test_what_the_system_refuses_is_one_message_with_file_and_cure(number):
+    def refused():
+        raise OSError(number, os.strerror(number), "models/sample/resnet18.safetensors")
+
+    with pytest.raises(SystemExit) as caught:
+        stage.main(refused)
+    message = str(caught.value)
+    assert message.startswith("error: models/sample/resnet18.safetensors: ") and "\n" not in message
+    assert stage.CURES[number] in message and os.strerror(number) in message
+
+
+def test_an_error_of_the_program_keeps_its_traceback():
+    def broken():
+        raise OSError(errno.EBADF, "a bug")
+
+    with pytest.raises(OSError, match="a bug"):
+        stage.main(broken)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_script_imports_it_before_anything_slow(name):
+    """A kill of dvc during the seconds that torch needs would leave the stage running otherwise."""
+    lines = (ROOT / script_of(name)).read_text().splitlines()
+    imports = [line for line in lines if line.startswith(("import ", "from "))]
+    assert imports[0].startswith("from finegrain import stage ")
