@@ -13,7 +13,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	$(VENV)/bin/pip install -q -r requirements-dev.txt
 	@touch $@
 
-.PHONY: help install repro test test-fast check clean-checkpoints
+.PHONY: help install repro test test-fast check audit clean-checkpoints
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 install: $(VENV)/.installed ## Make the virtual environment and install everything
@@ -27,5 +27,8 @@ check: $(VENV)/.installed-dev ## Lint, format check, types
 	ruff check .
 	ruff format --check .
 	mypy
+audit: $(VENV)/.installed ## Ask for known flaws in what is installed (needs the internet)
+	$(VENV)/bin/pip install -q pip-audit==2.10.1
+	pip-audit --local --skip-editable
 clean-checkpoints: ## Remove the saved states of interrupted trainings and downloads
 	rm -rf .checkpoints

@@ -27,7 +27,7 @@ USED = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", help="one of params.yaml `models`")
+    parser.add_argument("--model", required=True, help="one of params.yaml `models`")
     name = parser.parse_args(argv).model
     config = params.read()
     run, data = paths.Run(config.dataset.name, name), paths.Data(config.dataset.name)

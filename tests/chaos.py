@@ -37,6 +37,7 @@ SMALL = {
     "phases__all__side_pixels": 48,
     "checkpoint_seconds": 0.5,
 }
+QUICK = SMALL | {"dataset__images_per_class": 8, "models": ["resnet18"], "phases__all__epochs": 2}
 COMPARED = ("metrics/sample", "plots/sample", "models/sample", "data/sample")
 COSTS = "metrics/sample/cost"
 WAYS = {
@@ -46,8 +47,6 @@ WAYS = {
     "queue": "dvc exp run --queue -n {name} && dvc queue start && "
     "until dvc queue status | grep {name} | grep -qE 'Success|Failed'; do sleep 1; done",
 }
-LONGEST_SECONDS = 14.0
-"""After which a command is broken off at the latest."""
 
 
 def processes(folder: Path) -> Iterator[psutil.Process]:
@@ -130,12 +129,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--longest", type=float, default=14.0, help="seconds until a command is broken off")
+    parser.add_argument("--quick", action="store_true", help="an even smaller sample")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--out", type=Path, help="write the report there too")
     args = parser.parse_args(argv)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        tally = run(Path(folder).resolve(), args.kills, args.seed, args.ways)
+        clone = Clone(Path(folder).resolve() / "clone")
+        changed(clone.folder, **(QUICK if args.quick else SMALL))
+        tally = run(clone, args.kills, random.Random(args.seed), args.ways, args.longest)
     text = report(tally, args.seed, time.monotonic() - started)
     print(text)
     if args.out:
@@ -143,17 +146,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(bool(tally.different or tally.failed or tally.left_over))
 
 
-def run(top: Path, kills: int, seed: int, ways: Sequence[str]) -> Tally:
-    clone = Clone(top / "clone")
-    changed(clone.folder, **SMALL)
+def run(clone: Clone, kills: int, rng: random.Random, ways: Sequence[str], longest: float) -> Tally:
     clone.commit("shrink")
     clone("dvc repro")
-    unbroken = contents(clone.folder)
-    rng, tally = random.Random(seed), Tally()
+    unbroken, tally = contents(clone.folder), Tally()
     while len(tally.kills) < kills and not tally.failed:
         way = ways[sum(tally.rounds.values()) % len(ways)]
         fresh(clone)
-        one_round(clone, way, rng, tally, kills)
+        one_round(clone, way, rng, tally, kills, longest)
         if tally.failed:
             break
         tally.rounds[way] += 1
@@ -169,13 +169,13 @@ def fresh(clone: Clone) -> None:
         shutil.rmtree(clone.folder / made, ignore_errors=True)
 
 
-def one_round(clone: Clone, way: str, rng: random.Random, tally: Tally, kills: int) -> None:
+def one_round(clone: Clone, way: str, rng: random.Random, tally: Tally, kills: int, longest: float) -> None:
     """Start the command, break it off, start it again, until it ends by itself."""
     for attempt in range(1000):
         name = f"{way.replace(' ', '').replace('-', '')}-{sum(tally.rounds.values())}-{attempt}"
         kinds = [k for k in (*KILLS, FULL_DISK) if way != "queue" or k not in NOT_IN_QUEUE]
         kind = rng.choice(kinds) if len(tally.kills) < kills else ""
-        delay = rng.uniform(0.3, LONGEST_SECONDS)
+        delay = rng.uniform(0.3, longest)
         largest_file = rng.randrange(100_000, 60_000_000) if kind == FULL_DISK else None
         code, output = start(clone, WAYS[way].format(name=name), kind, delay, largest_file, tally, way)
         if code == 0 and succeeded(clone, way, name):

@@ -31,7 +31,7 @@ TINY = {
 TINY.pop("phases")
 TINY |= {"phases__all__side_pixels": 32, "dataset": {"name": "odd", "source": "archive", "path": "photos"}}
 TINY = {k: v for k, v in TINY.items() if not k.startswith("dataset__")}
-STAGES = ("download", "split", "pack", "train resnet18", "evaluate resnet18", "compare")
+STAGES = ("download", "split", "pack", "train --model resnet18", "evaluate --model resnet18", "compare")
 
 
 def run(stage: str, folder: Path, **options) -> subprocess.CompletedProcess[str]:
@@ -146,7 +146,7 @@ def test_a_disk_that_fills_up_during_a_stage_is_one_message(tmp_path):
 def test_a_gpu_that_is_not_there(tmp_path, tiny_pack):
     changed(tmp_path, device="cuda", dataset__name="tiny")
     done = subprocess.run(
-        [sys.executable, str(ROOT / "src" / "train.py"), "resnet18"],
+        [sys.executable, str(ROOT / "src" / "train.py"), "--model", "resnet18"],
         cwd=tmp_path,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -166,7 +166,7 @@ def test_too_little_memory_names_the_batch_size(tmp_path, tiny_pack):
     def little() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (6 * 2**30, 6 * 2**30))
 
-    done = run("train resnet50", tmp_path, preexec_fn=little)
+    done = run("train --model resnet50", tmp_path, preexec_fn=little)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     said = "params.yaml: batch_size: 42 images of 1024 px do not fit this machine's memory; halve it"
     assert said in done.stderr

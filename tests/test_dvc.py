@@ -138,6 +138,15 @@ def test_a_wrong_parameter_stops_the_run_before_any_work(clone):
     assert "up to date" in clone("dvc status")
 
 
+def test_a_parameter_is_never_a_command_of_the_shell(clone):
+    """DVC runs `cmd` in a shell; it quotes a whole mapping such as ${item}, but not ${item.model}."""
+    changed(clone.folder, **{**TINY, "models": ["resnet18; touch x", "$(touch x)"]})
+    output = clone("dvc repro", code=255)
+    assert "params.yaml: models.0: 'resnet18; touch x'" in output
+    assert not (clone.folder / "x").exists()
+    clone("git checkout -q . && dvc checkout -q")
+
+
 def test_two_clones_give_the_same_bits(clone, tmp_path_factory):
     other = Clone(tmp_path_factory.mktemp("other"))
     changed(other.folder, **TINY)
@@ -146,6 +155,7 @@ def test_two_clones_give_the_same_bits(clone, tmp_path_factory):
         *(f"metrics/sample/{name}.json" for name in ("resnet18", "data/split", "data/source")),
         *("data/sample/manifest.csv", "data/sample/predictions/resnet18.csv"),
         *("models/sample/resnet18.safetensors", "plots/sample/history/resnet18.csv"),
+        *(f"data/sample/pack/{split}.npy" for split in ("train", "val", "test")),
         "plots/sample/confusion/resnet18.png",
     ]
     for path in same:

@@ -92,7 +92,7 @@ def test_every_recipe_runs_shrunk_through_the_real_stages(name, project, monkeyp
     monkeypatch.syspath_prepend(str(ROOT / "src"))
     for stage, facts in STAGES.items():
         main = importlib.import_module(script_of(stage).stem).main
-        main(["resnet18"] if "matrix" in facts else [])
+        main(["--model", "resnet18"] if "matrix" in facts else [])
     history = pd.read_csv(f"plots/{name}/history/resnet18.csv")
     assert history["phase"].tolist() == list(data["phases"])
     metrics = json.loads(Path(f"metrics/{name}/resnet18.json").read_text())

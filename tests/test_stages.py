@@ -62,7 +62,7 @@ def finished(tmp_path_factory) -> dict[str, Any]:
             LOOKED_AT.clear()
             script = importlib.import_module(script_of(stage).stem)
             for model in MODELS if "matrix" in facts else [None]:
-                script.main([model] if model else [])
+                script.main(["--model", model] if model else [])
             used[stage] = set(LOOKED_AT)
     return {"folder": folder, "used": used}
 
