@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finegrain import runtime  # isort: skip  (before torch: it sets the allocator)
+from torch import nn
+
 from finegrain import ceiling, checkpoint, disk, loop, model, optim, packed, params, paths, range_test, record
 from finegrain.progress import Progress, Row
+from finegrain.recipe import AdamW
 
 HISTORY = ("epoch", "phase", "side_pixels", "lr", "train_loss", "train_top1", "val_loss", "val_top1")
 LOSS, LR = ("epoch", "train_loss", "val_loss"), ("epoch", "lr")
@@ -45,13 +48,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     key = {"model": name, "recipe": recipe, "data": train.fingerprint, "environment": environment}
     code = [Path(__file__), *Path(params.__file__).parent.glob("*.py")]
     chosen, final = Progress(), Progress()
-    weights_bytes = model.bytes_of(net)
-    states = 10 if config.refit else 5  # net, average, best and two moments, while the next is written
-    disk.require(paths.checkpoints(), 2 * states * weights_bytes, "what a killed run would go on from")
-    disk.require(run.weights, weights_bytes, "the model")
+    disk.require(run.weights, model.bytes_of(net), "the model")
     seconds = config.checkpoint_seconds
     with checkpoint.Keeper(f"{config.dataset.name}-{name}", key, code, seconds) as keeper:
         keepers = [keeper]
+        keeper.require_room(state_bytes(net, config))
         for row in loop.fit(net, config, train, val, keeper, chosen, bf16):
             write_history(run, chosen)
             said = f"val loss {row['val_loss']:.3f}, val top-1 {row['val_top1']:.2%}"
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             net = model.build(name, classes, config.weights, config.head, config.seed).to(device)
             with checkpoint.Keeper(f"{config.dataset.name}-{name}-refit", key, code, seconds) as second:
                 keepers.append(second)
+                second.require_room(state_bytes(net, config))
                 for row in loop.fit(net, config, both, None, second, final, bf16, plan=chosen):
                     record.say(f"{name} refit, epoch {row['epoch']}: train loss {row['train_loss']:.3f}")
         kept = final if config.refit else chosen
@@ -88,6 +90,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         record.write_json(run.cost, cost(job, [*chosen.rows, *final.rows], min(chosen.lrs.values())))
         for each in keepers:
             each.finish(run.weights)
+
+
+def state_bytes(net: nn.Module, config: params.Params) -> int:
+    """Of a checkpoint: the network, the best one, the moving average, the optimizer's one or two moments."""
+    moments = max(2 if isinstance(phase.optimizer, AdamW) else 1 for phase in config.phases.values())
+    return (2 + moments + bool(config.ema_decay)) * model.bytes_of(net)
 
 
 def write_history(run: paths.Run, progress: Progress) -> None:

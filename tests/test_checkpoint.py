@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -108,6 +109,18 @@ def test_a_full_disk_costs_only_the_new_one(project, monkeypatch, capfd, when):
         assert "no checkpoint written (No space left on device)" in capfd.readouterr().err
         keeper.write({"epoch": 3})
         assert keeper.read() == {"epoch": 3}
+
+
+def test_room_is_asked_for_two_states_less_the_one_that_is_there(project, monkeypatch):
+    usage = shutil.disk_usage(project)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=15_000))
+    with Keeper("m", KEY, []) as keeper:
+        with pytest.raises(
+            UserError, match=r"\.checkpoints/m-\w+: what a killed training goes on from needs"
+        ):
+            keeper.require_room(10_000)
+        keeper.write({"net": torch.zeros(2_500)})
+        keeper.require_room(10_000)
 
 
 def test_a_power_cut_leaves_the_last_whole_one(project):

@@ -1,5 +1,6 @@
-"""Files are whole or absent, errors are one line, and the pool keeps order and bounds."""
+"""Files are whole or absent, and the pool keeps order and bounds."""
 
+import errno
 import threading
 
 import pytest
@@ -16,6 +17,16 @@ def test_json_is_written_whole_and_refuses_nan(project):
         record.write_json(file, {"z": float("nan")})
     assert record.read_json(file) == {"z": 1, "a": "é"}
     assert [f.name for f in file.parent.iterdir()] == ["b.json"]
+
+
+def test_a_write_that_fails_says_where_and_leaves_the_old_file(project):
+    record.write_text(project / "a.txt", "old")
+    with pytest.raises(OSError) as caught, record.replacing(project / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")  # as write() does, without a name
+    assert caught.value.filename == str(project / "a.txt")
+    assert [f.name for f in project.iterdir()] == ["a.txt"]
+    assert (project / "a.txt").read_text() == "old"
 
 
 def test_a_broken_json_file_names_file_and_cure(project):

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from finegrain import paths, record
+from finegrain import disk, paths, record
 from finegrain.errors import UserError
 
 KEPT = 20
@@ -77,6 +77,15 @@ class Keeper:
             record.write_text(self.folder / RESULT, digest.hexdigest())
         else:
             shutil.rmtree(self.folder)
+
+    def require_room(self, state_bytes: int) -> None:
+        """Refuse to begin where a state, and the next one while it is written, would not fit.
+
+        Raises:
+            UserError: too little space on the disk.
+        """
+        have = self.file.stat().st_size if self.file.is_file() else 0
+        disk.require(self.folder, 2 * state_bytes - have, "what a killed training goes on from")
 
     def due(self) -> bool:
         """Whether the last state is old enough for a new one."""

@@ -38,6 +38,9 @@ def replacing(file: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, file)
+    except OSError as error:
+        error.filename = error.filename or str(file)  # a write that fails does not say where
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -111,7 +114,10 @@ def in_order(function: Callable[[Any], Any], items: Iterable[Any], threads: int,
 
 def say(line: str) -> None:
     """One line for the person who watches; results go to files, never here."""
-    tqdm.write(line, file=sys.stderr)
+    if sys.stderr.isatty():
+        tqdm.write(line, file=sys.stderr)  # above the bars
+    else:
+        print(line, file=sys.stderr, flush=True)
 
 
 def sync_folder(folder: Path) -> None:

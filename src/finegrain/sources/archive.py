@@ -171,6 +171,9 @@ def whole(folder: Path) -> Iterator[Path]:
         yield temporary
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
+    except OSError as error:
+        error.filename = error.filename or str(folder)  # a write that fails does not say where
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
