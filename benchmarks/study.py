@@ -108,7 +108,7 @@ def run(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
             print(f"{recipe}, seed {seed}: {stage}", file=sys.stderr, flush=True)
             command = [sys.executable, str(ROOT / "src" / words[0]), *words[1:]]
             subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PYTHONPATH": ""})
-    predictions = pd.read_csv(folder / "data" / "cars" / "predictions" / f"{args.model}.csv")
+    predictions = pd.read_parquet(folder / "data" / "cars" / "predictions" / f"{args.model}.parquet")
     result = json.loads(metrics.read_text())
     return {
         **result,

@@ -81,6 +81,7 @@ def _figures(run: paths.Run) -> report.ModelFigures:
     return report.ModelFigures(
         model=run.model,
         confusion=run.confusion.read_bytes(),
+        reliability=run.reliability.read_bytes(),
         per_class=chart.png(class_figures.per_class(per_class)),
         confused_pairs=scores.confused_pairs(truth, predicted, names, PAIRS),
         lr_range=[(file.stem, file.read_bytes()) for file in sorted(run.lr_range.glob("*.png"))],

@@ -1,22 +1,27 @@
 """Stage evaluate: score one trained model; the only script that opens the test split.
 
 Reads   params.yaml; models/<name>/<model>.*; data/<name>/pack and manifest.csv
-Writes  metrics/<name>/<model>.json, data/<name>/predictions/<model>.csv,
-        plots/<name>/confusion/<model>.png and per_class/<model>.csv
+Writes  metrics/<name>/<model>.json, reports/<name>/intervals/<model>.json,
+        data/<name>/predictions/<model>.parquet,
+        plots/<name>/confusion/<model>.png, reliability/<model>.png and per_class/<model>.csv
 """
 
 from finegrain import stage  # isort: skip  (first: it ends this process with dvc)
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from finegrain import runtime  # isort: skip  (before torch: it sets the allocator)
 import numpy as np
 
 from finegrain import (
+    answers,
+    calibration,
     chart,
     checkpoint,
     class_figures,
     disk,
+    figures,
     loop,
     model,
     packed,
@@ -26,6 +31,7 @@ from finegrain import (
     record,
     scores,
 )
+from finegrain.answers import Answers
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -43,35 +49,53 @@ def main(argv: Sequence[str] | None = None) -> None:
     net, facts = model.load(run.weights, run.sidecar)
     net = net.to(device)
     side, flip = config.evaluate.side_pixels or facts["side_pixels"], config.evaluate.flip
-    results, probabilities = {}, {}
+    given: dict[str, tuple[Answers, Answers]] = {}
     for part in ("test", "train") if facts["refit"] else ("test", "val", "train"):
         split = packed.Split(data.pack, part, device, facts["mean"], facts["std"])
         logits, labels = loop.predict(net, split, side, bf16, flip, label=part)
-        probabilities[part] = scores.softmax(logits.numpy().astype(np.float64))
-        results[part] = scores.metrics(probabilities[part], labels.numpy())
-        if part == "test":
-            truth = labels.numpy()
+        plain, calibrated = (
+            answers.of(logits.numpy(), labels.numpy(), t) for t in (1.0, facts["temperature"])
+        )
+        given[part] = plain, calibrated
+    quality = {part: scores.metrics(plain) for part, (plain, _) in given.items()}
     # a refit model has learnt from the validation images: what counts is how they chose it
-    val = results.get("val") or {"top1": facts["val_top1"], "loss": facts["val_loss"]}
+    quality.setdefault("val", {"top1": facts["val_top1"], "loss": facts["val_loss"]})
+    plain, calibrated = given["test"]
+    intervals = scores.intervals(plain)
+    test = quality["test"] | dict(zip(("top1_low", "top1_high"), intervals["top1"], strict=True))
+    after = scores.metrics(calibrated)
     record.write_json(
         run.metrics,
         {
-            "test": results["test"],
-            "val": {k: val[k] for k in ("top1", "loss")},
-            "train": {k: results["train"][k] for k in ("top1", "loss")},
+            "test": test | {f"calibrated_{key}": after[key] for key in ("loss", "ece")},
+            "val": {key: quality["val"][key] for key in ("top1", "loss")},
+            "train": {key: quality["train"][key] for key in ("top1", "loss")},
+            "temperature": facts["temperature"],
             "best_epoch": facts["best_epoch"],
             "lr": facts["lr"],
         },
     )
-    names = facts["classes"]
-    predictions.write(run.predictions, data.manifest, probabilities["test"], truth, names)
-    predicted = probabilities["test"].argmax(1)
+    calibrated_intervals = scores.intervals(calibrated)
+    record.write_json(
+        run.intervals,
+        intervals | {f"calibrated_{key}": calibrated_intervals[key] for key in ("loss", "ece")},
+    )
+    predictions.write(run.predictions, data.manifest, plain, calibrated, facts["classes"])
+    draw(run, plain, calibrated, facts)
+
+
+def draw(run: paths.Run, plain: Answers, calibrated: Answers, facts: dict[str, Any]) -> None:
+    """The figures of one model, and the table of recall."""
+    names, temperature = facts["classes"], facts["temperature"]
     shown, of = np.arange(len(names)), None
     if len(names) > class_figures.MOST:
-        shown, of = scores.most_mistaken(truth, predicted, len(names), class_figures.SHOWN), len(names)
-    matrix = scores.confusion(truth, predicted, shown)
+        most = scores.most_mistaken(plain.labels, plain.predicted, len(names), class_figures.SHOWN)
+        shown, of = most, len(names)
+    matrix = scores.confusion(plain.labels, plain.predicted, shown)
     chart.save(class_figures.confusion(matrix, [names[i] for i in shown], of), run.confusion)
-    images, recall = scores.recall(truth, predicted, len(names))
+    before, after = (calibration.reliability(a.confidence, a.correct) for a in (plain, calibrated))
+    chart.save(figures.reliability(before, after, temperature), run.reliability)
+    images, recall = scores.recall(plain.labels, plain.predicted, len(names))
     rows = zip(names, images.tolist(), recall.tolist(), strict=True)
     record.write_csv(run.per_class, ("class", "images", "recall"), rows)
 

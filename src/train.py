@@ -14,7 +14,20 @@ from pathlib import Path
 from finegrain import runtime  # isort: skip  (before torch: it sets the allocator)
 from torch import nn
 
-from finegrain import ceiling, checkpoint, disk, loop, model, optim, packed, params, paths, range_test, record
+from finegrain import (
+    calibration,
+    ceiling,
+    checkpoint,
+    disk,
+    loop,
+    model,
+    optim,
+    packed,
+    params,
+    paths,
+    range_test,
+    record,
+)
 from finegrain.progress import Progress, Row
 from finegrain.recipe import AdamW
 
@@ -57,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_history(run, chosen)
             said = f"val loss {row['val_loss']:.3f}, val top-1 {row['val_top1']:.2%}"
             record.say(f"{name} epoch {row['epoch']}: train loss {row['train_loss']:.3f}, {said}")
+        net.load_state_dict(chosen.weights)
+        logits, labels = loop.predict(net, val, chosen.best["side_pixels"], bf16)
+        temperature = calibration.temperature(logits.numpy(), labels.numpy())
         if config.refit:
             both = packed.Split(data.pack, "train+val", device, mean, std)
             net = model.build(name, classes, config.weights, config.head, config.seed).to(device)
@@ -77,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "best_epoch": chosen.best["epoch"],
             "val_top1": chosen.best["val_top1"],
             "val_loss": chosen.best["val_loss"],
+            "temperature": temperature,
             "refit": config.refit,
             "recipe": recipe,
             "data": train.fingerprint,

@@ -153,7 +153,7 @@ def test_two_clones_give_the_same_bits(clone, tmp_path_factory):
     other("dvc repro")
     same = [
         *(f"metrics/sample/{name}.json" for name in ("resnet18", "data/split", "data/source")),
-        *("data/sample/manifest.csv", "data/sample/predictions/resnet18.csv"),
+        *("data/sample/manifest.csv", "data/sample/predictions/resnet18.parquet"),
         *("models/sample/resnet18.safetensors", "plots/sample/history/resnet18.csv"),
         *(f"data/sample/pack/{split}.npy" for split in ("train", "val", "test")),
         "plots/sample/confusion/resnet18.png",

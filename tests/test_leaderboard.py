@@ -19,7 +19,7 @@ def publish(model: str, val: float, right: np.ndarray, names: str = "img") -> No
     run.predictions.parent.mkdir(parents=True, exist_ok=True)
     paths_ = [f"{names}{i}" for i in range(len(right))]
     frame = pd.DataFrame({"path": paths_, "class": "a", "class_1": np.where(right, "a", "b")})
-    frame.to_csv(run.predictions, index=False)
+    frame.to_parquet(run.predictions, index=False)
 
 
 def first(n: int, of: int = 100) -> np.ndarray:

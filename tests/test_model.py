@@ -198,6 +198,7 @@ def saved(tmp_path):
             "mean": [0.5, 0.5, 0.5],
             "std": [0.2, 0.2, 0.2],
             "refit": False,
+            "temperature": 1.2,
             "recipe": {"head": {}},
         },
     )
@@ -227,7 +228,7 @@ def test_another_format_and_a_missing_file_are_refused(tmp_path):
     with pytest.raises(UserError, match="dvc pull"):
         model.load(weights, sidecar)
     sidecar.write_text('{"format": 0}')
-    with pytest.raises(UserError, match="format 0 instead of 1"):
+    with pytest.raises(UserError, match="format 0 instead of 2"):
         model.load(weights, sidecar)
 
 

@@ -15,8 +15,9 @@ def row(model: str, top1: float, verdict: str, p: float | None) -> dict[str, Any
     return {
         "model": model, "val_top1": top1, "val_loss": 0.5, "train_top1": 1.0, "test_top1": top1,
         "test_top1_low": top1 - 0.01, "test_top1_high": top1 + 0.01, "test_top5": 0.99, "test_macro_f1": 0.8,
-        "test_mean_class_accuracy": 0.81, "test_loss": 0.4567, "seconds": 3725.0, "images_per_second": 1234.5,
-        "parameters": 11_200_000, "peak_memory_bytes": 3 * 2**30, "p_value": p, "verdict": verdict,
+        "test_mean_class_accuracy": 0.81, "test_loss": 0.4567, "test_ece": 0.03, "test_calibrated_ece": 0.01,
+        "seconds": 3725.0, "images_per_second": 1234.5, "parameters": 11_200_000,
+        "peak_memory_bytes": 3 * 2**30, "p_value": p, "verdict": verdict,
     }  # fmt: skip
 
 
@@ -35,7 +36,12 @@ def page(**changes: Any) -> str:
         "accuracy_vs_time": b"cost",
         "models": [
             report.ModelFigures(
-                r["model"], b"confusion", b"recall", [(HOSTILE, "Aero Sedan 2012", 3, 9)], [("all", b"sweep")]
+                r["model"],
+                b"confusion",
+                b"reliability",
+                b"recall",
+                [(HOSTILE, "Aero Sedan 2012", 3, 9)],
+                [("all", b"sweep")],
             )
             for r in ROWS
         ],
@@ -97,7 +103,7 @@ def test_the_page_is_well_formed_and_holds_every_section():
     wanted += ["5,000 train", "o/d/2", "abc123", "lr: 0.1  # <rate>", "3 of 9", "2 exact duplicates"]
     for words in wanted:
         assert words in parsed.words, words
-    assert sum(tag == "img" for tag, _ in parsed.tags) == 3 + 3 * len(ROWS)
+    assert sum(tag == "img" for tag, _ in parsed.tags) == 3 + 4 * len(ROWS)
     assert [a for t, a in parsed.tags if t == "details"][0].keys() == {"open"}
 
 
@@ -116,7 +122,7 @@ def test_names_from_the_archive_are_text_not_markup():
 
 
 def test_a_class_without_mistakes_and_a_clean_dataset_need_no_tables():
-    models = [report.ModelFigures("resnet50", b"", b"", [], [])]
+    models = [report.ModelFigures("resnet50", b"", b"", b"", [], [])]
     text = Parsed(page(rows=ROWS[:1], models=models, rejected=[], near_duplicates=[])).words
     assert "No mistake on any test image" in text and "only model of this run" in text
     assert "images left out" not in text

@@ -1,43 +1,104 @@
 """Metrics against hand-worked cases and slow obvious computations."""
 
+import warnings
+from collections import Counter
+
 import numpy as np
 import pytest
+from scipy.special import softmax
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    log_loss,
+    top_k_accuracy_score,
+)
 
-from finegrain import scores
+from finegrain import answers, scores
+from finegrain.answers import Answers
 
-RNG = np.random.default_rng(0)
 
-
-def test_softmax_is_stable_and_sums_to_one():
-    probabilities = scores.softmax(np.array([[1000.0, 0.0], [0.0, np.log(3)]]))
-    assert probabilities.tolist() == [[1.0, 0.0], pytest.approx([0.25, 0.75])]
+def drawn(n: int, classes: int, seed: int = 0, shift: float = 1.5) -> Answers:
+    """Answers of a network that tends to the truth."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, n)
+    logits = rng.normal(size=(n, classes))
+    logits[np.arange(n), labels] += shift
+    return answers.of(logits.astype(np.float32), labels)
 
 
 def test_metrics_of_a_hand_worked_case():
     # three classes, truth 0 0 1 2; predictions 0 1 1 0
     probabilities = np.array([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2]])
-    got = scores.metrics(probabilities, np.array([0, 0, 1, 2]))
+    got = scores.metrics(answers.of(np.log(probabilities).astype(np.float32), np.array([0, 0, 1, 2])))
     assert got["top1"] == 0.5
     assert got["top5"] == 1.0
     assert got["mean_class_accuracy"] == pytest.approx((0.5 + 1 + 0) / 3)
     assert got["macro_f1"] == pytest.approx((0.5 + 2 / 3 + 0) / 3)
     assert got["loss"] == pytest.approx(-np.log([0.7, 0.3, 0.8, 0.2]).mean())
-    assert got["top1_low"] < 0.5 < got["top1_high"]
+    assert got["ece"] == pytest.approx((0.3 + 0.6 + 0.2 + 0.5) / 4)
 
 
-def test_top5_counts_the_five_most_probable():
-    probabilities = scores.softmax(RNG.normal(size=(300, 20)))
-    labels = RNG.integers(0, 20, 300)
-    slow = np.mean([label in np.argsort(-row)[:5] for row, label in zip(probabilities, labels, strict=True)])
-    assert scores.metrics(probabilities, labels)["top5"] == pytest.approx(slow)
+@pytest.mark.parametrize("classes", [2, 5, 30])
+def test_metrics_equal_scikit_learn_s(classes):
+    """Of 40 images and 30 classes, some are never the truth, some never the answer."""
+    rng = np.random.default_rng(1)
+    labels, logits = rng.integers(0, classes, 40), rng.normal(size=(40, classes)).astype(np.float32)
+    got, all_of_them = scores.metrics(answers.of(logits, labels)), np.arange(classes)
+    predicted, p = logits.argmax(1), softmax(logits.astype(float), axis=1)
+    assert got["top1"] == pytest.approx(accuracy_score(labels, predicted))
+    f1 = f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)
+    assert got["macro_f1"] == pytest.approx(f1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an answer that is never the truth
+        assert got["mean_class_accuracy"] == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert got["loss"] == pytest.approx(log_loss(labels, p, labels=all_of_them))
+    if classes > 5:
+        assert got["top5"] == pytest.approx(top_k_accuracy_score(labels, p, k=5, labels=all_of_them))
 
 
-@pytest.mark.parametrize("classes", [2, 3, 5, 6])
-def test_top5_of_few_classes(classes):
-    probabilities = scores.softmax(RNG.normal(size=(30, classes)))
-    labels = np.arange(30) % classes
-    top5 = scores.metrics(probabilities, labels)["top5"]
-    assert top5 == 1.0 if classes <= 5 else top5 < 1.0
+def test_weights_are_repeats():
+    some, weights = drawn(200, 8), np.random.default_rng(2).integers(0, 4, 200)
+    again = np.repeat(np.arange(200), weights)
+    repeated = Answers(
+        some.labels[again], some.top[again], some.probabilities[again], some.loss[again], some.classes
+    )
+    assert scores.metrics(some, weights) == pytest.approx(scores.metrics(repeated))
+
+
+def test_the_bootstrap_equals_one_by_hand():
+    some = drawn(60, 4)
+    rng = np.random.default_rng(5)
+    means = [some.loss[rng.integers(0, 60, 60)].mean() for _ in range(500)]
+    got = scores.bootstrap(some, scores.metrics, seed=5, draws=500)["loss"]
+    assert got == pytest.approx(tuple(np.quantile(means, (0.025, 0.975))))
+
+
+def test_intervals_cover_the_truth_in_about_95_of_100_samples():
+    """The truth is the value over 20,000 images; each sample has 200 of them."""
+    whole = drawn(20_000, 6)
+    truth = scores.metrics(whole)
+    rng, hits = np.random.default_rng(3), Counter()
+    samples = 200
+    for seed in range(samples):
+        pick = rng.integers(0, len(whole), 200)
+        part = Answers(
+            whole.labels[pick], whole.top[pick], whole.probabilities[pick], whole.loss[pick], whole.classes
+        )
+        found = scores.bootstrap(part, scores.metrics, seed, draws=300)
+        found["top1"] = scores.wilson(int(part.correct.sum()), len(part))
+        hits.update(name for name, (low, high) in found.items() if low <= truth[name] <= high)
+    for name in ("top1", "loss", "macro_f1", "mean_class_accuracy"):
+        assert 0.90 <= hits[name] / samples <= 0.99, (name, hits[name])
+
+
+def test_intervals_hold_every_metric_and_hold_it_inside():
+    some = drawn(300, 8)
+    values, found = scores.metrics(some), scores.intervals(some)
+    assert found.keys() == values.keys()
+    assert all(found[name][0] <= values[name] <= found[name][1] for name in values if name != "ece")
+    sure = answers.of((np.eye(5) * 30).astype(np.float32), np.arange(5))
+    assert scores.intervals(sure)["top1"][0] < 0.6  # five of five is no proof
 
 
 def test_wilson_against_the_closed_formula():

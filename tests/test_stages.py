@@ -98,7 +98,7 @@ def test_metrics_equal_a_count_over_the_kept_predictions(finished):
     folder = finished["folder"]
     for model in MODELS:
         metrics = json.loads((folder / f"metrics/sample/{model}.json").read_text())
-        kept = pd.read_csv(folder / f"data/sample/predictions/{model}.csv")
+        kept = pd.read_parquet(folder / f"data/sample/predictions/{model}.parquet")
         assert metrics["test"]["top1"] == pytest.approx((kept["class"] == kept["class_1"]).mean())
         top5 = kept[[f"class_{i}" for i in range(1, 6)]].eq(kept["class"], axis=0).any(axis=1).mean()
         assert metrics["test"]["top5"] == pytest.approx(top5)

@@ -31,6 +31,8 @@ checkpoint   keyed, atomic, locked
 loop         fit() and predict()
 ceiling      how fast the steps would be if images cost nothing
 predictions  the kept answers for every test image
+answers      the most probable classes and the loss, image by image
+calibration  how sure against how right, and the temperature that mends it
 scores       metrics, intervals, paired tests
 leaderboard  rank the models
 chart        the look of all charts, PNG

@@ -17,7 +17,7 @@ from finegrain.params import ModelName, Sha256
 from finegrain.recipe import Head
 from finegrain.section import PositiveFloat, Side
 
-FORMAT = 1
+FORMAT = 2
 """Version of the sidecar beside a weights file."""
 
 
@@ -220,6 +220,7 @@ class _Sidecar(BaseModel):
     mean: Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
     std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)]
     refit: bool
+    temperature: PositiveFloat
     recipe: _Recipe
 
 

@@ -94,7 +94,7 @@ class Run:
 
     @property
     def predictions(self) -> Path:
-        return Path("data") / self.dataset / "predictions" / f"{self.model}.csv"
+        return Path("data") / self.dataset / "predictions" / f"{self.model}.parquet"
 
     @property
     def history(self) -> Path:
@@ -117,6 +117,15 @@ class Run:
     @property
     def confusion(self) -> Path:
         return Path("plots") / self.dataset / "confusion" / f"{self.model}.png"
+
+    @property
+    def reliability(self) -> Path:
+        return Path("plots") / self.dataset / "reliability" / f"{self.model}.png"
+
+    @property
+    def intervals(self) -> Path:
+        """95 % interval of each test metric, JSON: not among the metrics, whose differences are shown."""
+        return REPORTS / self.dataset / "intervals" / f"{self.model}.json"
 
     @property
     def per_class(self) -> Path:

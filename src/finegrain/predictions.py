@@ -6,43 +6,39 @@ import numpy as np
 import pandas as pd
 
 from finegrain import record
+from finegrain.answers import Answers
 from finegrain.errors import UserError
-from finegrain.scores import Floats, Ints
-
-TOP = 5
 
 
-def write(file: Path, manifest: Path, probabilities: Floats, labels: Ints, names: list[str]) -> None:
-    """CSV: path, class, loss, then the five most probable classes and their probabilities.
+def write(file: Path, manifest: Path, answers: Answers, calibrated: Answers, names: list[str]) -> None:
+    """Parquet: path, class, loss, confidence, then the five most probable classes and their probabilities.
 
     Args:
-        manifest: its test rows stand in the order of ``probabilities``.
-        probabilities: ``[N, C]``.
-        labels: ``[N]`` class ids.
+        manifest: its test rows stand in the order of the answers.
+        calibrated: the same with the temperature: ``confidence`` is of these, all else of ``answers``.
     """
     rows = pd.read_csv(manifest, usecols=["path", "class", "split"], dtype=str, keep_default_na=False)
     rows = rows[rows["split"] == "test"]
-    if [names[i] for i in labels] != rows["class"].tolist():
+    if [names[i] for i in answers.labels] != rows["class"].tolist():
         raise UserError(
             f"{manifest}: its test images are not those of the pack; run `dvc repro` from the start"
         )
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP]
-    # the smallest float32 keeps log() finite; real probabilities of that size come from underflow
-    own = np.maximum(probabilities[np.arange(len(labels)), labels], np.finfo(np.float32).tiny)
-    frame = pd.DataFrame({"path": rows["path"], "class": rows["class"], "loss": -np.log(own)})
-    for rank in range(order.shape[1]):
-        frame[f"class_{rank + 1}"] = [names[i] for i in order[:, rank]]
-        frame[f"p_{rank + 1}"] = probabilities[np.arange(len(labels)), order[:, rank]]
+    columns = {"path": rows["path"], "class": rows["class"], "loss": answers.loss}
+    frame = pd.DataFrame(columns | {"confidence": calibrated.confidence}).reset_index(drop=True)
+    for rank in range(answers.top.shape[1]):
+        frame[f"class_{rank + 1}"] = np.array(names, object)[answers.top[:, rank]]
+        frame[f"p_{rank + 1}"] = answers.probabilities[:, rank]
     with record.replacing(file) as temporary:
-        frame.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+        frame.to_parquet(temporary, index=False)
 
 
 def read(file: Path) -> pd.DataFrame:
     """The table as ``write`` made it, with a column ``correct`` (bool)."""
     try:
-        names = {"path": str, "class": str, **{f"class_{i + 1}": str for i in range(TOP)}}
-        frame = pd.read_csv(file, dtype=names, keep_default_na=False)
+        frame = pd.read_parquet(file)
     except FileNotFoundError:
         raise UserError(f"{file}: not found; `dvc repro` makes it, `dvc pull` fetches it") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: not a Parquet file ({error}); run `dvc repro` or `dvc pull`") from None
     frame["correct"] = frame["class"] == frame["class_1"]
     return frame

@@ -17,6 +17,7 @@ class ModelFigures:
 
     model: str
     confusion: bytes
+    reliability: bytes
     per_class: bytes
     confused_pairs: Sequence[tuple[str, str, int, int]]
     """True class, predicted class, mistakes, images of the true class."""

@@ -1,55 +1,73 @@
 """What logits are worth: metrics, intervals, paired tests."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
-from sklearn.metrics import (
-    balanced_accuracy_score,
-    f1_score,
-    log_loss,
-    top_k_accuracy_score,
-)
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from finegrain import calibration
+from finegrain.answers import Answers, Floats, Ints
+
+DRAWS = 2_000
+"""Of the bootstrap."""
 
 
-def softmax(logits: Floats) -> Floats:
-    """``[N, C]`` to probabilities, in float64 so that the loss of a sure mistake stays finite."""
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    return shifted / shifted.sum(1, keepdims=True)
+def metrics(answers: Answers, weights: Ints | None = None) -> dict[str, float]:
+    """top1, top5, macro_f1, mean_class_accuracy, ece (all in 0..1) and loss (nats).
 
-
-def metrics(probabilities: Floats, labels: Ints) -> dict[str, float]:
-    """top1, top5, macro_f1, mean_class_accuracy (all in 0..1), loss (nats), and the interval of top1.
+    Macro-F1 and mean class accuracy are means over the classes that have an image.
 
     Args:
-        probabilities: ``[N, C]``, rows summing to 1.
-        labels: ``[N]`` class ids; every class counts in the averages only if it has an image here.
+        weights: ``[N]`` how often each image counts; none: once.
     """
-    classes = np.arange(probabilities.shape[1])
-    predicted = probabilities.argmax(1)
-    low, high = wilson(int((predicted == labels).sum()), len(labels))
-    five = min(5, len(classes) - 1)
-    top5 = 1.0 if five < 1 else _top_k(probabilities, labels, five)
+    weight = np.ones(len(answers)) if weights is None else weights.astype(np.float64)
+    total, correct = weight.sum(), answers.correct
+
+    def by_class(ids: Ints, value: Floats) -> Floats:
+        return np.bincount(ids, value, answers.classes).astype(np.float64)
+
+    images = by_class(answers.labels, weight)
+    said, right = by_class(answers.predicted, weight), by_class(answers.labels, weight * correct)
+    seen = images > 0
     return {
-        "top1": float((predicted == labels).mean()),
-        "top1_low": low,
-        "top1_high": high,
-        "top5": top5 if len(classes) > 5 else 1.0,
-        "macro_f1": float(
-            f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)
-        ),
-        "mean_class_accuracy": float(balanced_accuracy_score(labels, predicted)),
-        "loss": float(log_loss(labels, probabilities, labels=classes)),
+        "top1": float((weight * correct).sum() / total),
+        "top5": float((weight * answers.in_top).sum() / total),
+        "macro_f1": float((2 * right[seen] / (images[seen] + said[seen])).mean()),
+        "mean_class_accuracy": float((right[seen] / images[seen]).mean()),
+        "loss": float((weight * answers.loss).sum() / total),
+        "ece": calibration.reliability(answers.confidence, correct, weights).error,
     }
 
 
-def _top_k(probabilities: Floats, labels: Ints, k: int) -> float:
-    classes = np.arange(probabilities.shape[1])
-    if len(classes) == 2:  # scikit-learn takes two classes as one column
-        return float((probabilities.argmax(1) == labels).mean())
-    return float(top_k_accuracy_score(labels, probabilities, k=k, labels=classes))
+def intervals(answers: Answers, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """95 % interval of each metric: Wilson's for top1 and top5, for the others of the bootstrap over images.
+
+    The percentile bootstrap of a share close to 1 is too narrow, and of 100 % it is a point; Wilson's is not.
+    """
+    found = bootstrap(answers, metrics, seed)
+    n = len(answers)
+    found["top1"] = wilson(int(answers.correct.sum()), n)
+    found["top5"] = wilson(int(answers.in_top.sum()), n)
+    return found
+
+
+def bootstrap(
+    answers: Answers,
+    statistic: Callable[[Answers, Ints], dict[str, float]],
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> dict[str, tuple[float, float]]:
+    """95 % percentile interval (Efron 1979) of each value, over draws of the images with replacement."""
+    rng, n = np.random.default_rng(seed), len(answers)
+    drawn = [
+        statistic(answers, np.bincount(rng.integers(0, n, n), minlength=n).astype(np.int64))
+        for _ in range(draws)
+    ]
+    return {
+        name: tuple(np.quantile([values[name] for values in drawn], (0.025, 0.975)).tolist())
+        for name in drawn[0]
+    }
 
 
 def wilson(correct: int, images: int) -> tuple[float, float]:
