@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = params.read()
     disk.require(paths.REPORTS, 50_000_000, "the report")
     name, data = config.dataset.name, paths.Data(config.dataset.name)
-    rows = leaderboard.rank(name, config.models)
+    board = leaderboard.rank(name, config.models)
+    rows = board.rows
     histories = {row["model"]: pd.read_csv(paths.Run(name, row["model"]).history) for row in rows}
     curves, cost = chart.png(figures.curves(histories)), chart.png(figures.accuracy_vs_time(rows))
     winner = rows[0]["model"]
@@ -44,11 +45,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     record.write_bytes(paths.REPORTS / "curves.png", curves)
     record.write_bytes(paths.REPORTS / "accuracy_vs_time.png", cost)
     record.write_text(paths.REPORTS / "leaderboard.md", report.markdown(rows))
-    board = {"winner": winner, "models": {row["model"]: _plain(row) for row in rows}}
-    record.write_json(paths.REPORTS / "leaderboard.json", board)
+    facts = {"winner": winner, "models": {row["model"]: _plain(row) for row in rows}}
+    record.write_json(paths.REPORTS / "leaderboard.json", facts)
     page = report.Report(
         dataset=name,
         rows=rows,
+        pairs=board.pairs,
         curves=curves,
         accuracy_vs_time=cost,
         models=[_figures(paths.Run(name, row["model"])) for row in rows],

@@ -29,21 +29,32 @@ def first(n: int, of: int = 100) -> np.ndarray:
 def test_validation_chooses_even_against_test(project):
     publish("m1", 0.9, first(50))
     publish("m2", 0.8, first(80))
-    rows = leaderboard.rank("d", ["m2", "m1"])
+    rows = leaderboard.rank("d", ["m2", "m1"]).rows
     assert [row["model"] for row in rows] == ["m1", "m2"]
     assert rows[0]["verdict"] == "winner" and rows[0]["p_value"] is None
     assert rows[1]["verdict"] == "really better" and rows[1]["p_value"] < 1e-6
 
 
 def test_the_correction_counts_the_models(project):
-    # 10 to 2 images among those they disagree on: p = 0.039 alone, 0.077 as one of two
+    # 10 to 2 images among those they disagree on: p = 0.039 alone, 0.116 as one of three pairs
     mixed = first(70)
     mixed[60:70], mixed[90:92] = False, True
     publish("best", 0.9, first(70))
     publish("a", 0.5, mixed)
-    assert leaderboard.rank("d", ["best", "a"])[1]["verdict"] == "really worse"
+    assert leaderboard.rank("d", ["best", "a"]).rows[1]["verdict"] == "really worse"
     publish("b", 0.4, mixed)
-    assert [row["verdict"] for row in leaderboard.rank("d", ["best", "a", "b"])[1:]] == ["within noise"] * 2
+    board = leaderboard.rank("d", ["best", "a", "b"])
+    assert [row["verdict"] for row in board.rows[1:]] == ["within noise"] * 2
+    assert [row["p_value"] for row in board.rows[1:]] == pytest.approx([3 * 158 / 4096] * 2)
+    assert [(pair["model"], pair["other"]) for pair in board.pairs] == [
+        ("best", "a"),
+        ("best", "b"),
+        ("a", "b"),
+    ]
+    first_pair = board.pairs[0]
+    assert first_pair["difference"] == pytest.approx(0.08)
+    assert first_pair["low"] < 0.08 < first_pair["high"]
+    assert board.pairs[2]["difference"] == 0 and board.pairs[2]["p_value"] == 1.0
 
 
 def test_ties_on_validation_go_to_the_lower_loss(project):
@@ -51,7 +62,7 @@ def test_ties_on_validation_go_to_the_lower_loss(project):
     publish("m2", 0.9, first(50))
     file = paths.Run("d", "m2").metrics
     record.write_json(file, {**record.read_json(file), "val": {"top1": 0.9, "loss": 0.01}})
-    assert leaderboard.rank("d", ["m1", "m2"])[0]["model"] == "m2"
+    assert leaderboard.rank("d", ["m1", "m2"]).rows[0]["model"] == "m2"
 
 
 def test_models_scored_on_other_images_are_not_compared(project):

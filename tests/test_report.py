@@ -21,6 +21,17 @@ def row(model: str, top1: float, verdict: str, p: float | None) -> dict[str, Any
     }  # fmt: skip
 
 
+PAIRS = [
+    {
+        "model": a, "other": b, "difference": d, "low": d - 0.01, "high": d + 0.01, "p_value": p,
+        "verdict": verdict,
+    }
+    for a, b, d, p, verdict in (
+        ("resnet50", "resnet18", 0.0623, 0.0004, "really better"),
+        ("resnet50", "resnet34", 0.0123, 0.21, "within noise"),
+        ("resnet34", "resnet18", -0.005, 0.3, "within noise"),
+    )
+]  # fmt: skip
 ROWS = [
     row("resnet50", 0.9123, "winner", None),
     row("resnet18", 0.85, "really worse", 0.0004),
@@ -32,6 +43,7 @@ def page(**changes: Any) -> str:
     facts: dict[str, Any] = {
         "dataset": "cars",
         "rows": ROWS,
+        "pairs": PAIRS,
         "curves": b"curves",
         "accuracy_vs_time": b"cost",
         "models": [
@@ -101,10 +113,11 @@ def test_the_page_is_well_formed_and_holds_every_section():
         "3.00 GiB",
     ]
     wanted += ["5,000 train", "o/d/2", "abc123", "lr: 0.1  # <rate>", "3 of 9", "2 exact duplicates"]
+    wanted += ["+6.2", "+5.2 to +7.2", "−0.5", "p < 0.001"]
     for words in wanted:
         assert words in parsed.words, words
     assert sum(tag == "img" for tag, _ in parsed.tags) == 3 + 4 * len(ROWS)
-    assert [a for t, a in parsed.tags if t == "details"][0].keys() == {"open"}
+    assert [list(a) for t, a in parsed.tags if t == "details"][:2] == [[], ["open"]]
 
 
 def test_the_page_loads_nothing_from_elsewhere_and_runs_no_script():
@@ -123,7 +136,7 @@ def test_names_from_the_archive_are_text_not_markup():
 
 def test_a_class_without_mistakes_and_a_clean_dataset_need_no_tables():
     models = [report.ModelFigures("resnet50", b"", b"", b"", [], [])]
-    text = Parsed(page(rows=ROWS[:1], models=models, rejected=[], near_duplicates=[])).words
+    text = Parsed(page(rows=ROWS[:1], pairs=[], models=models, rejected=[], near_duplicates=[])).words
     assert "No mistake on any test image" in text and "only model of this run" in text
     assert "images left out" not in text
 

@@ -31,7 +31,8 @@ class Report:
 
     dataset: str
     rows: Sequence[dict[str, Any]]
-    """The leaderboard, winner first, as ``leaderboard.rank`` gives it."""
+    """The leaderboard, winner first, as ``leaderboard.rank`` gives it; the next too."""
+    pairs: Sequence[dict[str, Any]]
     curves: bytes
     accuracy_vs_time: bytes
     models: Sequence[ModelFigures]
@@ -53,6 +54,7 @@ def render(report: Report) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {
         "percent": percent,
+        "points": points,
         "duration": duration,
         "count": count,
         "size": size,
@@ -112,6 +114,11 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 def percent(share: float, digits: int = 2) -> str:
     """With a no-break space, so that no line ends between number and sign."""
     return f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def points(share: float) -> str:
+    """A difference of shares, in percentage points with its sign."""
+    return f"{share * 100:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def duration(seconds: float) -> str:

@@ -76,6 +76,19 @@ def wilson(correct: int, images: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def paired_difference(
+    a_correct: npt.NDArray[np.bool_], b_correct: npt.NDArray[np.bool_], seed: int = 0, draws: int = DRAWS
+) -> tuple[float, float, float]:
+    """Top-1 of a less that of b on the same images; 95 % percentile interval of the paired bootstrap."""
+    n = len(a_correct)
+    only_a, only_b = int((a_correct & ~b_correct).sum()), int((~a_correct & b_correct).sum())
+    # drawing images with replacement is drawing how many are of each of the three kinds
+    shares = np.array([only_a, only_b, n - only_a - only_b]) / n
+    drawn = np.random.default_rng(seed).multinomial(n, shares, draws)
+    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / n, (0.025, 0.975))
+    return (only_a - only_b) / n, float(low), float(high)
+
+
 def mcnemar(a_correct: npt.NDArray[np.bool_], b_correct: npt.NDArray[np.bool_]) -> float:
     """Exact two-sided p-value that two models are equally often right on the same images (McNemar 1947).
 
