@@ -110,6 +110,10 @@ NOT_IN_QUEUE = ("Ctrl-C", FULL_DISK)
 """A worker is in the background: it neither hears the keyboard nor inherits what a command is allowed."""
 
 
+A_ROUND = 10
+"""Kills, after which a round is left to end, so that every way gets its share."""
+
+
 @dataclass
 class Tally:
     kills: list[tuple[str, str, str, float]] = field(default_factory=list)
@@ -171,10 +175,11 @@ def fresh(clone: Clone) -> None:
 
 def one_round(clone: Clone, way: str, rng: random.Random, tally: Tally, kills: int, longest: float) -> None:
     """Start the command, break it off, start it again, until it ends by itself."""
+    before = len(tally.kills)
     for attempt in range(1000):
         name = f"{way.replace(' ', '').replace('-', '')}-{sum(tally.rounds.values())}-{attempt}"
         kinds = [k for k in (*KILLS, FULL_DISK) if way != "queue" or k not in NOT_IN_QUEUE]
-        kind = rng.choice(kinds) if len(tally.kills) < kills else ""
+        kind = rng.choice(kinds) if len(tally.kills) < min(kills, before + A_ROUND) else ""
         delay = rng.uniform(0.3, longest)
         largest_file = rng.randrange(100_000, 60_000_000) if kind == FULL_DISK else None
         code, output = start(clone, WAYS[way].format(name=name), kind, delay, largest_file, tally, way)
