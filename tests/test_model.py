@@ -195,6 +195,7 @@ def saved(tmp_path):
             "model": "resnet18",
             "classes": ["a", "b", "c"],
             "side_pixels": 32,
+            "pack_side_pixels": 32,
             "mean": [0.5, 0.5, 0.5],
             "std": [0.2, 0.2, 0.2],
             "refit": False,

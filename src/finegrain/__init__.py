@@ -39,4 +39,8 @@ chart        the look of all charts, PNG
 figures      charts of training runs
 class_figures  charts of classes
 report       the offline HTML page
+photos       photos to predict, wherever they are
+labels       a user's CSV of classes
+predict      what a trained model says of photos
+cli          the command finegrain
 """

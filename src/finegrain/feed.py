@@ -25,8 +25,14 @@ def on_cpu(pixels: Pixels, batches: Iterable[Wanted], side: int) -> Iterator[Fed
         if len(buffer) < len(chosen):
             buffer = np.empty((len(chosen), pixels.side, pixels.side, 3), np.uint8)
         pixels.read(chosen, views.crops, buffer)
-        images = torch.from_numpy(buffer[: len(chosen)])
-        yield crop.crop_one_by_one(images, views.crops, views.flips, side), chosen, views
+        yield at_once(torch.from_numpy(buffer[: len(chosen)]), chosen, views, side, torch.device("cpu"))
+
+
+def at_once(images: Tensor, chosen: Tensor, views: augment.Views, side: int, device: torch.device) -> Fed:
+    """A batch ``[n, H, W, 3]`` uint8 that is in memory, by the crop of the device that it goes to."""
+    if device.type == "cpu":
+        return crop.crop_one_by_one(images, views.crops, views.flips, side), chosen, views
+    return _cut(images.to(device), chosen, views, side)
 
 
 def load(pixels: Pixels, device: torch.device) -> Tensor:

@@ -276,15 +276,24 @@ def predict(
     batches = split.plain_batches(batch_size, side)
     if label:
         batches = record.progress(batches, total=-(-len(split) // batch_size), label=label, unit="batch")
-    autocast = torch.autocast(split.device.type, torch.bfloat16, enabled=bf16)
     for images, _ in batches:
-        asked = f"side_pixels: {side}: {len(images)} images without gradients"
-        with runtime.explained(asked, "ask for smaller ones, or device: cpu"), autocast:
-            logits = net(images).float()
-            if flip:
-                logits = (logits + net(images.flip(3)).float()) / 2
+        logits = forward(net, images, bf16, flip)
         outputs.append(logits)
     return torch.cat(outputs).cpu(), split.labels
+
+
+@torch.inference_mode()
+def forward(net: nn.Module, images: Tensor, bf16: bool, flip: bool = False) -> Tensor:
+    """Logits ``[n, classes]`` float32 of images ``[n, 3, side, side]``, on their device; as for ``predict``.
+
+    Raises:
+        UserError: out of memory.
+    """
+    autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=bf16)
+    asked = f"side_pixels: {images.shape[-1]}: {len(images)} images without gradients"
+    with runtime.explained(asked, "ask for smaller ones, or device: cpu"), autocast:
+        logits: Tensor = net(images).float()
+        return (logits + net(images.flip(3)).float()) / 2 if flip else logits
 
 
 def _is_finite(net: nn.Module) -> bool:

@@ -217,6 +217,7 @@ class _Sidecar(BaseModel):
     model: ModelName
     classes: Annotated[list[str], Field(min_length=2)]
     side_pixels: Side
+    pack_side_pixels: Side
     mean: Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
     std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)]
     refit: bool

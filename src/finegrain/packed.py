@@ -25,6 +25,21 @@ def statistics(folder: Path, wanted: Normalisation, pretrained: bool) -> tuple[l
     return facts["mean"], facts["std"]
 
 
+class Whole:
+    """Decoded squares as a trained network is asked about them: whole, resized, normalised."""
+
+    def __init__(self, side: int, device: torch.device, mean: list[float], std: list[float]) -> None:
+        self._side, self._device = side, device
+        self._normal = augment.normalisation(mean, std, device)
+
+    def __call__(self, squares: Tensor) -> Tensor:
+        """``[n, S, S, 3]`` uint8 on the CPU to ``[n, 3, side, side]`` float32 on the device."""
+        n, height, width, _ = squares.shape
+        chosen, views = torch.arange(n), augment.whole(n, height, width)
+        images, _, views = feed.at_once(squares, chosen, views, self._side, self._device)
+        return augment.apply(images, views, 0, self._normal)
+
+
 class Split:
     """The images of some splits: resident on the GPU if they fit, else read batch by batch."""
 

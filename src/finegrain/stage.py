@@ -38,8 +38,12 @@ def _die_with_parent() -> None:
 _die_with_parent()
 
 
-def main(run: Callable[[], None]) -> None:
-    """Run a stage's main(): what the user can mend is one message and exit 1, Ctrl-C is one line."""
+def main(run: Callable[[], None], then: str = "`dvc repro` goes on from here") -> None:
+    """Run a script's main(): what the user can mend is one message and exit 1, Ctrl-C is one line.
+
+    Args:
+        then: what to do after the cure.
+    """
     try:
         run()
     except UserError as error:
@@ -48,7 +52,7 @@ def main(run: Callable[[], None]) -> None:
         if error.errno not in CURES:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"error: {where}{error.strerror}; {CURES[error.errno]}, then `dvc repro` goes on from here")
+        sys.exit(f"error: {where}{error.strerror}; {CURES[error.errno]}, then {then}")
     except KeyboardInterrupt:
-        print("interrupted; `dvc repro` goes on from here", file=sys.stderr)
+        print(f"interrupted; {then}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

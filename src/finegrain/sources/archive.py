@@ -34,7 +34,7 @@ class Reader:
     """
 
     def __init__(self, folder: Path) -> None:
-        files = sorted(file for file in folder.glob("*") if _is_archive(file)) if folder.is_dir() else []
+        files = sorted(file for file in folder.glob("*") if is_archive(file)) if folder.is_dir() else []
         if not files:
             raise UserError(f"{folder}: holds no archive; `dvc repro download` puts one there")
         self._parts = [_open(file) for file in files]
@@ -64,7 +64,21 @@ class Reader:
             yield from part.contents(images)
 
 
-def _is_archive(file: Path) -> bool:
+def names(file: Path) -> list[str]:
+    """The path of every image in an archive of any layout, in the order of reading."""
+    members = sorted(_open(file).members(), key=lambda member: member[1])
+    return [path for path, _, _ in members]
+
+
+def contents(file: Path) -> Iterator[bytes]:
+    """The bytes of every image, in the same order."""
+    part = _open(file)
+    members = sorted(part.members(), key=lambda member: member[1])
+    images = ((Image(n, path, part.name, None, ""), entry) for n, (path, _, entry) in enumerate(members))
+    return (data for _, data in part.contents(images))
+
+
+def is_archive(file: Path) -> bool:
     return file.is_file() and file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
 
 
@@ -102,7 +116,7 @@ def store(source: str | Sequence[str], folder: Path) -> None:
         if path.is_dir():
             part = _Folder(path)
             bytes_needed += sum(file.stat().st_size + 300 for file in part.files.values())
-        elif _is_archive(path):
+        elif is_archive(path):
             part = _open(path)
             bytes_needed += path.stat().st_size
         else:
@@ -186,7 +200,7 @@ def describe(folder: Path) -> dict[str, Any]:
     files = [
         {"name": file.name, "bytes": file.stat().st_size, "sha256": record.sha256(file)}
         for file in sorted(folder.iterdir())
-        if _is_archive(file)
+        if is_archive(file)
     ]
     listing = "".join(f"{file['sha256']}  {file['name']}\n" for file in files)
     digest = files[0]["sha256"] if len(files) == 1 else hashlib.sha256(listing.encode()).hexdigest()

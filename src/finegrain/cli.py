@@ -1,0 +1,53 @@
+"""The command ``finegrain``: what people do with trained models, outside the pipeline."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from finegrain import stage
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="finegrain", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+    predict = commands.add_parser("predict", help="what a trained model says of photos")
+    predict.add_argument("paths", nargs="+", metavar="PATH", help="photos, folders, globs, archives")
+    predict.add_argument(
+        "--model",
+        help="a .safetensors file or one of params.yaml `models`; else the leaderboard's winner",
+    )
+    predict.add_argument("--top", type=_positive, default=5, help="how many classes to tell")
+    predict.add_argument("--format", choices=("table", "csv", "jsonl"), default="table")
+    predict.add_argument("--out", type=Path, help="a file instead of standard output")
+    predict.add_argument("--csv", type=Path, help="labels: measures accuracy on the photos that it names")
+    predict.add_argument(
+        "--image-col", default="image", help="column of --csv with the photos' paths or names"
+    )
+    predict.add_argument("--label-col", default="label", help="column of --csv with their classes")
+    predict.add_argument("--side-pixels", type=_positive, help="another image size than the training's")
+    predict.add_argument("--flip", action="store_true", help="average with the mirror image")
+    predict.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    predict.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    return top
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+
+    def run() -> None:
+        from finegrain import predict  # torch takes seconds to import: not for --help
+
+        sys.exit(predict.run(args))
+
+    stage.main(run, then="run it again")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""A user's CSV that says of which class each photo is."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from finegrain.errors import UserError
+from finegrain.photos import Photo
+
+
+class Labels:
+    """Class ids by image, from two columns of a CSV.
+
+    Raises:
+        UserError: no such file or column, not a CSV, an image twice, or a class that the model does not know.
+    """
+
+    def __init__(self, file: Path, image_column: str, label_column: str, classes: Sequence[str]) -> None:
+        table = _read(file)
+        for option, column in (("--image-col", image_column), ("--label-col", label_column)):
+            if column not in table:
+                raise UserError(
+                    f"{file}: has no column {column!r} ({option}); it has {', '.join(map(str, table))}"
+                )
+        images = table[image_column].str.replace("\\", "/")
+        repeated = images[images.duplicated()]
+        if len(repeated):
+            raise UserError(f"{file}: {repeated.iloc[0]} stands there twice")
+        ids = {name: number for number, name in enumerate(classes)}
+        unknown = sorted(set(table[label_column]) - ids.keys())
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], classes, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(
+                f"{file}: {len(unknown)} labels are no classes of the model, such as {unknown[0]!r}{hint}"
+            )
+        self._ids = dict(zip(images, table[label_column].map(ids), strict=True))
+        self.file = file
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def of(self, photo: Photo) -> int | None:
+        """The class id; the CSV names a photo as it was given, by its path inside, or by its file name."""
+        for name in (photo.name, photo.inner, Path(photo.inner).name):
+            if name in self._ids:
+                return self._ids[name]
+        return None
+
+
+def _read(file: Path) -> pd.DataFrame:
+    """Everything as text: a class may be called 007 or NA."""
+    try:
+        return pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{file}: not found") from None
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # pandas' own errors, and bytes that are not UTF-8, are ValueErrors
+        raise UserError(f"{file}: not a readable CSV ({' '.join(str(error).split())})") from None

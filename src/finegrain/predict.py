@@ -1,0 +1,198 @@
+"""What a trained model says of photos: ``finegrain predict``.
+
+A photo is decoded, squashed to the pack's square and resized as stage pack and evaluate do, in batches of the
+same size, so that it gets the very logits that evaluate computed.
+"""
+
+import argparse
+import contextlib
+import csv
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from finegrain import runtime  # isort: skip  (before torch: it sets the allocator)
+import numpy as np
+import torch
+
+from finegrain import answers, loop, model, packed, params, paths, photos, picture, record, scores
+from finegrain.answers import Floats
+from finegrain.labels import Labels
+from finegrain.photos import Photo
+
+
+@dataclass(frozen=True)
+class Prediction:
+    name: str
+    top: list[tuple[str, float]]
+    """Classes and their calibrated probabilities, the most probable first."""
+    label: str | None
+    """The true class, where the user gave it."""
+
+    @property
+    def correct(self) -> bool | None:
+        return None if self.label is None else self.label == self.top[0][0]
+
+
+class Predictor:
+    """A trained model, ready to be asked."""
+
+    def __init__(
+        self, weights: Path, sidecar: Path, device: torch.device, bf16: bool, side: int | None, flip: bool
+    ) -> None:
+        """Load it.
+
+        Args:
+            side: of the images it sees; None: of its training.
+            flip: average with the mirror image.
+        """
+        net, facts = model.load(weights, sidecar)
+        self._net, self._bf16, self._flip = net.to(device).eval(), bf16, flip
+        self.classes: list[str] = facts["classes"]
+        self.temperature: float = facts["temperature"]
+        self._pack_side: int = facts["pack_side_pixels"]
+        self._view = packed.Whole(side or facts["side_pixels"], device, facts["mean"], facts["std"])
+
+    def logits(
+        self, items: Iterable[tuple[Photo, bytes | OSError]], skipped: list[tuple[str, str]]
+    ) -> Iterator[tuple[Photo, Floats]]:
+        """Each photo and its logits ``[classes]``; adds (name, reason) of those that cannot be used."""
+
+        def square(item: tuple[Photo, bytes | OSError]) -> tuple[Photo, Any]:
+            photo, data = item
+            if isinstance(data, OSError):
+                return photo, str(data.strerror)
+            try:
+                return photo, np.asarray(picture.square(data, self._pack_side))
+            except picture.BadImage as error:
+                return photo, str(error)
+
+        def good() -> Iterator[tuple[Photo, Any]]:
+            # decoded in threads while the network works on the batch before
+            for photo, found in record.in_order(square, items, os.cpu_count() or 1, 2 * loop.PREDICT_BATCH):
+                if isinstance(found, str):
+                    skipped.append((photo.name, found))
+                else:
+                    yield photo, found
+
+        squares = good()
+        while batch := list(itertools.islice(squares, loop.PREDICT_BATCH)):
+            images = self._view(torch.from_numpy(np.stack([pixels for _, pixels in batch])))
+            logits = loop.forward(self._net, images, self._bf16, self._flip).cpu().numpy()
+            yield from zip((photo for photo, _ in batch), logits.astype(np.float64), strict=True)
+
+    def best(self, logits: Floats, k: int) -> list[tuple[str, float]]:
+        """The k most probable classes of one photo, with calibrated probabilities."""
+        p = np.exp(answers.log_softmax(logits[None] / self.temperature))[0]
+        return [(self.classes[i], float(p[i])) for i in np.argsort(-p, kind="stable")[:k]]
+
+
+def find_model(wanted: str | None) -> tuple[Path, Path]:
+    """Weights and sidecar of a .safetensors file, of a model of params.yaml, or of the leaderboard's winner.
+
+    Raises:
+        UserError: there is none.
+    """
+    if wanted and wanted.endswith(".safetensors"):
+        return Path(wanted), Path(wanted).with_suffix(".json")
+    name = wanted or record.read_json(paths.REPORTS / "leaderboard.json")["winner"]
+    run = paths.Run(params.read().dataset.name, name)
+    return run.weights, run.sidecar
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict, write, and say what was skipped; returns the exit status: 1 where a photo was."""
+    on = runtime.device(args.device)
+    bf16 = runtime.bf16(args.precision, on)
+    predictor = Predictor(*find_model(args.model), on, bf16, args.side_pixels, args.flip)
+    sources = photos.find(args.paths)
+    labels = Labels(args.csv, args.image_col, args.label_col, predictor.classes) if args.csv else None
+    skipped: list[tuple[str, str]] = []
+    wanted = (
+        item
+        for source in sources
+        for item in source.read()
+        if labels is None or labels.of(item[0]) is not None
+    )
+    total = sum(labels is None or labels.of(p) is not None for source in sources for p in source.photos)
+    if labels and total < len(labels):
+        skipped.append((str(args.csv), f"{len(labels) - total} of its images were not found"))
+    correct = in_top = count = 0
+    with output(args.out) as stream:
+        write = WRITERS[args.format](stream, min(args.top, len(predictor.classes)))
+        found = record.progress(predictor.logits(wanted, skipped), total=total, label="predict")
+        for photo, logits in found:
+            best = predictor.best(logits, args.top)
+            label_id = labels.of(photo) if labels else None
+            label = None if label_id is None else predictor.classes[label_id]
+            write(Prediction(photo.name, best, label))
+            count += 1
+            correct += label == best[0][0]
+            in_top += label in [name for name, _ in best]
+    if labels and count:
+        low, high = scores.wilson(correct, count)
+        record.say(
+            f"top-1 {correct / count:.2%} [{low:.1%}, {high:.1%}] of {count:,} photos with a label, "
+            f"top-{args.top} {in_top / count:.2%}"
+        )
+    for name, reason in skipped:
+        record.say(f"skipped: {name}: {reason}")
+    return int(bool(skipped))
+
+
+@contextlib.contextmanager
+def output(file: Path | None) -> Iterator[IO[str]]:
+    """Standard output, or a file that appears whole."""
+    if file is None:
+        yield sys.stdout
+    else:
+        with record.replacing(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+            yield stream
+
+
+Write = Callable[[Prediction], None]
+
+
+def as_table(stream: IO[str], top: int) -> Write:
+    """A photo a line, for people."""
+
+    def write(one: Prediction) -> None:
+        mark = "" if one.correct is None else ("  right" if one.correct else f"  wrong: {one.label}")
+        best = "  ".join(f"{p:6.1%} {name}" for name, p in one.top)
+        print(f"{one.name}  {best}{mark}", file=stream)
+
+    return write
+
+
+def as_csv(stream: IO[str], top: int) -> Write:
+    """image, class_1, p_1, class_2, ..., label, correct; the last two are empty without a label."""
+    writer = csv.writer(stream, lineterminator="\n")
+    ranks = [f"{kind}_{rank}" for rank in range(1, top + 1) for kind in ("class", "p")]
+    writer.writerow(["image", *ranks, "label", "correct"])
+
+    def write(one: Prediction) -> None:
+        cells = [cell for name, p in one.top for cell in (name, f"{p:.6g}")]
+        writer.writerow([one.name, *cells, one.label or "", "" if one.correct is None else one.correct])
+
+    return write
+
+
+def as_jsonl(stream: IO[str], top: int) -> Write:
+    """An object a line: image, top (a list of class and probability), and label and correct where known."""
+
+    def write(one: Prediction) -> None:
+        best = [{"class": name, "probability": p} for name, p in one.top]
+        facts: dict[str, Any] = {"image": one.name, "top": best}
+        if one.label is not None:
+            facts |= {"label": one.label, "correct": one.correct}
+        print(json.dumps(facts, ensure_ascii=False), file=stream)
+
+    return write
+
+
+WRITERS: dict[str, Callable[[IO[str], int], Write]] = {"table": as_table, "csv": as_csv, "jsonl": as_jsonl}

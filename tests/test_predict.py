@@ -1,0 +1,178 @@
+"""Predicting photos gives evaluate's own logits, says what it skipped, and measures against a CSV."""
+
+import csv
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import drawn
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_params import changed
+from test_stages import SMALL
+
+import download
+import evaluate
+import pack
+import split
+import train
+from finegrain import cli, loop, model, packed, photos, predict
+from finegrain.errors import UserError
+from finegrain.labels import Labels
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with a trained model, its predictions, and the test photos as files."""
+    folder = tmp_path_factory.mktemp("trained")
+    small = {**SMALL, "models": ["resnet18"], "dataset__images_per_class": 40}
+    changed(folder, **{**small, "split__test_ratio": 0.3})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for stage, argv in ((download, []), (split, []), (pack, [])):
+            stage.main(argv)
+        for stage in (train, evaluate):
+            stage.main(["--model", "resnet18"])
+    (folder / "reports").mkdir(exist_ok=True)
+    (folder / "reports/leaderboard.json").write_text('{"winner": "resnet18"}')
+    with zipfile.ZipFile(folder / "data/sample/archive/sample.zip") as packed_:
+        rows = pd.read_csv(folder / "data/sample/manifest.csv")
+        for path in rows[rows["split"] == "test"]["path"]:
+            packed_.extract(path, folder / "photos")
+    return folder
+
+
+@pytest.fixture
+def project(trained, monkeypatch) -> Path:
+    monkeypatch.chdir(trained)
+    return trained
+
+
+def run(*words: str) -> int:
+    return predict.run(cli.parser().parse_args(["predict", *map(str, words)]))
+
+
+def table(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.mark.slow
+def test_it_gives_the_logits_that_evaluate_computed(project):
+    rows = pd.read_csv("data/sample/manifest.csv")
+    test = rows[rows["split"] == "test"]["path"].tolist()
+    weights, sidecar = predict.find_model(None)
+    predictor = predict.Predictor(weights, sidecar, CPU, False, None, False)
+    items = [(photos.Photo(path, path), Path("photos", path).read_bytes()) for path in test]
+    skipped: list[tuple[str, str]] = []
+    found = list(predictor.logits(items, skipped))
+    assert [photo.inner for photo, _ in found] == test and not skipped
+    net, facts = model.load(weights, sidecar)
+    whole = packed.Split(Path("data/sample/pack"), "test", CPU, facts["mean"], facts["std"])
+    logits, _ = loop.predict(net, whole, facts["side_pixels"], bf16=False)
+    assert len(test) > loop.PREDICT_BATCH
+    assert np.array_equal(np.stack([row for _, row in found]), logits.double().numpy())
+
+
+@pytest.mark.slow
+def test_its_answers_are_the_kept_predictions(project, capsys):
+    assert run("photos", "--format", "csv", "--precision", "auto") == 0
+    kept = pd.read_parquet("data/sample/predictions/resnet18.parquet").set_index("path")
+    got = {Path(row["image"]).relative_to("photos").as_posix(): row for row in table(capsys.readouterr().out)}
+    assert got.keys() == set(kept.index)
+    for path, row in got.items():
+        assert row["class_1"] == kept.loc[path, "class_1"]
+        assert float(row["p_1"]) == pytest.approx(kept.loc[path, "confidence"], abs=0.02)  # batches differ
+
+
+@pytest.mark.slow
+def test_a_csv_of_labels_measures_accuracy(project, capsys):
+    rows = pd.read_csv("data/sample/manifest.csv")
+    some = rows[rows["split"] == "test"].iloc[::3]
+    some[["path", "class"]].set_axis(["file", "make"], axis=1).to_csv("labels.csv", index=False)
+    words = [
+        "photos",
+        "--csv",
+        "labels.csv",
+        "--image-col",
+        "file",
+        "--label-col",
+        "make",
+        "--format",
+        "jsonl",
+    ]
+    assert run(*words) == 0
+    captured = capsys.readouterr()
+    lines = [json.loads(line) for line in captured.out.splitlines()]
+    assert len(lines) == len(some) and all(len(line["top"]) == 5 for line in lines)
+    right = sum(line["correct"] for line in lines)
+    kept = pd.read_parquet("data/sample/predictions/resnet18.parquet").set_index("path").loc[some["path"]]
+    assert abs(right - (kept["class"] == kept["class_1"]).sum()) <= 1
+    assert f"top-1 {right / len(some):.2%}" in captured.err and f"of {len(some)} photos" in captured.err
+
+
+@pytest.mark.slow
+def test_bad_photos_are_told_and_skipped_and_the_exit_status_says_so(project, capsys, tmp_path):
+    good = next(Path("photos").rglob("*.jpg")).read_bytes()
+    drawn.tree(tmp_path / "mixed", {"a.jpg": good, "b.jpg": b"<html>", "c.png": b"", "notes.txt": b"-"})
+    assert run(tmp_path / "mixed", "--out", tmp_path / "out.csv", "--format", "csv", "--top", "3") == 1
+    said = capsys.readouterr()
+    assert "b.jpg: not an image: a web page" in said.err and "c.png: not an image: empty file" in said.err
+    assert said.out == ""
+    (row,) = table((tmp_path / "out.csv").read_text())
+    assert row["image"].endswith("a.jpg") and set(row) == {
+        "image", "class_1", "p_1", "class_2", "p_2", "class_3", "p_3", "label", "correct"
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_an_archive_and_a_glob_give_what_the_files_give(project, capsys, tmp_path):
+    files = sorted(Path("photos").rglob("*.jpg"))[:5]
+    content = {f"{n}.jpg": file.read_bytes() for n, file in enumerate(files)}
+    drawn.zip_file(tmp_path / "some.zip", content)
+    drawn.tar_file(tmp_path / "some.tar.gz", content)
+    drawn.tree(tmp_path / "loose", content)
+    answers = []
+    for source in ("some.zip", "some.tar.gz", "loose", "loose/*.jpg"):
+        assert run(tmp_path / source, "--format", "csv") == 0
+        rows = table(capsys.readouterr().out)
+        assert [row["image"][-5:] for row in rows] == [f"{n}.jpg" for n in range(5)]
+        answers.append([{**row, "image": ""} for row in rows])
+    assert all(each == answers[0] for each in answers)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("image,class\na.jpg,Cat\n", r"has no column 'label' \(--label-col\); it has image, class"),
+        ("image,label\na.jpg,Cat\na.jpg,Dog\n", "a.jpg stands there twice"),
+        (
+            "image,label\na.jpg,Kat\n",
+            "1 labels are no classes .*, such as 'Kat'; did you mean 'Cat'",
+        ),
+        ("", "not a readable CSV"),
+    ],
+)
+def test_a_csv_that_does_not_fit_is_refused(tmp_path, content, message):
+    (tmp_path / "labels.csv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        Labels(tmp_path / "labels.csv", "image", "label", ["Cat", "Dog"])
+
+
+def test_a_csv_names_photos_in_three_ways_with_a_byte_order_mark_and_backslashes(tmp_path):
+    text = "image,label\r\nin/cat\\1.jpg,Cat\r\ndog/2.jpg,Dog\r\n3.jpg,Cat\r\n"
+    (tmp_path / "labels.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    labels = Labels(tmp_path / "labels.csv", "image", "label", ["Cat", "Dog"])
+    found = [photos.Photo(f"in/{inner}", inner) for inner in ("cat/1.jpg", "dog/2.jpg", "x/3.jpg", "4.jpg")]
+    assert [labels.of(photo) for photo in found] == [0, 1, 0, None]
+
+
+def test_what_is_not_there_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path, message in ((tmp_path / "no*.jpg", "not found"), (tmp_path / "empty", "holds no image")):
+        with pytest.raises(UserError, match=message):
+            photos.find([str(path)])
