@@ -200,7 +200,8 @@ def start(
 ) -> tuple[int | None, str]:
     """Run until the end or the kill; exit status (None: killed) and output."""
 
-    def limit() -> None:
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job would hand down that it is ignored
         if largest_file is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
@@ -208,7 +209,7 @@ def start(
     with tempfile.TemporaryFile() as log:
         running = subprocess.Popen(
             command, shell=True, cwd=clone.folder, env=clone.environment,
-            stdout=log, stderr=log, start_new_session=True, preexec_fn=limit,
+            stdout=log, stderr=log, start_new_session=True, preexec_fn=prepare,
         )  # fmt: skip
         try:
             code: int | None = running.wait(delay if kind in KILLS else 600)

@@ -25,6 +25,7 @@ def test_a_user_error_is_its_message_and_exit_1():
 def test_ctrl_c_is_one_line_and_the_shell_s_exit_status():
     code = (
         "import os, signal, time\nfrom finegrain import stage\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
         "stage.main(lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(5)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", capture_output=True, text=True)
