@@ -92,10 +92,10 @@ def draw(run: paths.Run, plain: Answers, calibrated: Answers, facts: dict[str, A
         most = scores.most_mistaken(plain.labels, plain.predicted, len(names), class_figures.SHOWN)
         shown, of = most, len(names)
     matrix = scores.confusion(plain.labels, plain.predicted, shown)
-    chart.save(class_figures.confusion(matrix, [names[i] for i in shown], of), run.confusion)
+    images, recall = scores.recall(plain.labels, plain.predicted, len(names))
+    chart.save(class_figures.confusion(matrix, [names[i] for i in shown], images[shown], of), run.confusion)
     before, after = (calibration.reliability(a.confidence, a.correct) for a in (plain, calibrated))
     chart.save(figures.reliability(before, after, temperature), run.reliability)
-    images, recall = scores.recall(plain.labels, plain.predicted, len(names))
     rows = zip(names, images.tolist(), recall.tolist(), strict=True)
     record.write_csv(run.per_class, ("class", "images", "recall"), rows)
 

@@ -67,7 +67,7 @@ def test_labels_of_points_stand_within_the_axes_and_apart():
 def test_charts_by_class(classes):
     counts = matrix(classes)
     assert is_png(chart.png(class_figures.confusion(counts, names(classes))))
-    assert is_png(chart.png(class_figures.confusion(counts, names(classes), of=10_000)))
+    assert is_png(chart.png(class_figures.confusion(counts, names(classes), 2 * counts.sum(1), of=10_000)))
     recall = counts.diagonal() / counts.sum(1)
     frame = pd.DataFrame({"class": names(classes), "images": counts.sum(1), "recall": recall})
     assert is_png(chart.png(class_figures.per_class(frame)))
@@ -91,6 +91,12 @@ def test_the_order_is_a_permutation_with_confused_classes_side_by_side():
     assert sorted(order) == list(range(40))
     for a, b in ((3, 31), (8, 22), (0, 39)):
         assert abs(order.index(a) - order.index(b)) == 1
+
+
+def test_shares_are_of_all_images_also_where_some_went_to_classes_that_are_not_shown():
+    counts = np.array([[3, 1], [0, 2]])
+    assert class_figures._row_shares(counts).tolist() == [[0.75, 0.25], [0, 1]]
+    assert class_figures._row_shares(counts, np.array([8, 4])).tolist() == [[0.375, 0.125], [0, 0.5]]
 
 
 def test_a_matrix_that_does_not_fit_its_names_is_refused():

@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pipeline import ROOT
 from test_params import changed
 from test_stages import SMALL
 
@@ -176,3 +180,12 @@ def test_what_is_not_there_is_refused(tmp_path):
     for path, message in ((tmp_path / "no*.jpg", "not found"), (tmp_path / "empty", "holds no image")):
         with pytest.raises(UserError, match=message):
             photos.find([str(path)])
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_had_enough_is_no_error(project):
+    command = f"{sys.executable} -m finegrain.cli predict photos --top 1 | head -n 1"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith("photos/") and done.stdout.count("\n") == 1
+    assert "Error" not in done.stderr

@@ -38,17 +38,21 @@ def confusion_order(matrix: np.ndarray) -> np.ndarray:
     return leaves_list(linkage(squareform(distance), "average", optimal_ordering=True))
 
 
-def _row_shares(matrix: np.ndarray) -> np.ndarray:
-    return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)  # a class without images stays at 0
+def _row_shares(matrix: np.ndarray, images: np.ndarray | None = None) -> np.ndarray:
+    total = matrix.sum(axis=1) if images is None else images
+    return matrix / np.maximum(total, 1)[:, None]  # a class without images stays at 0
 
 
 @styled
-def confusion(matrix: np.ndarray, classes: Sequence[str], of: int | None = None) -> Figure:
+def confusion(
+    matrix: np.ndarray, classes: Sequence[str], images: np.ndarray | None = None, of: int | None = None
+) -> Figure:
     """Row-normalised confusion: right answers in blue, mistakes in orange on a log scale.
 
     Args:
         matrix: ``[C, C]`` counts, rows the true class, columns the predicted one.
         classes: C names. Above ``FEW`` classes they are drawn in ``confusion_order``, without numbers.
+        images: ``[C]`` of each class, where some were taken for classes that are not among these.
         of: how many classes there are, where these are only those of the most mistakes.
 
     Raises:
@@ -59,7 +63,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], of: int | None = None)
         raise ValueError(f"matrix must be [{count}, {count}] for {count} classes, got {list(matrix.shape)}")
     few = count <= FEW
     order = np.arange(count) if few else confusion_order(matrix)
-    shares = _row_shares(matrix)[np.ix_(order, order)]
+    shares = _row_shares(matrix, images)[np.ix_(order, order)]
     names = [short(classes[i]) for i in order.tolist()]
     cell_inches = max(0.46, 2.2 / count) if few else max(0.102, min(0.2, 14 / count))
     letter_points = 9.5 if few else min(9, cell_inches * 64)

@@ -1,6 +1,8 @@
 """The command ``finegrain``: what people do with trained models, outside the pipeline."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     def run() -> None:
         from finegrain import predict  # torch takes seconds to import: not for --help
 
-        sys.exit(predict.run(args))
+        try:
+            sys.exit(predict.run(args))
+        except BrokenPipeError:  # as of `| head`: enough was read
+            os._exit(128 + signal.SIGPIPE)  # without flushing to what is not there
 
     stage.main(run, then="run it again")
 
