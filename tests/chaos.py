@@ -110,8 +110,10 @@ NOT_IN_QUEUE = ("Ctrl-C", FULL_DISK)
 """A worker is in the background: it neither hears the keyboard nor inherits what a command is allowed."""
 
 
-A_ROUND = 10
-"""Kills, after which a round is left to end, so that every way gets its share."""
+A_ROUND, A_QUEUE_ROUND = 10, 3
+"""Kills, after which a round is left to end, so that every way gets its share. A new queue worker first runs
+the experiments that were broken off before, one by one."""
+PATIENCE_SECONDS = 900
 
 
 @dataclass
@@ -179,7 +181,8 @@ def one_round(clone: Clone, way: str, rng: random.Random, tally: Tally, kills: i
     for attempt in range(1000):
         name = f"{way.replace(' ', '').replace('-', '')}-{sum(tally.rounds.values())}-{attempt}"
         kinds = [k for k in (*KILLS, FULL_DISK) if way != "queue" or k not in NOT_IN_QUEUE]
-        kind = rng.choice(kinds) if len(tally.kills) < min(kills, before + A_ROUND) else ""
+        most = A_QUEUE_ROUND if way == "queue" else A_ROUND
+        kind = rng.choice(kinds) if len(tally.kills) < min(kills, before + most) else ""
         delay = rng.uniform(0.3, longest)
         largest_file = rng.randrange(100_000, 60_000_000) if kind == FULL_DISK else None
         code, output = start(clone, WAYS[way].format(name=name), kind, delay, largest_file, tally, way)
@@ -212,8 +215,11 @@ def start(
             stdout=log, stderr=log, start_new_session=True, preexec_fn=prepare,
         )  # fmt: skip
         try:
-            code: int | None = running.wait(delay if kind in KILLS else 600)
+            code: int | None = running.wait(delay if kind in KILLS else PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
+            if kind not in KILLS:
+                os.killpg(running.pid, signal.SIGKILL)
+                return -signal.SIGKILL, f"nobody broke it off, and it took more than {PATIENCE_SECONDS} s"
             tally.kills.append((way, kind, *hit(clone.folder)))
             KILLS[kind](clone.folder, running.pid)
             try:
