@@ -172,7 +172,7 @@ def test_a_csv_names_photos_in_three_ways_with_a_byte_order_mark_and_backslashes
     (tmp_path / "labels.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
     labels = Labels(tmp_path / "labels.csv", "image", "label", ["Cat", "Dog"])
     found = [photos.Photo(f"in/{inner}", inner) for inner in ("cat/1.jpg", "dog/2.jpg", "x/3.jpg", "4.jpg")]
-    assert [labels.of(photo) for photo in found] == [0, 1, 0, None]
+    assert [labels.of(photo) for photo in found] == ["Cat", "Dog", "Cat", None]
 
 
 def test_what_is_not_there_is_refused(tmp_path):

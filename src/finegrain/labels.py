@@ -11,7 +11,7 @@ from finegrain.photos import Photo
 
 
 class Labels:
-    """Class ids by image, from two columns of a CSV.
+    """Classes by image, from two columns of a CSV.
 
     Raises:
         UserError: no such file or column, not a CSV, an image twice, or a class that the model does not know.
@@ -28,25 +28,23 @@ class Labels:
         repeated = images[images.duplicated()]
         if len(repeated):
             raise UserError(f"{file}: {repeated.iloc[0]} stands there twice")
-        ids = {name: number for number, name in enumerate(classes)}
-        unknown = sorted(set(table[label_column]) - ids.keys())
+        unknown = sorted(set(table[label_column]) - set(classes))
         if unknown:
             near = difflib.get_close_matches(unknown[0], classes, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(
                 f"{file}: {len(unknown)} labels are no classes of the model, such as {unknown[0]!r}{hint}"
             )
-        self._ids = dict(zip(images, table[label_column].map(ids), strict=True))
-        self.file = file
+        self._classes = dict(zip(images, table[label_column], strict=True))
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._classes)
 
-    def of(self, photo: Photo) -> int | None:
-        """The class id; the CSV names a photo as it was given, by its path inside, or by its file name."""
+    def of(self, photo: Photo) -> str | None:
+        """Its class; the CSV names a photo as it was given, by its path inside, or by its file name."""
         for name in (photo.name, photo.inner, Path(photo.inner).name):
-            if name in self._ids:
-                return self._ids[name]
+            if name in self._classes:
+                return self._classes[name]
         return None
 
 
@@ -56,8 +54,5 @@ def _read(file: Path) -> pd.DataFrame:
         return pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{file}: not found") from None
-    except (
-        ValueError,
-        OSError,
-    ) as error:  # pandas' own errors, and bytes that are not UTF-8, are ValueErrors
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{file}: not a readable CSV ({' '.join(str(error).split())})") from None

@@ -128,8 +128,7 @@ def run(args: argparse.Namespace) -> int:
         found = record.progress(predictor.logits(wanted, skipped), total=total, label="predict")
         for photo, logits in found:
             best = predictor.best(logits, args.top)
-            label_id = labels.of(photo) if labels else None
-            label = None if label_id is None else predictor.classes[label_id]
+            label = labels.of(photo) if labels else None
             write(Prediction(photo.name, best, label))
             count += 1
             correct += label == best[0][0]
