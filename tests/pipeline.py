@@ -37,4 +37,4 @@ def local_imports(script: Path) -> set[str]:
 
 
 def script_of(stage: str) -> Path:
-    return Path(STAGES[stage]["cmd"].split()[1])
+    return Path(STAGES[stage]["cmd"].removeprefix("exec python ").split()[0])

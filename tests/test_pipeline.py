@@ -29,6 +29,12 @@ def test_the_imports_found_in_the_text_hold_those_really_made(stage):
     assert loaded and loaded <= local_imports(script_of(stage))
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_shell_stays_between_dvc_and_the_script(stage):
+    """The script asks to die with its parent, which must be dvc: some shells stay, others do not."""
+    assert STAGES[stage]["cmd"].startswith("exec python src/")
+
+
 def test_every_parameter_is_declared_by_some_stage():
     declared = {str(key).split(".")[0] for stage in STAGES.values() for key in stage["params"]}
     assert declared == set(params.Params.model_fields)
