@@ -51,7 +51,7 @@ def main() -> None:
         right = {name: [] for name in ways}
         for seed in args.seeds:
             for name, (splits, bf16) in ways.items():
-                right[name].append(run(config.model_copy(update={"seed": seed}), args.model, splits, bf16))
+                right[name].append(run(config, seed, args.model, splits, bf16))
                 print(f"seed {seed}, {name}: {right[name][-1].mean():.2%}", file=sys.stderr, flush=True)
     text = table({name: np.array(runs, float) for name, runs in right.items()})
     record.write_text(args.out / "accuracy.md", text)
@@ -142,13 +142,13 @@ class NoKeeper:
         pass
 
 
-def run(config: params.Params, name: str, splits: Splits, bf16: bool) -> np.ndarray:
+def run(config: params.Params, seed: int, name: str, splits: Splits, bf16: bool) -> np.ndarray:
     """Train; which validation images the kept weights get right, ``[images]`` bool."""
     train, val = splits
-    net = model.build(name, len(train.class_names), config.weights, config.head, config.seed)
+    net = model.build(name, len(train.class_names), config.weights, config.head, seed)
     net = net.to(train.device)
     progress = Progress()
-    for _ in loop.fit(net, config, train, val, NoKeeper(), progress, bf16):  # type: ignore[arg-type]
+    for _ in loop.fit(net, config, seed, train, val, NoKeeper(), progress, bf16):  # type: ignore[arg-type]
         pass
     net.load_state_dict(progress.weights)
     logits, labels = loop.predict(net, val, progress.best["side_pixels"], bf16)

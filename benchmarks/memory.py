@@ -41,7 +41,7 @@ def main() -> None:
             params["phases"]["all"] |= {"epochs": 1, "side_pixels": 32}
             Path(folder, "params.yaml").write_text(yaml.safe_dump(params))
             run(args.source / "download.py", folder)
-            for stage, *words in (["split"], ["pack"], ["train", "--model", "resnet18"]):
+            for stage, *words in (["split"], ["pack"], ["train", "--model", "resnet18", "--seed", "0"]):
                 seconds, peak = run(args.source / f"{stage}.py", folder, *words)
                 images = rows(Path(folder, "data", "d", "manifest.csv"))
                 ratio = peak / first.setdefault(stage, peak) - 1

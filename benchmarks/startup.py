@@ -37,7 +37,7 @@ def first(*arguments):
     print(time.monotonic(), flush=True)
     os._exit(0)
 train.loop.take_step = first
-train.main(["--model", sys.argv[1]])
+train.main(["--model", sys.argv[1], "--seed", "0"])
 """
 """Stage train that ends once its first optimisation step has."""
 
@@ -82,7 +82,9 @@ def measure(clone: Path, models: Sequence[str], repeats: int) -> dict[str, Any]:
                 {
                     "stage": f"{stage}@{model}" if model else stage,
                     "imports_seconds": median(clone, f"{script} --help", repeats),
-                    "alone_seconds": median(clone, f"{script} --model {model}" if model else script, repeats),
+                    "alone_seconds": median(
+                        clone, f"{script} --model {model} --seed 0" if model else script, repeats
+                    ),
                 }
             )
             print(f"{stages[-1]}", file=sys.stderr)

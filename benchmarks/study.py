@@ -60,7 +60,7 @@ def shrunk(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     data |= {
         "models": [args.model],
         "weights": "none",
-        "seed": seed,
+        "seeds": [seed],
         "refit": False,
         "checkpoint_seconds": 600,
     }
@@ -99,16 +99,18 @@ def run(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     folder = args.out / f"seed-{seed}" / recipe
     folder.mkdir(parents=True, exist_ok=True)
     data = shrunk(recipe, seed, args)
-    file, metrics = folder / "params.yaml", folder / "metrics" / "cars" / f"{args.model}.json"
+    file, metrics = folder / "params.yaml", folder / "metrics" / "cars" / f"{args.model}-{seed}.json"
     text = yaml.safe_dump(data, sort_keys=False)
     if not (metrics.is_file() and file.read_text() == text):
         file.write_text(text)
         for stage in ("download", "split", "pack", "train", "evaluate"):
-            words = [stage + ".py", *([args.model] if stage in ("train", "evaluate") else [])]
+            words = [stage + ".py"]
+            if stage in ("train", "evaluate"):
+                words += ["--model", args.model, "--seed", str(seed)]
             print(f"{recipe}, seed {seed}: {stage}", file=sys.stderr, flush=True)
             command = [sys.executable, str(ROOT / "src" / words[0]), *words[1:]]
             subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PYTHONPATH": ""})
-    predictions = pd.read_parquet(folder / "data" / "cars" / "predictions" / f"{args.model}.parquet")
+    predictions = pd.read_parquet(folder / "data" / "cars" / "predictions" / f"{args.model}-{seed}.parquet")
     result = json.loads(metrics.read_text())
     return {
         **result,

@@ -52,9 +52,9 @@ def our_job(config: Any, train: Any, name: str) -> Any:
     """What a step of the recipe's first phase works on."""
     from finegrain import loop, model, runtime
 
-    net = model.build(name, len(train.class_names), config.weights, config.head, config.seed).to(train.device)
+    net = model.build(name, len(train.class_names), config.weights, config.head, 0).to(train.device)
     bf16 = runtime.bf16(config.precision, train.device)
-    return loop.Job(net, config, next(iter(config.phases)), train, bf16)
+    return loop.Job(net, config, 0, next(iter(config.phases)), train, bf16)
 
 
 def our_epochs(job: Any, after_step: FirstStep) -> Epoch:

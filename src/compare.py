@@ -2,6 +2,8 @@
 
 Reads   params.yaml; metrics/<name>, plots/<name>, reports/<name>, models/<name>, data/<name>/predictions
 Writes  reports/index.html, leaderboard.json, leaderboard.md, curves.png, accuracy_vs_time.png
+
+Of a model with several seeds, figures show the training that is best on validation.
 """
 
 from finegrain import stage  # isort: skip  (first: it ends this process with dvc)
@@ -17,6 +19,7 @@ from finegrain import (
     class_figures,
     disk,
     figures,
+    groups,
     leaderboard,
     params,
     paths,
@@ -34,13 +37,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = params.read()
     disk.require(paths.REPORTS, 50_000_000, "the report")
     name, data = config.dataset.name, paths.Data(config.dataset.name)
-    board = leaderboard.rank(name, config.models)
+    board = leaderboard.rank(name, config.models, config.seeds)
     rows = board.rows
-    histories = {row["model"]: pd.read_csv(paths.Run(name, row["model"]).history) for row in rows}
+    shown = {row["model"]: paths.Run.named(name, row["run"]) for row in rows}
+    histories = {model: pd.read_csv(run.history) for model, run in shown.items()}
     curves, cost = chart.png(figures.curves(histories)), chart.png(figures.accuracy_vs_time(rows))
     winner = rows[0]["model"]
-
-    sidecar = record.read_json(paths.Run(name, winner).sidecar)
+    sidecar = record.read_json(shown[winner].sidecar)
 
     record.write_bytes(paths.REPORTS / "curves.png", curves)
     record.write_bytes(paths.REPORTS / "accuracy_vs_time.png", cost)
@@ -51,9 +54,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         dataset=name,
         rows=rows,
         pairs=board.pairs,
+        runs=board.runs,
         curves=curves,
         accuracy_vs_time=cost,
-        models=[_figures(paths.Run(name, row["model"])) for row in rows],
+        models=[_figures(run) for run in shown.values()],
         class_balance=chart.png(class_figures.class_balance(_table(data.class_balance))),
         split=record.read_json(data.split_metrics),
         source=record.read_json(data.source),
@@ -85,6 +89,10 @@ def _figures(run: paths.Run) -> report.ModelFigures:
         confusion=run.confusion.read_bytes(),
         reliability=run.reliability.read_bytes(),
         per_class=chart.png(class_figures.per_class(per_class)),
+        groups=[
+            (kind, groups.summary(group, truth, predicted), groups.table(group, truth, predicted))
+            for kind, group in groups.of(names).items()
+        ],
         confused_pairs=scores.confused_pairs(truth, predicted, names, PAIRS),
         lr_range=[(file.stem, file.read_bytes()) for file in sorted(run.lr_range.glob("*.png"))],
     )

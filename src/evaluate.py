@@ -1,9 +1,9 @@
 """Stage evaluate: score one trained model; the only script that opens the test split.
 
-Reads   params.yaml; models/<name>/<model>.*; data/<name>/pack and manifest.csv
-Writes  metrics/<name>/<model>.json, reports/<name>/intervals/<model>.json,
-        data/<name>/predictions/<model>.parquet,
-        plots/<name>/confusion/<model>.png, reliability/<model>.png and per_class/<model>.csv
+Reads   params.yaml; models/<name>/<run>.*; data/<name>/pack and manifest.csv
+Writes  metrics/<name>/<run>.json, reports/<name>/intervals/<run>.json,
+        data/<name>/predictions/<run>.parquet,
+        plots/<name>/confusion/<run>.png, reliability/<run>.png and per_class/<run>.csv
 """
 
 from finegrain import stage  # isort: skip  (first: it ends this process with dvc)
@@ -22,6 +22,7 @@ from finegrain import (
     class_figures,
     disk,
     figures,
+    groups,
     loop,
     model,
     packed,
@@ -37,9 +38,11 @@ from finegrain.answers import Answers
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="one of params.yaml `models`")
-    name = parser.parse_args(argv).model
+    parser.add_argument("--seed", type=int, required=True, help="one of params.yaml `seeds`")
+    args = parser.parse_args(argv)
     config = params.read()
-    run, data = paths.Run(config.dataset.name, name), paths.Data(config.dataset.name)
+    run = paths.Run(config.dataset.name, args.model, args.seed)
+    data = paths.Data(config.dataset.name)
     checkpoint.remove_recorded()  # the training's outs stand in dvc.lock by now
     disk.require(run.predictions, 50_000_000, "the figures of a model")
     device = runtime.device(config.device)
@@ -70,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             "test": test | {f"calibrated_{key}": after[key] for key in ("loss", "ece")},
             "val": {key: quality["val"][key] for key in ("top1", "loss")},
             "train": {key: quality["train"][key] for key in ("top1", "loss")},
+            "groups": {
+                kind: groups.summary(group, plain.labels, plain.predicted)
+                for kind, group in groups.of(facts["classes"]).items()
+            },
             "temperature": facts["temperature"],
             "best_epoch": facts["best_epoch"],
             "lr": facts["lr"],

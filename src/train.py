@@ -1,8 +1,8 @@
-"""Stage train: run the recipe of params.yaml for one model.
+"""Stage train: run the recipe of params.yaml for one model and seed.
 
 Reads   params.yaml; data/<name>/pack (train and val only)
-Writes  models/<name>/<model>.safetensors and .json, metrics/<name>/cost/<model>.json,
-        plots/<name>/{history,loss,lr}/<model>.csv and plots/<name>/lr_range/<model>/
+Writes  models/<name>/<run>.safetensors and .json, metrics/<name>/cost/<run>.json,
+        plots/<name>/{history,loss,lr}/<run>.csv and plots/<name>/lr_range/<run>/, <run> being <model>-<seed>
 """
 
 from finegrain import stage  # isort: skip  (first: it ends this process with dvc)
@@ -36,7 +36,7 @@ LOSS, LR = ("epoch", "train_loss", "val_loss"), ("epoch", "lr")
 LR_RANGE = ("log10_lr", "lr", "loss", "smoothed_loss")
 """DVC's plots have no logarithmic axis: the logarithm is a column."""
 USED = {
-    *("dataset", "seed", "weights", "head", "normalisation", "lr", "batch_size", "label_smoothing"),
+    *("dataset", "weights", "head", "normalisation", "lr", "batch_size", "label_smoothing"),
     *("ema_decay", "augment", "phases", "refit", "lr_range_test", "precision", "deterministic"),
 }
 
@@ -44,9 +44,11 @@ USED = {
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="one of params.yaml `models`")
-    name = parser.parse_args(argv).model
+    parser.add_argument("--seed", type=int, required=True, help="one of params.yaml `seeds`")
+    args = parser.parse_args(argv)
     config = params.read()
-    run, data = paths.Run(config.dataset.name, name), paths.Data(config.dataset.name)
+    run = paths.Run(config.dataset.name, args.model, args.seed)
+    data, seed = paths.Data(config.dataset.name), args.seed
     device = runtime.device(config.device)
     runtime.be_deterministic(config.deterministic)
     bf16 = runtime.bf16(config.precision, device)
@@ -54,36 +56,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     mean, std = packed.statistics(data.pack, config.normalisation, model.pretrained(config.weights))
     train, val = (packed.Split(data.pack, part, device, mean, std) for part in ("train", "val"))
     classes = len(train.class_names)
-    net = model.build(name, classes, config.weights, config.head, config.seed).to(device)
+    net = model.build(run.model, classes, config.weights, config.head, seed).to(device)
     environment = runtime.environment(device, bf16)
     recipe = config.model_dump(mode="json", include=USED)
     recipe["dataset"] = config.dataset.name
-    key = {"model": name, "recipe": recipe, "data": train.fingerprint, "environment": environment}
+    key = {"model": run.model, "seed": seed, "recipe": recipe}
+    key |= {"data": train.fingerprint, "environment": environment}
     code = [Path(__file__), *Path(params.__file__).parent.glob("*.py")]
     chosen, final = Progress(), Progress()
     disk.require(run.weights, model.bytes_of(net), "the model")
     seconds = config.checkpoint_seconds
-    with checkpoint.Keeper(f"{config.dataset.name}-{name}", key, code, seconds) as keeper:
+    with checkpoint.Keeper(f"{config.dataset.name}-{run.name}", key, code, seconds) as keeper:
         keepers = [keeper]
         keeper.require_room(state_bytes(net, config))
-        for row in loop.fit(net, config, train, val, keeper, chosen, bf16):
+        for row in loop.fit(net, config, seed, train, val, keeper, chosen, bf16):
             write_history(run, chosen)
             said = f"val loss {row['val_loss']:.3f}, val top-1 {row['val_top1']:.2%}"
-            record.say(f"{name} epoch {row['epoch']}: train loss {row['train_loss']:.3f}, {said}")
+            record.say(f"{run.name} epoch {row['epoch']}: train loss {row['train_loss']:.3f}, {said}")
         net.load_state_dict(chosen.weights)
         logits, labels = loop.predict(net, val, chosen.best["side_pixels"], bf16)
         temperature = calibration.temperature(logits.numpy(), labels.numpy())
         if config.refit:
             both = packed.Split(data.pack, "train+val", device, mean, std)
-            net = model.build(name, classes, config.weights, config.head, config.seed).to(device)
-            with checkpoint.Keeper(f"{config.dataset.name}-{name}-refit", key, code, seconds) as second:
+            net = model.build(run.model, classes, config.weights, config.head, seed).to(device)
+            with checkpoint.Keeper(f"{config.dataset.name}-{run.name}-refit", key, code, seconds) as second:
                 keepers.append(second)
                 second.require_room(state_bytes(net, config))
-                for row in loop.fit(net, config, both, None, second, final, bf16, plan=chosen):
-                    record.say(f"{name} refit, epoch {row['epoch']}: train loss {row['train_loss']:.3f}")
+                for row in loop.fit(net, config, seed, both, None, second, final, bf16, plan=chosen):
+                    record.say(f"{run.name} refit, epoch {row['epoch']}: train loss {row['train_loss']:.3f}")
         kept = final if config.refit else chosen
         facts = {
-            "model": name,
+            "model": run.model,
+            "seed": seed,
             "classes": train.class_names,
             "side_pixels": kept.best["side_pixels"],
             "pack_side_pixels": train.side_pixels,
@@ -103,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model.save(run.weights, run.sidecar, kept.weights, facts)
         write_sweeps(run, chosen, list(config.phases))
         average = optim.average(net, config.ema_decay) if config.ema_decay else None
-        job = loop.Job(net, config, next(iter(config.phases)), train, bf16, average)
+        job = loop.Job(net, config, seed, next(iter(config.phases)), train, bf16, average)
         record.write_json(run.cost, cost(job, [*chosen.rows, *final.rows], min(chosen.lrs.values())))
         for each in keepers:
             each.finish(run.weights)

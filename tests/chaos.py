@@ -44,8 +44,9 @@ WAYS = {
     "repro": "exec dvc repro",
     "exp run": "exec dvc exp run -n {name}",
     "exp run --temp": "exec dvc exp run --temp -n {name}",
+    # a worker that was asked to end (SIGTERM) works its task off first: so long no other starts
     "queue": "dvc exp run --queue -n {name} && dvc queue start && "
-    "until dvc queue status | grep {name} | grep -qE 'Success|Failed'; do sleep 1; done",
+    "until dvc queue status | grep {name} | grep -qE 'Success|Failed'; do sleep 1; dvc queue start; done",
 }
 
 

@@ -31,7 +31,14 @@ TINY = {
 TINY.pop("phases")
 TINY |= {"phases__all__side_pixels": 32, "dataset": {"name": "odd", "source": "archive", "path": "photos"}}
 TINY = {k: v for k, v in TINY.items() if not k.startswith("dataset__")}
-STAGES = ("download", "split", "pack", "train --model resnet18", "evaluate --model resnet18", "compare")
+STAGES = (
+    "download",
+    "split",
+    "pack",
+    "train --model resnet18 --seed 0",
+    "evaluate --model resnet18 --seed 0",
+    "compare",
+)
 
 
 def run(stage: str, folder: Path, **options) -> subprocess.CompletedProcess[str]:
@@ -110,9 +117,9 @@ def test_odd_images_are_used_and_bad_ones_are_listed(odd):
 def test_odd_class_names_come_through_to_the_page(odd):
     folder, _ = odd
     expected = sorted(ODD_NAMES)
-    assert json.loads((folder / "models/odd/resnet18.json").read_text())["classes"] == expected
-    recall = pd.read_csv(folder / "plots/odd/per_class/resnet18.csv", keep_default_na=False)
-    kept = pd.read_parquet(folder / "data/odd/predictions/resnet18.parquet")
+    assert json.loads((folder / "models/odd/resnet18-0.json").read_text())["classes"] == expected
+    recall = pd.read_csv(folder / "plots/odd/per_class/resnet18-0.csv", keep_default_na=False)
+    kept = pd.read_parquet(folder / "data/odd/predictions/resnet18-0.parquet")
     assert set(recall["class"]) == set(kept["class"]) == set(expected)
     page = (folder / "reports/index.html").read_text()
     assert "<img src=x" not in page and "&lt;img src=x" in page and ODD_NAMES[0] in page
@@ -146,7 +153,7 @@ def test_a_disk_that_fills_up_during_a_stage_is_one_message(tmp_path):
 def test_a_gpu_that_is_not_there(tmp_path, tiny_pack):
     changed(tmp_path, device="cuda", dataset__name="tiny")
     done = subprocess.run(
-        [sys.executable, str(ROOT / "src" / "train.py"), "--model", "resnet18"],
+        [sys.executable, str(ROOT / "src" / "train.py"), "--model", "resnet18", "--seed", "0"],
         cwd=tmp_path,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -166,7 +173,7 @@ def test_too_little_memory_names_the_batch_size(tmp_path, tiny_pack):
     def little() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (6 * 2**30, 6 * 2**30))
 
-    done = run("train --model resnet50", tmp_path, preexec_fn=little)
+    done = run("train --model resnet50 --seed 0", tmp_path, preexec_fn=little)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     said = "params.yaml: batch_size: 42 images of 1024 px do not fit this machine's memory; halve it"
     assert said in done.stderr

@@ -10,7 +10,7 @@ from finegrain import ceiling, loop, model
 def test_a_run_half_as_fast_as_its_ceiling_has_the_fraction_one_half(tiny_pack, tmp_path, monkeypatch):
     config = settings(tmp_path)
     net = model.build("resnet18", 3, "none", config.head, 0)
-    job = loop.Job(net, config, "warm", split(tiny_pack, "train"), False)
+    job = loop.Job(net, config, 0, "warm", split(tiny_pack, "train"), False)
     rows = [
         {"phase": name, "side_pixels": 32, "train_images": 100, "train_seconds": 2.0, "seconds": 3.0}
         for name in ("warm", "all", "all", "all")
@@ -31,7 +31,7 @@ def test_a_run_half_as_fast_as_its_ceiling_has_the_fraction_one_half(tiny_pack, 
 def test_the_same_batch_is_fed_for_about_the_time_given(tiny_pack, tmp_path, monkeypatch, phase):
     config = settings(tmp_path)
     net = model.build("resnet18", 3, "none", config.head, 0)
-    job = loop.Job(net, config, phase, split(tiny_pack, "train"), False)
+    job = loop.Job(net, config, 0, phase, split(tiny_pack, "train"), False)
     fed, clock = [], [0.0]
     real = loop.take_step
 

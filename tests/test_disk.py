@@ -34,8 +34,8 @@ def test_each_stage_refuses_a_full_disk_and_goes_on_once_there_is_room(project, 
         ("download", []),
         ("split", []),
         ("pack", []),
-        ("train", ["--model", "resnet18"]),
-        ("evaluate", ["--model", "resnet18"]),
+        ("train", ["--model", "resnet18", "--seed", "0"]),
+        ("evaluate", ["--model", "resnet18", "--seed", "0"]),
         ("compare", []),
     ):
         stage = importlib.import_module(name)

@@ -41,18 +41,18 @@ def test_a_second_repro_does_nothing_and_the_tree_is_clean(clone):
 
 
 def test_one_stage_by_name(clone):
-    assert "didn't change" in clone("dvc repro train@resnet18")
+    assert "didn't change" in clone("dvc repro train@resnet18-0")
 
 
 def test_an_experiment_with_another_rate_retrains_and_nothing_before(clone):
     output = clone("dvc exp run -n other-rate -S lr=0.003")
-    assert stages_run(output) == {"train@resnet18", "evaluate@resnet18", "compare"}
+    assert stages_run(output) == {"train@resnet18-0", "evaluate@resnet18-0", "compare"}
     assert yaml.safe_load((clone.folder / "params.yaml").read_text())["lr"] == 0.003
     shown = clone("dvc exp show --csv")
     assert "other-rate" in shown and "0.003" in shown
     difference = clone("dvc metrics diff --json")
     change = json.loads(difference)["diff"] if "diff" in json.loads(difference) else json.loads(difference)
-    assert "test.loss" in change[str(Path("metrics/sample/resnet18.json"))]
+    assert "test.loss" in change[str(Path("metrics/sample/resnet18-0.json"))]
     plots = clone("dvc plots diff HEAD --out shown")
     page = clone.folder / "shown" / "index.html"
     assert page.is_file() and "file://" in plots
@@ -63,14 +63,14 @@ def test_an_experiment_with_another_rate_retrains_and_nothing_before(clone):
 
 def test_an_experiment_with_other_models_trains_just_these(clone):
     output = clone("dvc exp run -n other-models -S 'models=[resnet34]'")
-    assert stages_run(output) == {"train@resnet34", "evaluate@resnet34", "compare"}
+    assert stages_run(output) == {"train@resnet34-0", "evaluate@resnet34-0", "compare"}
     assert set(clone.json("reports/leaderboard.json")["models"]) == {"resnet34"}
     clone("git checkout -q . && git clean -fdq && dvc checkout -q")
 
 
 def test_another_way_to_ask_the_network_trains_nothing(clone):
     output = clone("dvc exp run -n flipped -S evaluate.flip=true")
-    assert stages_run(output) == {"evaluate@resnet18", "compare"}
+    assert stages_run(output) == {"evaluate@resnet18-0", "compare"}
     clone("git checkout -q . && dvc checkout -q")
 
 
@@ -84,10 +84,14 @@ def test_an_experiment_on_a_reference_recipe_does_all_it_says(clone):
         "dvc exp run -n changed-recipe -S lr=0.004 -S phases.all.epochs=2 -S weights=none"
         " -S 'models=[resnet34]'"
     )
-    assert "train@resnet34" in stages_run(output)
+    assert "train@resnet34-0" in stages_run(output)
     name = "stanford-cars-one-cycle"
-    assert clone.json(f"metrics/{name}/resnet34.json")["lr"] == {"head": 0.01, "all": 0.004, "larger": 0.004}
-    history = (clone.folder / f"plots/{name}/history/resnet34.csv").read_text()
+    assert clone.json(f"metrics/{name}/resnet34-0.json")["lr"] == {
+        "head": 0.01,
+        "all": 0.004,
+        "larger": 0.004,
+    }
+    history = (clone.folder / f"plots/{name}/history/resnet34-0.csv").read_text()
     assert history.count(",all,") == 2 and history.count(",larger,") == 1
     assert (clone.folder / f"plots/{name}/lr_range/resnet34/all.png").is_file()
     shown = clone("dvc plots show --out shown") and (clone.folder / "shown" / "index.html").read_text()
@@ -107,7 +111,7 @@ def test_a_temp_experiment_runs_its_own_code_not_the_workspace_s(clone):
     file.write_text(before)  # the experiment has its own copy
     shown = clone("dvc exp show --csv")
     assert "1234.5" in shown
-    assert clone.json("metrics/sample/resnet18.json")["test"]["loss"] < 1000
+    assert clone.json("metrics/sample/resnet18-0.json")["test"]["loss"] < 1000
 
 
 def test_a_queue_of_rates_runs_and_is_shown(clone):
@@ -153,10 +157,10 @@ def test_two_clones_give_the_same_bits(clone, tmp_path_factory):
     other("dvc repro")
     same = [
         *(f"metrics/sample/{name}.json" for name in ("resnet18", "data/split", "data/source")),
-        *("data/sample/manifest.csv", "data/sample/predictions/resnet18.parquet"),
-        *("models/sample/resnet18.safetensors", "plots/sample/history/resnet18.csv"),
+        *("data/sample/manifest.csv", "data/sample/predictions/resnet18-0.parquet"),
+        *("models/sample/resnet18-0.safetensors", "plots/sample/history/resnet18-0.csv"),
         *(f"data/sample/pack/{split}.npy" for split in ("train", "val", "test")),
-        "plots/sample/confusion/resnet18.png",
+        "plots/sample/confusion/resnet18-0.png",
     ]
     for path in same:
         assert (clone.folder / path).read_bytes() == (other.folder / path).read_bytes(), path

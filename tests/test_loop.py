@@ -72,10 +72,10 @@ class Scripted(checkpoint.Keeper):
 
 def run(pack, config, killed_at=None, name="resnet18", names=("train", "val"), plan=None, saves=()):
     train, val = (split(pack, n) if n else None for n in names)
-    net, progress = model.build(name, 3, "none", config.head, config.seed), Progress()
+    net, progress = model.build(name, 3, "none", config.head, 0), Progress()
     key = {"config": config.model_dump(mode="json"), "names": names}
     with Scripted(key, saves, killed_at) as keeper:
-        for _ in loop.fit(net, config, train, val, keeper, progress, False, plan):
+        for _ in loop.fit(net, config, 0, train, val, keeper, progress, False, plan):
             pass
         keeper.finish(Path("weights"))
     return net, progress
@@ -193,7 +193,7 @@ def test_the_range_test_leaves_the_network_as_it_was_to_the_bit(tiny_pack, tmp_p
     net = model.build("resnet18", 3, "none", config.head, 0)
     model.set_part(net, "head+norm")
     before = copy.deepcopy(net.state_dict())
-    points = loop.sweep_rates(loop.Job(net, config, "warm", split(tiny_pack, "train"), False))
+    points = loop.sweep_rates(loop.Job(net, config, 0, "warm", split(tiny_pack, "train"), False))
     assert len(points) > 20 and points[-1].lr > points[0].lr
     assert same_bits(before, net.state_dict())
     assert all(p.grad is None for p in net.parameters())
@@ -245,7 +245,7 @@ def test_a_kill_during_the_refit_does_not_repeat_the_choosing_run(tiny_pack, tmp
         with pytest.raises(Killed), checkpoint.Keeper("tiny", {}, []) as keeper:
             if attempt:
                 monkeypatch.setattr(loop, "train_steps", None)  # would fail if called
-            assert len(list(loop.fit(net, config, train, val, keeper, progress, False))) == 4
+            assert len(list(loop.fit(net, config, 0, train, val, keeper, progress, False))) == 4
             raise Killed
         assert progress.weights
 

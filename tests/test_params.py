@@ -106,7 +106,9 @@ def test_model_names_are_torchvision_s():
         ({"phases": {}}, ["phases", "at least 1"]),
         ({"models": []}, ["models", "at least 1"]),
         ({"models": ["resnet81"]}, ["models.0: 'resnet81'", "did you mean 'resnet18'?"]),
-        ({"models": ["resnet18", "resnet18"]}, ["resnet18 is listed twice"]),
+        ({"models": ["resnet18", "resnet18"]}, ["models: resnet18 is listed twice"]),
+        ({"seeds": [1, 0, 1]}, ["seeds: 1 is listed twice"]),
+        ({"seeds": []}, ["seeds", "at least 1"]),
         ({"dataset__source": "kagle"}, ["dataset", "kaggle"]),
         (
             {"dataset": {"name": "a", "source": "kaggle", "slug": "owner/data"}},

@@ -41,9 +41,11 @@ def trained(tmp_path_factory) -> Path:
         for stage, argv in ((download, []), (split, []), (pack, [])):
             stage.main(argv)
         for stage in (train, evaluate):
-            stage.main(["--model", "resnet18"])
+            stage.main(["--model", "resnet18", "--seed", "0"])
     (folder / "reports").mkdir(exist_ok=True)
-    (folder / "reports/leaderboard.json").write_text('{"winner": "resnet18"}')
+    (folder / "reports/leaderboard.json").write_text(
+        '{"winner": "resnet18", "models": {"resnet18": {"run": "resnet18-0"}}}'
+    )
     with zipfile.ZipFile(folder / "data/sample/archive/sample.zip") as packed_:
         rows = pd.read_csv(folder / "data/sample/manifest.csv")
         for path in rows[rows["split"] == "test"]["path"]:
@@ -85,7 +87,7 @@ def test_it_gives_the_logits_that_evaluate_computed(project):
 @pytest.mark.slow
 def test_its_answers_are_the_kept_predictions(project, capsys):
     assert run("photos", "--format", "csv", "--precision", "auto") == 0
-    kept = pd.read_parquet("data/sample/predictions/resnet18.parquet").set_index("path")
+    kept = pd.read_parquet("data/sample/predictions/resnet18-0.parquet").set_index("path")
     got = {Path(row["image"]).relative_to("photos").as_posix(): row for row in table(capsys.readouterr().out)}
     assert got.keys() == set(kept.index)
     for path, row in got.items():
@@ -114,7 +116,7 @@ def test_a_csv_of_labels_measures_accuracy(project, capsys):
     lines = [json.loads(line) for line in captured.out.splitlines()]
     assert len(lines) == len(some) and all(len(line["top"]) == 5 for line in lines)
     right = sum(line["correct"] for line in lines)
-    kept = pd.read_parquet("data/sample/predictions/resnet18.parquet").set_index("path").loc[some["path"]]
+    kept = pd.read_parquet("data/sample/predictions/resnet18-0.parquet").set_index("path").loc[some["path"]]
     assert abs(right - (kept["class"] == kept["class_1"]).sum()) <= 1
     assert f"top-1 {right / len(some):.2%}" in captured.err and f"of {len(some)} photos" in captured.err
 

@@ -92,19 +92,19 @@ def test_every_recipe_runs_shrunk_through_the_real_stages(name, project, monkeyp
     monkeypatch.syspath_prepend(str(ROOT / "src"))
     for stage, facts in STAGES.items():
         main = importlib.import_module(script_of(stage).stem).main
-        main(["--model", "resnet18"] if "matrix" in facts else [])
-    history = pd.read_csv(f"plots/{name}/history/resnet18.csv")
+        main(["--model", "resnet18", "--seed", "0"] if "matrix" in facts else [])
+    history = pd.read_csv(f"plots/{name}/history/resnet18-0.csv")
     assert history["phase"].tolist() == list(data["phases"])
-    metrics = json.loads(Path(f"metrics/{name}/resnet18.json").read_text())
+    metrics = json.loads(Path(f"metrics/{name}/resnet18-0.json").read_text())
     assert metrics["lr"] == {k: phase.lr or config.lr for k, phase in config.phases.items()}
     assert 0 <= metrics["test"]["top1"] <= 1 and metrics["val"]["top1"] == history["val_top1"].max()
-    folder = Path(f"plots/{name}/lr_range/resnet18")
+    folder = Path(f"plots/{name}/lr_range/resnet18-0")
     assert {file.stem for file in folder.glob("*.csv")} == set(data["phases"])
     tested = {k for k, phase in config.phases.items() if phase.lr_range_test}
     assert {file.stem for file in folder.glob("*.png")} == tested
     for phase in tested:
         assert len(pd.read_csv(folder / f"{phase}.csv")) == 10
-    sidecar = json.loads(Path(f"models/{name}/resnet18.json").read_text())
+    sidecar = json.loads(Path(f"models/{name}/resnet18-0.json").read_text())
     assert sidecar["refit"] == data["refit"]
     page = Path("reports/index.html").read_text()
     assert ("LR range test" in page) == bool(tested)
@@ -241,7 +241,7 @@ def watched(data: dict[str, Any], pack: Path, folder: Path) -> list[Seen]:
     try:
         with checkpoint.Keeper("trace", {}, []) as keeper:
             parts = (split(pack, "train"), split(pack, "val"))
-            rows = list(loop.fit(net, config, *parts, keeper, Progress(), False))
+            rows = list(loop.fit(net, config, 0, *parts, keeper, Progress(), False))
     finally:
         hook.remove()
     phases = [name for name, phase in config.phases.items() for _ in range(phase.epochs)]

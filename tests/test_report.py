@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from finegrain import report
+from finegrain.groups import Row
 
 HOSTILE = '<script>alert("x")</script> & Söhne'
 
@@ -18,6 +19,8 @@ def row(model: str, top1: float, verdict: str, p: float | None) -> dict[str, Any
         "test_mean_class_accuracy": 0.81, "test_loss": 0.4567, "test_ece": 0.03, "test_calibrated_ece": 0.01,
         "seconds": 3725.0, "images_per_second": 1234.5, "parameters": 11_200_000,
         "peak_memory_bytes": 3 * 2**30, "p_value": p, "verdict": verdict,
+        "run": f"{model}-0", "seeds": 1, "test_top1_sd": None, "test_calibrated_loss": 0.4,
+        "fraction_of_ceiling": 0.97,
     }  # fmt: skip
 
 
@@ -39,11 +42,15 @@ ROWS = [
 ]
 
 
+GROUPS = [Row("AM General", 1, 20, 0.5, 0.75)]
+
+
 def page(**changes: Any) -> str:
     facts: dict[str, Any] = {
         "dataset": "cars",
         "rows": ROWS,
         "pairs": PAIRS,
+        "runs": [{**r, "seed": 0} for r in ROWS],
         "curves": b"curves",
         "accuracy_vs_time": b"cost",
         "models": [
@@ -53,6 +60,7 @@ def page(**changes: Any) -> str:
                 b"reliability",
                 b"recall",
                 [(HOSTILE, "Aero Sedan 2012", 3, 9)],
+                [("make", {"top1": 0.75, "of_mistakes": 0.5, "of_mistakes_by_chance": 0.125}, GROUPS)],
                 [("all", b"sweep")],
             )
             for r in ROWS
@@ -113,11 +121,17 @@ def test_the_page_is_well_formed_and_holds_every_section():
         "3.00 GiB",
     ]
     wanted += ["5,000 train", "o/d/2", "abc123", "lr: 0.1  # <rate>", "3 of 9", "2 exact duplicates"]
+    wanted += [
+        "AM General",
+        "right make: of the mistakes 50\xa0% stay within it, where chance would give 12\xa0%",
+    ]
+    wanted += ["One seed was run", "97\xa0%"]
     wanted += ["+6.2", "+5.2 to +7.2", "−0.5", "p < 0.001"]
     for words in wanted:
         assert words in parsed.words, words
     assert sum(tag == "img" for tag, _ in parsed.tags) == 3 + 4 * len(ROWS)
-    assert [list(a) for t, a in parsed.tags if t == "details"][:2] == [[], ["open"]]
+    opened = [list(a) for t, a in parsed.tags if t == "details"]
+    assert opened.count(["open"]) == 1  # the winner's mistakes
 
 
 def test_the_page_loads_nothing_from_elsewhere_and_runs_no_script():
@@ -135,10 +149,17 @@ def test_names_from_the_archive_are_text_not_markup():
 
 
 def test_a_class_without_mistakes_and_a_clean_dataset_need_no_tables():
-    models = [report.ModelFigures("resnet50", b"", b"", b"", [], [])]
+    models = [report.ModelFigures("resnet50", b"", b"", b"", [], [], [])]
     text = Parsed(page(rows=ROWS[:1], pairs=[], models=models, rejected=[], near_duplicates=[])).words
     assert "No mistake on any test image" in text and "only model of this run" in text
     assert "images left out" not in text
+
+
+def test_several_seeds_show_their_spread():
+    rows = [{**r, "seeds": 3, "test_top1_sd": 0.0123} for r in ROWS]
+    text = Parsed(page(rows=rows)).words
+    assert "means over 3 trainings" in text and "Every training" in text and "One seed" not in text
+    assert "| 3 (sd 1.2) |" in report.markdown(rows)
 
 
 def test_the_statement_tells_real_differences_from_noise():
@@ -154,7 +175,17 @@ def test_the_markdown_table_has_a_line_a_model():
     assert len(lines) == 2 + len(ROWS)
     cells = [cell.strip().replace("\xa0", " ") for cell in lines[2].strip("|").split("|")]
     test = "91.23 % [90.2 %, 92.2 %]"
-    assert cells == ["**resnet50**", "91.23 %", test, "99.00 %", "80.00 %", "1 h 02 min", "1,234", "winner"]
+    assert cells == [
+        "**resnet50**",
+        "1",
+        "91.23 %",
+        test,
+        "99.00 %",
+        "80.00 %",
+        "1 h 02 min",
+        "1,234",
+        "winner",
+    ]
     assert json.dumps(lines[3]).count("really worse") == 1
 
 

@@ -43,7 +43,7 @@ def test_a_stage_ends_with_dvc_even_while_it_imports():
         "p.stdout.readline()\nprint(p.pid, flush=True)\n"
         "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
     )
-    environment = {**os.environ, "DVC_STAGE": "train@resnet18"}
+    environment = {**os.environ, "DVC_STAGE": "train@resnet18-0"}
     done = subprocess.run(
         [sys.executable, "-c", parent], cwd=ROOT / "src", env=environment, capture_output=True, text=True
     )
@@ -58,12 +58,12 @@ def test_a_stage_ends_with_dvc_even_while_it_imports():
 @pytest.mark.parametrize("number", sorted(stage.CURES))
 def test_what_the_system_refuses_is_one_message_with_file_and_cure(number):
     def refused():
-        raise OSError(number, os.strerror(number), "models/sample/resnet18.safetensors")
+        raise OSError(number, os.strerror(number), "models/sample/resnet18-0.safetensors")
 
     with pytest.raises(SystemExit) as caught:
         stage.main(refused)
     message = str(caught.value)
-    assert message.startswith("error: models/sample/resnet18.safetensors: ") and "\n" not in message
+    assert message.startswith("error: models/sample/resnet18-0.safetensors: ") and "\n" not in message
     assert stage.CURES[number] in message and os.strerror(number) in message
 
 

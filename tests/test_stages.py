@@ -13,12 +13,14 @@ from test_params import changed
 
 from finegrain import params
 
-MODELS = ["resnet18", "efficientnet_b0"]
+MODELS, SEEDS = ["resnet18", "efficientnet_b0"], [0, 3]
+RUNS = [f"{model}-{seed}" for model in MODELS for seed in SEEDS]
 SMALL = {
     "dataset__images_per_class": 8,
     "dataset__side_pixels": 32,
     "pack__side_pixels": 32,
     "models": MODELS,
+    "seeds": SEEDS,
     "phases": {
         "all": {
             "part": "all",
@@ -61,8 +63,9 @@ def finished(tmp_path_factory) -> dict[str, Any]:
         for stage, facts in STAGES.items():
             LOOKED_AT.clear()
             script = importlib.import_module(script_of(stage).stem)
-            for model in MODELS if "matrix" in facts else [None]:
-                script.main(["--model", model] if model else [])
+            for run in RUNS if "matrix" in facts else [None]:
+                model, _, seed = (run or "").rpartition("-")
+                script.main(["--model", model, "--seed", seed] if run else [])
             used[stage] = set(LOOKED_AT)
     return {"folder": folder, "used": used}
 
@@ -71,8 +74,9 @@ def resolved(paths: list[Any]) -> set[str]:
     found = set()
     for entry in paths:
         path = entry if isinstance(entry, str) else next(iter(entry))
-        for model in MODELS:
-            found.add(path.replace("${dataset.name}", "sample").replace("${item.model}", model))
+        for run in RUNS:
+            named = path.replace("${dataset.name}", "sample")
+            found.add(named.replace("${item.model}-${item.seed}", run))
     return found
 
 
@@ -96,9 +100,9 @@ def test_the_files_written_are_exactly_the_outs_declared(finished):
 
 def test_metrics_equal_a_count_over_the_kept_predictions(finished):
     folder = finished["folder"]
-    for model in MODELS:
-        metrics = json.loads((folder / f"metrics/sample/{model}.json").read_text())
-        kept = pd.read_parquet(folder / f"data/sample/predictions/{model}.parquet")
+    for run in RUNS:
+        metrics = json.loads((folder / f"metrics/sample/{run}.json").read_text())
+        kept = pd.read_parquet(folder / f"data/sample/predictions/{run}.parquet")
         assert metrics["test"]["top1"] == pytest.approx((kept["class"] == kept["class_1"]).mean())
         top5 = kept[[f"class_{i}" for i in range(1, 6)]].eq(kept["class"], axis=0).any(axis=1).mean()
         assert metrics["test"]["top5"] == pytest.approx(top5)
@@ -110,9 +114,9 @@ def test_metrics_equal_a_count_over_the_kept_predictions(finished):
 
 def test_the_best_epoch_of_the_history_is_the_one_evaluated(finished):
     folder = finished["folder"]
-    for model in MODELS:
-        history = pd.read_csv(folder / f"plots/sample/history/{model}.csv")
-        metrics = json.loads((folder / f"metrics/sample/{model}.json").read_text())
+    for run in RUNS:
+        history = pd.read_csv(folder / f"plots/sample/history/{run}.csv")
+        metrics = json.loads((folder / f"metrics/sample/{run}.json").read_text())
         assert history["epoch"].tolist() == [1, 2]
         best = history.set_index("epoch").loc[metrics["best_epoch"]]
         assert best["val_top1"] == history["val_top1"].max()
@@ -121,8 +125,8 @@ def test_the_best_epoch_of_the_history_is_the_one_evaluated(finished):
 
 
 def test_the_cost_file_holds_what_the_run_took(finished):
-    for model in MODELS:
-        cost = json.loads((finished["folder"] / f"metrics/sample/cost/{model}.json").read_text())
+    for run in RUNS:
+        cost = json.loads((finished["folder"] / f"metrics/sample/cost/{run}.json").read_text())
         assert cost["seconds"] > 0 and cost["images_per_second"] > 0
         assert cost["fraction_of_ceiling"] > 0  # of two noisy speeds: tests/test_ceiling.py checks the value
         assert cost["parameters"] > 1e6 and cost["peak_memory_bytes"] > 1e8
@@ -134,6 +138,30 @@ def test_the_leaderboard_names_the_winner_by_validation(finished):
     assert val[board["winner"]] == max(val.values())
     table = (finished["folder"] / "reports/leaderboard.md").read_text()
     assert all(model in table for model in MODELS)
+
+
+def test_a_model_of_several_seeds_is_their_mean(finished):
+    folder = finished["folder"]
+    board = json.loads((folder / "reports/leaderboard.json").read_text())["models"]
+    for model in MODELS:
+        runs = {
+            f"{model}-{seed}": json.loads((folder / f"metrics/sample/{model}-{seed}.json").read_text())
+            for seed in SEEDS
+        }
+        top1 = np.array([run["test"]["top1"] for run in runs.values()])
+        assert board[model]["test_top1"] == pytest.approx(top1.mean())
+        assert board[model]["test_top1_sd"] == pytest.approx(top1.std(ddof=1))
+        best = max(runs, key=lambda name: (runs[name]["val"]["top1"], -runs[name]["val"]["loss"]))
+        assert board[model]["run"] == best
+    page = (folder / "reports/index.html").read_text()
+    assert "means over 2 trainings" in page and "Every training" in page
+
+
+def test_another_seed_is_another_network_on_the_same_split(finished):
+    sidecars = [json.loads((finished["folder"] / f"models/sample/{run}.json").read_text()) for run in RUNS]
+    assert len({facts["sha256"] for facts in sidecars}) == len(RUNS)
+    assert len({facts["data"] for facts in sidecars}) == 1
+    assert [facts["seed"] for facts in sidecars] == SEEDS * 2
 
 
 def test_splits_share_no_image_and_hold_every_class(finished):

@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("paths", nargs="+", metavar="PATH", help="photos, folders, globs, archives")
     predict.add_argument(
         "--model",
-        help="a .safetensors file or one of params.yaml `models`; else the leaderboard's winner",
+        help="a .safetensors file, a model, or a run such as resnet18-0; else the leaderboard's winner",
     )
     predict.add_argument("--top", type=_positive, default=5, help="how many classes to tell")
     predict.add_argument("--format", choices=("table", "csv", "jsonl"), default="table")

@@ -5,77 +5,110 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from finegrain import paths, predictions, record, scores
+from finegrain import paired, paths, predictions, record
 from finegrain.errors import UserError
-
-SIGNIFICANCE = 0.05
+from finegrain.paired import Bools
 
 
 @dataclass(frozen=True)
 class Board:
     rows: list[dict[str, Any]]
-    """One a model, best validation top-1 first (validation loss breaks ties), with ``p_value`` and
-    ``verdict`` against the winner; the winner's are None and ``winner``."""
+    """One a model, best validation top-1 first (validation loss breaks ties): means over its seeds, the
+    ``run`` that is best on validation, ``seeds``, ``test_top1_sd`` between them (None: there is one), and
+    ``p_value`` and ``verdict`` against the winner; the winner's are None and ``winner``."""
     pairs: list[dict[str, Any]]
     """One for every two models: ``model``, ``other``, which ranks lower, ``difference`` of their test top-1
     with its 95 % interval ``low`` to ``high``, ``p_value`` and ``verdict`` on the first one."""
+    runs: list[dict[str, Any]]
+    """One a training, in the order of ``rows`` and of the seeds."""
 
 
-def rank(dataset: str, models: Sequence[str]) -> Board:
+def rank(dataset: str, models: Sequence[str], seeds: Sequence[int]) -> Board:
     """Compare the models on the same test images.
 
-    p-values are McNemar's, corrected by Holm for the number of pairs; a difference is called real where
-    the corrected one is below 0.05.
+    p-values are ``paired.compare``'s, corrected by Holm for the number of pairs; a difference is called real
+    where the corrected one is below 0.05.
 
     Raises:
         UserError: metrics or predictions are missing, or are of different test images.
     """
-    rows = [_row(paths.Run(dataset, model)) for model in models]
+    trained = {model: [paths.Run(dataset, model, seed) for seed in seeds] for model in models}
+    runs = {model: [_run(run) for run in each] for model, each in trained.items()}
+    right = _right(trained)
+    rows = [_row(model, runs[model], right[model]) for model in models]
     rows.sort(key=lambda row: (-row["val_top1"], row["val_loss"]))
-    kept = {row["model"]: predictions.read(paths.Run(dataset, row["model"]).predictions) for row in rows}
-    winner = rows[0]["model"]
-    for model, frame in kept.items():
-        if not frame["path"].equals(kept[winner]["path"]):
-            raise UserError(f"{model} was scored on other test images than {winner}; run `dvc repro`")
-    pairs = _pairs(kept)
+    order = [row["model"] for row in rows]
+    pairs = _pairs({model: right[model] for model in order})
     rows[0] |= {"p_value": None, "verdict": "winner"}
-    against = {pair["other"]: pair for pair in pairs if pair["model"] == winner}
-    for row in rows[1:]:
-        p = against[row["model"]]["p_value"]
-        row |= {"p_value": p, "verdict": _verdict(-against[row["model"]]["difference"], p)}
-    return Board(rows, pairs)
+    for row, pair in zip(rows[1:], pairs, strict=False):  # the winner's pairs come first
+        against = pair["comparison"].reverse()
+        row |= {"p_value": against.p_value, "verdict": against.verdict}
+    return Board(rows, [_flat(pair) for pair in pairs], [run for model in order for run in runs[model]])
 
 
-def _pairs(kept: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
-    correct = {model: frame["correct"].to_numpy() for model, frame in kept.items()}
-    pairs: list[dict[str, Any]] = []
-    for model, other in itertools.combinations(kept, 2):
-        difference, low, high = scores.paired_difference(correct[model], correct[other])
-        raw = scores.mcnemar(correct[model], correct[other])
-        pairs.append(
-            {"model": model, "other": other, "difference": difference, "low": low, "high": high, "p": raw}
-        )
-    for pair, p in zip(pairs, scores.holm([pair.pop("p") for pair in pairs]), strict=True):
-        pair |= {"p_value": p, "verdict": _verdict(pair["difference"], p)}
-    return pairs
-
-
-def _row(run: paths.Run) -> dict[str, Any]:
-    quality, cost = record.read_json(run.metrics), record.read_json(run.cost)
-    test = {f"test_{name}": value for name, value in quality["test"].items()}
+def _right(trained: dict[str, list[paths.Run]]) -> dict[str, Bools]:
+    """Of each model ``[seeds, N]``: which test images each of its trainings gets right."""
+    kept = {run.name: predictions.read(run.predictions) for runs in trained.values() for run in runs}
+    first, paths_of_first = next((name, frame["path"]) for name, frame in kept.items())
+    for name, frame in kept.items():
+        if not frame["path"].equals(paths_of_first):
+            raise UserError(f"{name} was scored on other test images than {first}; run `dvc repro`")
     return {
-        "model": run.model,
-        "val_top1": quality["val"]["top1"],
-        "val_loss": quality["val"]["loss"],
-        "train_top1": quality["train"]["top1"],
-        **test,
-        **cost,
+        model: np.stack([kept[run.name]["correct"].to_numpy() for run in runs])
+        for model, runs in trained.items()
     }
 
 
-def _verdict(difference: float, p: float) -> str:
-    if p >= SIGNIFICANCE:
-        return "within noise"
-    return "really better" if difference > 0 else "really worse"
+def _pairs(right: dict[str, Bools]) -> list[dict[str, Any]]:
+    two = list(itertools.combinations(right, 2))
+    found = paired.corrected([paired.compare(right[model], right[other]) for model, other in two])
+    return [
+        {"model": model, "other": other, "comparison": comparison}
+        for (model, other), comparison in zip(two, found, strict=True)
+    ]
+
+
+def _flat(pair: dict[str, Any]) -> dict[str, Any]:
+    found: paired.Comparison = pair["comparison"]
+    return {
+        "model": pair["model"],
+        "other": pair["other"],
+        "difference": found.difference,
+        "low": found.low,
+        "high": found.high,
+        "p_value": found.p_value,
+        "verdict": found.verdict,
+    }
+
+
+def _run(run: paths.Run) -> dict[str, Any]:
+    quality, cost = record.read_json(run.metrics), record.read_json(run.cost)
+    test = {f"test_{name}": value for name, value in quality["test"].items()}
+    part = {
+        "val_top1": quality["val"]["top1"],
+        "val_loss": quality["val"]["loss"],
+        "train_top1": quality["train"]["top1"],
+    }
+    return {"model": run.model, "seed": run.seed, "run": run.name, **part, **test, **cost}
+
+
+def _row(model: str, runs: Sequence[dict[str, Any]], right: Bools) -> dict[str, Any]:
+    names = [name for name in runs[0] if name not in ("model", "seed", "run")]
+    table = pd.DataFrame(runs)
+    best = min(runs, key=lambda run: (-run["val_top1"], run["val_loss"]))
+    low, high = paired.interval(right)
+    spread = float(table["test_top1"].std()) if len(runs) > 1 else None
+    means = {name: float(table[name].mean()) for name in names}
+    means["parameters"] = runs[0]["parameters"]
+    return {
+        "model": model,
+        "run": best["run"],
+        "seeds": len(runs),
+        **means,
+        "test_top1_low": low,
+        "test_top1_high": high,
+        "test_top1_sd": spread,
+    }

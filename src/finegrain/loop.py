@@ -32,6 +32,7 @@ class Job:
 
     net: nn.Module
     config: Params
+    seed: int
     name: str
     """Of the phase."""
     train: Split
@@ -65,8 +66,8 @@ class Job:
 
     def batches(self, epoch: int | str, side: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Of an epoch, from its step ``first`` on."""
-        augment, seed = self.config.augment, self.config.seed
-        return self.train.train_batches(epoch, self.batch_size, side, augment, seed, first)
+        augment, size = self.config.augment, self.batch_size
+        return self.train.train_batches(epoch, size, side, augment, self.seed, first)
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer:
         return optim.build(model.blocks(self.net), self.phase, lr)
@@ -75,6 +76,7 @@ class Job:
 def fit(
     net: nn.Module,
     config: Params,
+    seed: int,
     train: Split,
     val: Split | None,
     keeper: Keeper,
@@ -87,6 +89,7 @@ def fit(
     A resumed run yields the rows of its checkpoint first, so that the caller always sees them all.
 
     Args:
+        seed: of everything random; ``config.seed`` is the data's.
         val: chooses the epoch that is kept; None: the last one is.
         progress: filled with what the run learns, such as the weights to keep.
         bf16: autocast to bfloat16.
@@ -104,7 +107,7 @@ def fit(
         begun, epochs = progress.epochs(name), plan.epochs(name) if plan else phase.epochs
         if begun == epochs or name in progress.stopped:
             continue
-        job = Job(net, config, name, train, bf16, average)
+        job = Job(net, config, seed, name, train, bf16, average)
         model.set_part(net, phase.part)
         if name not in progress.lrs:
             progress.lrs[name] = plan.lrs[name] if plan else _learning_rate(job, progress)
@@ -159,7 +162,7 @@ def train_steps(
     bar = record.progress(batches, total=steps - first, label=f"epoch {epoch} ({job.name})", unit="step")
     for step, (x, y) in enumerate(bar, first):
         optim.set_rates(optimizer, phase, phase_epoch * steps + step, steps)
-        torch.manual_seed(augment.seed_of(job.config.seed, "step", epoch, step))  # mixing, dropout
+        torch.manual_seed(augment.seed_of(job.seed, "step", epoch, step))  # mixing, dropout
         loss, logits = take_step(job, optimizer, x, y)
         sums.add(loss, logits, y)
         watch.put(loss)
@@ -232,7 +235,7 @@ def sweep_rates(job: Job) -> list[range_test.Point]:
     def step(lr: float) -> float:
         for group in optimizer.param_groups:
             group["lr"] = lr * group["peak_lr"]  # the groups' factors, for a peak rate of 1
-        torch.manual_seed(augment.seed_of(job.config.seed, "range test", bar.n))
+        torch.manual_seed(augment.seed_of(job.seed, "range test", bar.n))
         loss, _ = take_step(job, optimizer, *next(batches))
         bar.update()
         return loss.item()  # waits for the device: the sweep must know when to stop

@@ -32,6 +32,9 @@ PhaseName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_l
 """Names the phase's files too."""
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
 class Named(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Folder of this dataset's files under data/, models/, metrics/ and plots/."""
@@ -110,7 +113,10 @@ class Params(Section):
     """``none``, a torchvision name such as IMAGENET1K_V1, or a local .safetensors or .pth file."""
     head: Head
     normalisation: Normalisation
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    seed: Seed
+    """Of the data: the split, and the drawn sample."""
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    """Of the trainings: each model is trained once a seed. Two or more show how much chance does."""
     lr: LearningRate
     """Peak rate of every phase that does not set its own."""
     batch_size: BatchSize
@@ -133,10 +139,12 @@ class Params(Section):
     """The most that a kill repeats: a checkpoint is written at the first step after so much time."""
 
     @model_validator(mode="after")
-    def _models_once(self) -> "Params":
-        twice = sorted({name for name in self.models if self.models.count(name) > 1})
-        if twice:
-            raise PydanticCustomError("twice", "models: {twice} is listed twice", {"twice": twice[0]})
+    def _runs_once(self) -> "Params":
+        lists: dict[str, list[Any]] = {"models": self.models, "seeds": self.seeds}
+        for key, values in lists.items():
+            if twice := sorted({value for value in values if values.count(value) > 1}):
+                text = "{key}: {twice} is listed twice"
+                raise PydanticCustomError("twice", text, {"key": key, "twice": twice[0]})
         return self
 
     @model_validator(mode="after")

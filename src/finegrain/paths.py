@@ -69,64 +69,80 @@ class Data:
 
 @dataclass(frozen=True)
 class Run:
-    """The files of one model on one dataset, made by train and evaluate."""
+    """The files of one training: a model and a seed on one dataset; made by train and evaluate."""
 
     dataset: str
     model: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """As DVC names its stages: ``train@<model>-<seed>``."""
+        return f"{self.model}-{self.seed}"
+
+    @classmethod
+    def named(cls, dataset: str, name: str) -> "Run":
+        """The run of a ``name`` such as ``resnet18-0``.
+
+        Raises:
+            ValueError: it ends in no seed.
+        """
+        model, _, seed = name.rpartition("-")
+        return cls(dataset, model, int(seed))
 
     @property
     def weights(self) -> Path:
-        return Path("models") / self.dataset / f"{self.model}.safetensors"
+        return Path("models") / self.dataset / f"{self.name}.safetensors"
 
     @property
     def sidecar(self) -> Path:
-        return Path("models") / self.dataset / f"{self.model}.json"
+        return Path("models") / self.dataset / f"{self.name}.json"
 
     @property
     def metrics(self) -> Path:
         """Quality: the same bits for the same commit, data and machine kind."""
-        return Path("metrics") / self.dataset / f"{self.model}.json"
+        return Path("metrics") / self.dataset / f"{self.name}.json"
 
     @property
     def cost(self) -> Path:
         """Seconds, images per second, memory: different in every run."""
-        return Path("metrics") / self.dataset / "cost" / f"{self.model}.json"
+        return Path("metrics") / self.dataset / "cost" / f"{self.name}.json"
 
     @property
     def predictions(self) -> Path:
-        return Path("data") / self.dataset / "predictions" / f"{self.model}.parquet"
+        return Path("data") / self.dataset / "predictions" / f"{self.name}.parquet"
 
     @property
     def history(self) -> Path:
         """CSV, one row an epoch; the next two hold columns of it, because DVC plots a folder in one way."""
-        return Path("plots") / self.dataset / "history" / f"{self.model}.csv"
+        return Path("plots") / self.dataset / "history" / f"{self.name}.csv"
 
     @property
     def loss(self) -> Path:
-        return Path("plots") / self.dataset / "loss" / f"{self.model}.csv"
+        return Path("plots") / self.dataset / "loss" / f"{self.name}.csv"
 
     @property
     def lr(self) -> Path:
-        return Path("plots") / self.dataset / "lr" / f"{self.model}.csv"
+        return Path("plots") / self.dataset / "lr" / f"{self.name}.csv"
 
     @property
     def lr_range(self) -> Path:
         """Folder of one CSV (log10_lr, lr, loss, smoothed_loss) a phase: no rows without an LR range test."""
-        return Path("plots") / self.dataset / "lr_range" / self.model
+        return Path("plots") / self.dataset / "lr_range" / self.name
 
     @property
     def confusion(self) -> Path:
-        return Path("plots") / self.dataset / "confusion" / f"{self.model}.png"
+        return Path("plots") / self.dataset / "confusion" / f"{self.name}.png"
 
     @property
     def reliability(self) -> Path:
-        return Path("plots") / self.dataset / "reliability" / f"{self.model}.png"
+        return Path("plots") / self.dataset / "reliability" / f"{self.name}.png"
 
     @property
     def intervals(self) -> Path:
         """95 % interval of each test metric, JSON: not among the metrics, whose differences are shown."""
-        return REPORTS / self.dataset / "intervals" / f"{self.model}.json"
+        return REPORTS / self.dataset / "intervals" / f"{self.name}.json"
 
     @property
     def per_class(self) -> Path:
-        return Path("plots") / self.dataset / "per_class" / f"{self.model}.csv"
+        return Path("plots") / self.dataset / "per_class" / f"{self.name}.csv"

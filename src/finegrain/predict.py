@@ -22,6 +22,7 @@ import torch
 
 from finegrain import answers, loop, model, packed, params, paths, photos, picture, record, scores
 from finegrain.answers import Floats
+from finegrain.errors import UserError
 from finegrain.labels import Labels
 from finegrain.photos import Photo
 
@@ -93,15 +94,28 @@ class Predictor:
 
 
 def find_model(wanted: str | None) -> tuple[Path, Path]:
-    """Weights and sidecar of a .safetensors file, of a model of params.yaml, or of the leaderboard's winner.
+    """Weights and sidecar of a .safetensors file, of a run, of a model, or of the leaderboard's winner.
+
+    Args:
+        wanted: such as ``file.safetensors``, ``resnet18-0`` or ``resnet18``, of which the training is taken
+            that is best on validation.
 
     Raises:
         UserError: there is none.
     """
     if wanted and wanted.endswith(".safetensors"):
         return Path(wanted), Path(wanted).with_suffix(".json")
-    name = wanted or record.read_json(paths.REPORTS / "leaderboard.json")["winner"]
-    run = paths.Run(params.read().dataset.name, name)
+    dataset = params.read().dataset.name
+    if wanted and Path("models", dataset, f"{wanted}.safetensors").is_file():
+        name = wanted
+    else:
+        board = record.read_json(paths.REPORTS / "leaderboard.json")
+        model = wanted or board["winner"]
+        if model not in board["models"]:
+            known = ", ".join(board["models"])
+            raise UserError(f"{model}: no such model; trained are {known}, or give a .safetensors file")
+        name = board["models"][model]["run"]
+    run = paths.Run.named(dataset, name)
     return run.weights, run.sidecar
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import jinja2
 
+from finegrain.groups import Row as Group
+
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
@@ -21,6 +23,8 @@ class ModelFigures:
     per_class: bytes
     confused_pairs: Sequence[tuple[str, str, int, int]]
     """True class, predicted class, mistakes, images of the true class."""
+    groups: Sequence[tuple[str, dict[str, float], Sequence[Group]]]
+    """Kind (make, body, year), its ``groups.summary`` and ``groups.table``; none: names do not tell."""
     lr_range: Sequence[tuple[str, bytes]]
     """Phase and figure of each LR range test."""
 
@@ -31,8 +35,9 @@ class Report:
 
     dataset: str
     rows: Sequence[dict[str, Any]]
-    """The leaderboard, winner first, as ``leaderboard.rank`` gives it; the next too."""
+    """The leaderboard, winner first, as ``leaderboard.rank`` gives it; the next two as well."""
     pairs: Sequence[dict[str, Any]]
+    runs: Sequence[dict[str, Any]]
     curves: bytes
     accuracy_vs_time: bytes
     models: Sequence[ModelFigures]
@@ -58,6 +63,7 @@ def render(report: Report) -> str:
         "duration": duration,
         "count": count,
         "size": size,
+        "seeds": seeds,
         "p": p_value,
         "png": lambda content: "data:image/png;base64," + base64.b64encode(content).decode(),
     }
@@ -91,14 +97,15 @@ def _list(words: Sequence[str]) -> str:
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The leaderboard as a Markdown table, winner first."""
     lines = [
-        "| model | val top-1 | test top-1 [95 %] | top-5 | macro-F1 | training | img/s | verdict |",
-        "|---|---:|---:|---:|---:|---:|---:|---|",
+        "| model | seeds | val top-1 | test top-1 [95 %] | top-5 | macro-F1 | training | img/s | verdict |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for row in rows:
         name = f"**{row['model']}**" if row["verdict"] == "winner" else row["model"]
         interval = f"[{percent(row['test_top1_low'], 1)}, {percent(row['test_top1_high'], 1)}]"
         cells = [
             name,
+            seeds(row),
             percent(row["val_top1"]),
             f"{percent(row['test_top1'])} {interval}",
             percent(row["test_top5"]),
@@ -109,6 +116,12 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def seeds(row: dict[str, Any]) -> str:
+    """How many trainings, and by how many points their test top-1 scatters."""
+    spread = row["test_top1_sd"]
+    return str(row["seeds"]) if spread is None else f"{row['seeds']} (sd {spread * 100:.1f})"
 
 
 def percent(share: float, digits: int = 2) -> str:

@@ -1,10 +1,9 @@
-"""What logits are worth: metrics, intervals, paired tests."""
+"""What logits are worth: metrics and their intervals."""
 
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
-from scipy.stats import binomtest
+from scipy.stats import norm
 
 from finegrain import calibration
 from finegrain.answers import Answers, Floats, Ints
@@ -70,45 +69,19 @@ def bootstrap(
     }
 
 
-def wilson(correct: int, images: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927), which stays inside 0..1 and holds for few images too."""
-    interval = binomtest(correct, images).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+def wilson(correct: float, images: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927), which stays inside 0..1 and holds for few images too.
 
-
-def paired_difference(
-    a_correct: npt.NDArray[np.bool_], b_correct: npt.NDArray[np.bool_], seed: int = 0, draws: int = DRAWS
-) -> tuple[float, float, float]:
-    """Top-1 of a less that of b on the same images; 95 % percentile interval of the paired bootstrap."""
-    n = len(a_correct)
-    only_a, only_b = int((a_correct & ~b_correct).sum()), int((~a_correct & b_correct).sum())
-    # drawing images with replacement is drawing how many are of each of the three kinds
-    shares = np.array([only_a, only_b, n - only_a - only_b]) / n
-    drawn = np.random.default_rng(seed).multinomial(n, shares, draws)
-    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / n, (0.025, 0.975))
-    return (only_a - only_b) / n, float(low), float(high)
-
-
-def mcnemar(a_correct: npt.NDArray[np.bool_], b_correct: npt.NDArray[np.bool_]) -> float:
-    """Exact two-sided p-value that two models are equally often right on the same images (McNemar 1947).
-
-    Only the images that one of them gets right and the other wrong count.
+    Args:
+        correct: a number of images; of a mean over seeds it need not be whole.
     """
-    only_a = int((a_correct & ~b_correct).sum())
-    only_b = int((~a_correct & b_correct).sum())
-    if only_a + only_b == 0:
-        return 1.0
-    return float(binomtest(only_a, only_a + only_b).pvalue)
-
-
-def holm(p_values: list[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979), in the order given."""
-    order = np.argsort(p_values, kind="stable")
-    corrected, floor = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = floor
-    return corrected
+    z = float(norm.ppf(0.975))
+    share = correct / images
+    centre = share + z * z / (2 * images)
+    reach = z * np.sqrt(share * (1 - share) / images + (z / (2 * images)) ** 2)
+    low, high = ((centre + sign * reach) / (1 + z * z / images) for sign in (-1, 1))
+    # rounding may leave them beyond the share itself where it is 0 or 1
+    return min(share, max(0.0, float(low))), max(share, min(1.0, float(high)))
 
 
 def recall(labels: Ints, predicted: Ints, classes: int) -> tuple[Ints, Floats]:

@@ -1,0 +1,152 @@
+"""Differences between models: against hand-worked cases, and how often they are called real by simulation."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from finegrain import paired
+from finegrain.paired import Bools, Comparison
+
+
+def test_of_one_seed_only_the_images_they_disagree_on_count():
+    a = np.array([[True] * 90 + [True] * 8 + [False] * 2])
+    b = np.array([[True] * 90 + [False] * 8 + [True] * 2])
+    found = paired.compare(a, b)
+    # 8 against 2 of 10 fair coins: 2 * (1 + 10 + 45) / 1024
+    assert found.p_value == pytest.approx(2 * 56 / 1024)
+    assert found.difference == pytest.approx(0.06) and found.low < 0.06 < found.high
+    assert found.verdict == "within noise" and replace(found, p_value=0.01).verdict == "really better"
+    back = paired.compare(b, a)
+    assert back.difference == -found.difference and back.p_value == found.p_value
+
+
+def test_reverse_is_the_other_model_s_view():
+    assert Comparison(0.1, 0.05, 0.15, 0.01).reverse() == Comparison(-0.1, -0.15, -0.05, 0.01)
+    assert Comparison(0.1, 0.05, 0.15, 0.01).reverse().verdict == "really worse"
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_difference_of_equal_answers_is_exactly_none(seeds):
+    right = np.array([[True, False, True]] * seeds)
+    assert paired.compare(right, right) == Comparison(0.0, 0.0, 0.0, 1.0)
+
+
+def test_several_seeds_by_hand():
+    """Eight images, two seeds against three; every term written out."""
+    a = np.array([[1, 1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 0, 0, 0]], bool)  # 6/8, 5/8
+    b = np.array([[1, 1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0, 0]], bool)
+    per_image = np.array([0, 0, 1 - 2 / 3, 1 - 1 / 3, 1, 1 / 2, 0, 0])
+    of_images = per_image.var(ddof=1) / 8
+    # spread: (1/16)^2 * 2 = 1/128 of a, (1/8)^2 * 2 = 1/32 of b; 3 degrees of freedom together
+    of_seeds = (1 / 128 + 1 / 32) / 3 * (1 / 2 + 1 / 3)
+    found = paired.compare(a, b)
+    assert found.difference == pytest.approx(11 / 16 - 3 / 8)
+    # what is left of each answer after its seed's and its image's means: one seed's luck with one image
+    luck = 0.0
+    for right in (a, b):
+        for seed in right:
+            for image in range(8):
+                rest = seed[image] - right[:, image].mean() - seed.mean() + right.mean()
+                luck += rest**2 / 7 / 3 * (1 / 2 + 1 / 3) / 8
+    # Student's t of 7 and of 3 degrees of freedom at 97.5 %
+    half = np.sqrt(2.3646243**2 * (of_images - luck) + 3.1824463**2 * of_seeds)
+    assert (found.difference - found.low, found.high - found.difference) == pytest.approx((half, half))
+    p = found.p_value
+    ends = stats.t.isf(p / 2, 7) ** 2 * (of_images - luck) + stats.t.isf(p / 2, 3) ** 2 * of_seeds
+    assert np.sqrt(ends) == pytest.approx(found.difference)
+
+
+def test_without_noise_of_images_several_seeds_are_the_two_sample_t_test():
+    """Every image is as the others: only the seeds differ, and all images at once."""
+    a, b = np.array([[True] * 100] * 2 + [[False] * 100]), np.array([[False] * 100] * 2 + [[True] * 100])
+    theirs = stats.ttest_ind(a.mean(1), b.mean(1))
+    assert paired.compare(a, b).p_value == pytest.approx(theirs.pvalue)
+
+
+def test_a_model_that_is_always_right_against_one_that_never_is():
+    right = np.ones((2, 50), bool)
+    assert paired.compare(right, ~right) == Comparison(1.0, 1.0, 1.0, paired.TINY)
+
+
+def test_holm_is_the_step_down_correction():
+    def of(*p_values: float) -> list[float]:
+        return [c.p_value for c in paired.corrected([Comparison(0, 0, 0, p) for p in p_values])]
+
+    assert of(0.01, 0.04, 0.03) == pytest.approx([0.03, 0.06, 0.06])
+    assert of(0.9, 0.8) == pytest.approx([1.0, 1.0])
+    assert of() == []
+
+
+def trainings(
+    rng: np.random.Generator, ease: np.ndarray, share: float, seeds: int, spread: float = 0.0
+) -> Bools:
+    """Right or wrong of ``seeds`` networks of one recipe, ``[seeds, N]``: what is hard is so for all.
+
+    Args:
+        share: of right answers in the mean.
+        spread: standard deviation between the seeds' true top-1.
+    """
+    shares = share + spread * rng.normal(size=(seeds, 1))
+    return ease + rng.normal(size=(seeds, len(ease))) > stats.norm.isf(shares, scale=np.sqrt(2))
+
+
+@pytest.mark.parametrize(("gain", "least"), [(0.0, 93), (0.05, 95)])
+@pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (3, 0.0), (3, 0.01)])
+def test_of_100_pairs_noise_is_called_noise_and_a_gain_of_5_points_real(gain, least, seeds, spread):
+    """At 2,000 test images."""
+    rng, real = np.random.default_rng(11), []
+    for _ in range(400):
+        ease = rng.normal(size=2000)
+        a, b = (trainings(rng, ease, 0.75 + more, seeds, spread) for more in (gain, 0.0))
+        real.append(paired.compare(a, b).p_value < paired.SIGNIFICANCE)
+    assert (np.mean(real) if gain else 1 - np.mean(real)) * 100 >= least
+
+
+def false_alarms(seeds: tuple[int, int], spreads: tuple[float, float]) -> float:
+    """Share of 600 pairs of equally good recipes of which one is called better; 1,000 test images."""
+    rng, real = np.random.default_rng(13), 0
+    for _ in range(600):
+        ease = rng.normal(size=1000)
+        a, b = (trainings(rng, ease, 0.8, n, s) for n, s in zip(seeds, spreads, strict=True))
+        real += paired.compare(a, b).p_value < paired.SIGNIFICANCE
+    return real / 600
+
+
+@pytest.mark.parametrize("seeds", [(2, 2), (3, 3), (5, 5), (1, 4)])
+def test_luck_of_the_seeds_is_not_called_a_gain(seeds):
+    """Trainings that differ by 3 points among themselves, which the images alone do not tell."""
+    assert false_alarms(seeds, (0.03, 0.03)) <= 0.07
+
+
+def test_one_seed_each_cannot_see_the_luck_of_the_seeds():
+    """Why the report warns where there is only one."""
+    assert false_alarms((1, 1), (0.03, 0.03)) > 0.3
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_interval_of_a_difference_covers_it_in_about_95_of_100_samples(seeds):
+    rng, hits = np.random.default_rng(12), 0
+    for _ in range(400):
+        ease = rng.normal(size=500)
+        found = paired.compare(*(trainings(rng, ease, p, seeds, 0.0) for p in (0.8, 0.75)))
+        assert found.low <= found.difference <= found.high
+        hits += found.low <= 0.05 <= found.high
+    assert 0.92 <= hits / 400 <= 0.995
+
+
+@pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (3, 0.02)])
+def test_the_interval_of_top1_covers_it_in_about_95_of_100_samples(seeds, spread):
+    rng, hits = np.random.default_rng(14), 0
+    for _ in range(400):
+        low, high = paired.interval(trainings(rng, rng.normal(size=400), 0.9, seeds, spread))
+        assert 0 <= low < high <= 1
+        hits += low <= 0.9 <= high
+    assert 0.92 <= hits / 400 <= 0.995
+
+
+def test_the_interval_of_one_seed_is_wilson_s():
+    right = np.arange(40) < 37
+    theirs = stats.binomtest(37, 40).proportion_ci(0.95, method="wilson")
+    assert paired.interval(right[None]) == pytest.approx((theirs.low, theirs.high))
