@@ -1,6 +1,7 @@
 """Stage compare: leaderboard, verdicts and the offline report over all models.
 
-Reads   params.yaml; metrics/<name>, plots/<name>, reports/<name>, models/<name>, data/<name>/predictions
+Reads   params.yaml; metrics/<name>, plots/<name>, reports/<name>, models/<name>,
+        data/<name>/gallery and predictions
 Writes  reports/index.html, leaderboard.json, leaderboard.md, curves.png, accuracy_vs_time.png
 
 Of a model with several seeds, figures show the training that is best on validation.
@@ -89,6 +90,7 @@ def _figures(run: paths.Run) -> report.ModelFigures:
         confusion=run.confusion.read_bytes(),
         reliability=run.reliability.read_bytes(),
         per_class=chart.png(class_figures.per_class(per_class)),
+        photos=record.read_json(run.gallery),
         groups=[
             (kind, groups.summary(group, truth, predicted), groups.table(group, truth, predicted))
             for kind, group in groups.of(names).items()

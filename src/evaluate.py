@@ -2,7 +2,7 @@
 
 Reads   params.yaml; models/<name>/<run>.*; data/<name>/pack and manifest.csv
 Writes  metrics/<name>/<run>.json, reports/<name>/intervals/<run>.json,
-        data/<name>/predictions/<run>.parquet,
+        data/<name>/predictions/<run>.parquet and gallery/<run>.json,
         plots/<name>/confusion/<run>.png, reliability/<run>.png and per_class/<run>.csv
 """
 
@@ -22,6 +22,7 @@ from finegrain import (
     class_figures,
     disk,
     figures,
+    gallery,
     groups,
     loop,
     model,
@@ -52,9 +53,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     net, facts = model.load(run.weights, run.sidecar)
     net = net.to(device)
     side, flip = config.evaluate.side_pixels or facts["side_pixels"], config.evaluate.flip
+    normal = facts["mean"], facts["std"]
+    parts = ("test", "train") if facts["refit"] else ("test", "val", "train")
+    splits = {part: packed.Split(data.pack, part, device, *normal) for part in parts}
     given: dict[str, tuple[Answers, Answers]] = {}
-    for part in ("test", "train") if facts["refit"] else ("test", "val", "train"):
-        split = packed.Split(data.pack, part, device, facts["mean"], facts["std"])
+    for part, split in splits.items():
         logits, labels = loop.predict(net, split, side, bf16, flip, label=part)
         plain, calibrated = (
             answers.of(logits.numpy(), labels.numpy(), t) for t in (1.0, facts["temperature"])
@@ -88,6 +91,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         intervals | {f"calibrated_{key}": calibrated_intervals[key] for key in ("loss", "ece")},
     )
     predictions.write(run.predictions, data.manifest, plain, calibrated, facts["classes"])
+    view = packed.Whole(side, device, *normal)
+    photos = gallery.build(net, view, splits["test"], splits["train"], plain, calibrated)
+    record.write_json(run.gallery, photos)
     draw(run, plain, calibrated, facts)
 
 

@@ -15,6 +15,7 @@ from finegrain import runtime  # isort: skip  (before torch: it sets the allocat
 from torch import nn
 
 from finegrain import (
+    answers,
     calibration,
     ceiling,
     checkpoint,
@@ -76,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         net.load_state_dict(chosen.weights)
         logits, labels = loop.predict(net, val, chosen.best["side_pixels"], bf16)
         temperature = calibration.temperature(logits.numpy(), labels.numpy())
+        told = answers.of(logits.numpy(), labels.numpy(), temperature)
         if config.refit:
             both = packed.Split(data.pack, "train+val", device, mean, std)
             net = model.build(run.model, classes, config.weights, config.head, seed).to(device)
@@ -98,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "val_top1": chosen.best["val_top1"],
             "val_loss": chosen.best["val_loss"],
             "temperature": temperature,
+            "unknown_below": calibration.unknown_below(told.confidence, told.correct),
             "refit": config.refit,
             "recipe": recipe,
             "data": train.fingerprint,

@@ -51,3 +51,12 @@ def test_the_temperature_stays_within_bounds_when_every_answer_is_right():
     logits = (np.eye(4) * 5).astype(np.float32)
     assert calibration.temperature(logits, np.arange(4)) == pytest.approx(0.25, rel=0.01)
     assert calibration.temperature(-logits, np.arange(4)) == pytest.approx(10, rel=0.01)
+
+
+def test_the_threshold_lets_19_of_20_right_answers_pass():
+    confidence = np.concatenate((np.linspace(0.2, 1, 81), np.full(40, 0.01)))
+    correct = np.arange(121) < 81
+    found = calibration.unknown_below(confidence, correct)
+    assert found == pytest.approx(0.24)  # the mistakes, sure or not, do not count
+    assert (confidence[correct] > found - 1e-9).mean() == pytest.approx(0.95, abs=0.01)
+    assert calibration.unknown_below(confidence, np.zeros(121, bool)) == 0.0

@@ -200,6 +200,7 @@ def saved(tmp_path):
             "std": [0.2, 0.2, 0.2],
             "refit": False,
             "temperature": 1.2,
+            "unknown_below": 0.3,
             "recipe": {"head": {}},
         },
     )
@@ -229,7 +230,7 @@ def test_another_format_and_a_missing_file_are_refused(tmp_path):
     with pytest.raises(UserError, match="dvc pull"):
         model.load(weights, sidecar)
     sidecar.write_text('{"format": 0}')
-    with pytest.raises(UserError, match="format 0 instead of 2"):
+    with pytest.raises(UserError, match="format 0 instead of 3"):
         model.load(weights, sidecar)
 
 

@@ -86,3 +86,11 @@ def test_two_splits_are_seen_as_one(tiny_pack, train):
     labels = torch.cat([y for _, y in both.train_batches(1, 8, 32, PLAIN, seed=0)])
     assert len(labels) == 56  # 57 is seven batches of 8 and one image, which is left out
     assert (labels.bincount() <= both.labels.bincount()).all()
+
+
+def test_squares_are_the_packed_pixels(tiny_pack):
+    both = split(tiny_pack, "val+test")
+    stored = np.concatenate([np.load(tiny_pack / f"{name}.npy") for name in ("val", "test")])
+    chosen = torch.tensor([20, 3, 3, 14, 15])
+    assert np.array_equal(both.squares(chosen), stored[chosen.numpy()])
+    assert both.squares(torch.empty(0, dtype=torch.int64)).shape == (0, 32, 32, 3)

@@ -42,6 +42,23 @@ ROWS = [
 ]
 
 
+TILE = {
+    "image": "data:image/jpeg;base64,aa", "truth": HOSTILE, "predicted": "Aero Sedan 2012",
+    "confidence": 0.93, "loss": 4.25, "heat": None,
+}  # fmt: skip
+RIGHT = {**TILE, "truth": "Aero Sedan 2012", "confidence": 0.88}
+PHOTOS = {
+    "random": [TILE, RIGHT],
+    "worst": [TILE],
+    "looked_at": [{**RIGHT, "heat": "data:image/jpeg;base64,bb"}],
+    "confused": [
+        {
+            "truth": HOSTILE, "predicted": "Aero Sedan 2012", "mistakes": 3, "images": 9,
+            "mistaken": ["data:image/jpeg;base64,cc"] * 2, "examples": ["data:image/jpeg;base64,dd"],
+        }
+    ],
+}  # fmt: skip
+NO_PHOTOS: dict[str, Any] = {"random": [], "worst": [], "looked_at": [], "confused": []}
 GROUPS = [Row("AM General", 1, 20, 0.5, 0.75)]
 
 
@@ -60,6 +77,7 @@ def page(**changes: Any) -> str:
                 b"reliability",
                 b"recall",
                 [(HOSTILE, "Aero Sedan 2012", 3, 9)],
+                PHOTOS,
                 [("make", {"top1": 0.75, "of_mistakes": 0.5, "of_mistakes_by_chance": 0.125}, GROUPS)],
                 [("all", b"sweep")],
             )
@@ -125,11 +143,12 @@ def test_the_page_is_well_formed_and_holds_every_section():
         "AM General",
         "right make: of the mistakes 50\xa0% stay within it, where chance would give 12\xa0%",
     ]
+    wanted += ["✗ False, 93\xa0% loss 4.2", "✓ True, 88\xa0%", "... were taken for Aero Sedan 2012"]
     wanted += ["One seed was run", "97\xa0%"]
     wanted += ["+6.2", "+5.2 to +7.2", "−0.5", "p < 0.001"]
     for words in wanted:
         assert words in parsed.words, words
-    assert sum(tag == "img" for tag, _ in parsed.tags) == 3 + 4 * len(ROWS)
+    assert sum(tag == "img" for tag, _ in parsed.tags) == 3 + (4 + 3 + 5) * len(ROWS)
     opened = [list(a) for t, a in parsed.tags if t == "details"]
     assert opened.count(["open"]) == 1  # the winner's mistakes
 
@@ -149,7 +168,7 @@ def test_names_from_the_archive_are_text_not_markup():
 
 
 def test_a_class_without_mistakes_and_a_clean_dataset_need_no_tables():
-    models = [report.ModelFigures("resnet50", b"", b"", b"", [], [], [])]
+    models = [report.ModelFigures("resnet50", b"", b"", b"", [], NO_PHOTOS, [], [])]
     text = Parsed(page(rows=ROWS[:1], pairs=[], models=models, rejected=[], near_duplicates=[])).words
     assert "No mistake on any test image" in text and "only model of this run" in text
     assert "images left out" not in text

@@ -33,7 +33,11 @@ ceiling      how fast the steps would be if images cost nothing
 predictions  the kept answers for every test image
 answers      the most probable classes and the loss, image by image
 calibration  how sure against how right, and the temperature that mends it
-scores       metrics, intervals, paired tests
+scores       metrics and their intervals
+groups       makes, body types and years of class names
+paired       two models on the same images: difference, verdict
+gradcam      where a network looked
+gallery      photos for the report
 leaderboard  rank the models
 chart        the look of all charts, PNG
 figures      charts of training runs

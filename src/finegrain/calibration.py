@@ -11,6 +11,9 @@ from finegrain.answers import Floats, Ints, log_softmax
 BINS = 15
 """Of equal width, as in Guo et al. 2017."""
 
+KNOWN = 0.95
+"""Share of the right answers that ``unknown_below`` lets pass."""
+
 
 @dataclass(frozen=True)
 class Reliability:
@@ -71,3 +74,15 @@ def temperature(logits: npt.NDArray[np.float32], labels: Ints) -> float:
         loss, bounds=(np.log(0.25), np.log(10)), method="bounded", options={"xatol": 1e-6}
     )
     return float(np.exp(found.x))
+
+
+def unknown_below(confidence: Floats, correct: npt.NDArray[np.bool_]) -> float:
+    """Confidence under which a photo is like no known class: 95 % of the right answers lie above it.
+
+    Chosen on validation, which holds known classes only: it says how many of those are lost, not how many
+    strangers are caught (Hendrycks and Gimpel 2017, https://arxiv.org/abs/1610.02136, call it the baseline).
+
+    Args:
+        confidence: ``[N]`` calibrated probability of the predicted class.
+    """
+    return float(np.quantile(confidence[correct], 1 - KNOWN)) if correct.any() else 0.0

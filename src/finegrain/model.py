@@ -17,7 +17,7 @@ from finegrain.params import ModelName, Sha256
 from finegrain.recipe import Head
 from finegrain.section import PositiveFloat, Side
 
-FORMAT = 2
+FORMAT = 3
 """Version of the sidecar beside a weights file."""
 
 
@@ -222,6 +222,7 @@ class _Sidecar(BaseModel):
     std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)]
     refit: bool
     temperature: PositiveFloat
+    unknown_below: Annotated[float, Field(ge=0, le=1)]
     recipe: _Recipe
 
 

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from finegrain import augment, feed, record, runtime
+from finegrain import augment, crop, feed, record, runtime
 from finegrain.pixels import Pixels
 from finegrain.recipe import Augment, Normalisation, Statistics
 
+Squares = NDArray[np.uint8]
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 """Mean and deviation that torchvision's pretrained weights expect."""
 
@@ -70,6 +72,13 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def squares(self, chosen: Tensor) -> Squares:
+        """The images ``[n]`` as they were packed, ``[n, S, S, 3]``: for people to look at."""
+        size = self.side_pixels
+        images = np.empty((len(chosen), size, size, 3), np.uint8)
+        self._pixels.read(chosen, crop.whole(len(chosen), size, size), images)
+        return images
 
     def steps(self, batch_size: int) -> int:
         """Training steps of an epoch; a last batch of one image is left out: batch norm needs two."""

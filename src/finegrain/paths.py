@@ -113,6 +113,11 @@ class Run:
         return Path("data") / self.dataset / "predictions" / f"{self.name}.parquet"
 
     @property
+    def gallery(self) -> Path:
+        """JSON with photos of the dataset inside: kept by DVC, as they may not belong in git."""
+        return Path("data") / self.dataset / "gallery" / f"{self.name}.json"
+
+    @property
     def history(self) -> Path:
         """CSV, one row an epoch; the next two hold columns of it, because DVC plots a folder in one way."""
         return Path("plots") / self.dataset / "history" / f"{self.name}.csv"

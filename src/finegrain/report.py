@@ -23,6 +23,8 @@ class ModelFigures:
     per_class: bytes
     confused_pairs: Sequence[tuple[str, str, int, int]]
     """True class, predicted class, mistakes, images of the true class."""
+    photos: dict[str, Any]
+    """``gallery.Gallery`` as JSON has it."""
     groups: Sequence[tuple[str, dict[str, float], Sequence[Group]]]
     """Kind (make, body, year), its ``groups.summary`` and ``groups.table``; none: names do not tell."""
     lr_range: Sequence[tuple[str, bytes]]
