@@ -41,6 +41,8 @@ class_figures  charts of classes
 report       the offline HTML page
 photos       photos to predict, wherever they are
 labels       a user's CSV of classes
+extras       packages that some commands need and the pipeline does not
+exported     the folder that export makes: its files, and where it is found
 predict      what a trained model says of photos
 cli          the command finegrain
 """
