@@ -44,5 +44,7 @@ labels       a user's CSV of classes
 extras       packages that some commands need and the pipeline does not
 exported     the folder that export makes: its files, and where it is found
 predict      what a trained model says of photos
+probe        images on which an exported graph is compared with its network
+graph        a trained network as ONNX, and the proof that it answers as the network does
 cli          the command finegrain
 """
