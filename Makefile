@@ -9,14 +9,19 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	$(VENV)/bin/pip install -q -r requirements.txt
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+$(VENV)/.installed-app: $(VENV)/.installed requirements-app.txt
+	$(VENV)/bin/pip install -q -r requirements-app.txt
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-app requirements-dev.txt
 	$(VENV)/bin/pip install -q -r requirements-dev.txt
 	@touch $@
 
-.PHONY: help install repro test test-fast check audit clean-checkpoints
+.PHONY: help install app repro test test-fast check audit clean-checkpoints
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 install: $(VENV)/.installed ## Make the virtual environment and install everything
+app: $(VENV)/.installed-app ## Install what `finegrain demo` and `finegrain export` need too
 repro: $(VENV)/.installed ## Install, then rebuild data, models, metrics and report
 	dvc repro
 test: $(VENV)/.installed-dev ## Run every test

@@ -45,6 +45,14 @@ class_figures  charts of classes
 report       the offline HTML page
 photos       photos to predict, wherever they are
 labels       a user's CSV of classes
+extras       packages that some commands need and the pipeline does not
+exported     the folder that export makes: its files, and where it is found
 predict      what a trained model says of photos
+measured     what the project measured of a model that it trained itself
+probe        images on which an exported graph is compared with its network
+graph        a trained network as ONNX, and the proof that it answers as the network does
+card         the model card
+folder       replace a folder as a whole
+export       a trained model as a folder for the Hugging Face Hub
 cli          the command finegrain
 """

@@ -1,7 +1,9 @@
 """The command ``finegrain``: what people do with trained models, outside the pipeline."""
 
 import argparse
+import importlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -9,16 +11,18 @@ from pathlib import Path
 
 from finegrain import stage
 
+_MODEL = (
+    "a .safetensors file, a folder that export made, a model, or a training such as resnet18-0; "
+    "else the leaderboard's winner"
+)
+
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="finegrain", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
     predict = commands.add_parser("predict", help="what a trained model says of photos")
     predict.add_argument("paths", nargs="+", metavar="PATH", help="photos, folders, globs, archives")
-    predict.add_argument(
-        "--model",
-        help="a .safetensors file, a model, or a run such as resnet18-0; else the leaderboard's winner",
-    )
+    predict.add_argument("--model", help=_MODEL)
     predict.add_argument("--top", type=_positive, default=5, help="how many classes to tell")
     predict.add_argument("--format", choices=("table", "csv", "jsonl"), default="table")
     predict.add_argument("--out", type=Path, help="a file instead of standard output")
@@ -31,7 +35,23 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--flip", action="store_true", help="average with the mirror image")
     predict.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     predict.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    export = commands.add_parser("export", help="a trained model as a folder for the Hugging Face Hub")
+    export.add_argument("--model", help=_MODEL)
+    export.add_argument("--out", type=Path, help="the folder; else exported/ and the model's name")
+    export.add_argument("--license", type=_license, default="unknown", help="the Hub's name of the licence")
+    export.add_argument(
+        "--check", nargs="+", default=[], metavar="PATH",
+        help="photos to compare the ONNX graph and the network on, instead of the test images",
+    )  # fmt: skip
     return top
+
+
+def _license(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", text):
+        raise argparse.ArgumentTypeError(
+            "must be the Hub's name of it, such as apache-2.0, cc-by-4.0 or other"
+        )
+    return text
 
 
 def _positive(text: str) -> int:
@@ -44,10 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
 
     def run() -> None:
-        from finegrain import predict  # torch takes seconds to import: not for --help
-
+        command = importlib.import_module(f"finegrain.{args.command}")  # torch takes seconds: not for --help
         try:
-            sys.exit(predict.run(args))
+            sys.exit(command.run(args))
         except BrokenPipeError:  # as of `| head`: enough was read
             os._exit(128 + signal.SIGPIPE)  # without flushing to what is not there
 

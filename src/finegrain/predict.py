@@ -14,13 +14,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from finegrain import runtime  # isort: skip  (before torch: it sets the allocator)
 import numpy as np
 import torch
 
-from finegrain import answers, loop, model, packed, params, paths, photos, picture, record, scores
+from finegrain import answers, exported, loop, model, packed, params, paths, photos, picture, record, scores
 from finegrain.answers import Floats
 from finegrain.errors import UserError
 from finegrain.labels import Labels
@@ -59,6 +59,42 @@ class Predictor:
         self._pack_side: int = facts["pack_side_pixels"]
         self._view = packed.Whole(side or facts["side_pixels"], device, facts["mean"], facts["std"])
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        place: str | Path,
+        *,
+        revision: str | None = None,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        precision: Literal["auto", "fp32", "bf16"] = "auto",
+    ) -> "Predictor":
+        """A model that `finegrain export` wrote, as `finegrain predict` asks it.
+
+        Args:
+            place: the folder, or ``owner/name`` of a repository on the Hugging Face Hub.
+            revision: branch, tag or commit of the repository; None: its main branch.
+
+        Raises:
+            UserError: there is no such model, or its files do not fit each other.
+        """
+        weights, sidecar = exported.files(exported.find(place, revision))
+        on = runtime.device(device)
+        return cls(weights, sidecar, on, runtime.bf16(precision, on), side=None, flip=False)
+
+    def __call__(self, photo: str | Path | bytes, top: int = 5) -> list[tuple[str, float]]:
+        """The most probable classes of one photo, a file or its bytes, with calibrated probabilities.
+
+        Raises:
+            OSError: the file cannot be read.
+            picture.BadImage: it is no image that can be used.
+        """
+        name = "photo" if isinstance(photo, bytes) else str(photo)
+        data = photo if isinstance(photo, bytes) else Path(photo).read_bytes()
+        skipped: list[tuple[str, str]] = []
+        for _, logits in self.logits([(Photo(name, name), data)], skipped):
+            return self.best(logits, top)
+        raise picture.BadImage(": ".join(skipped[0]))
+
     def logits(
         self, items: Iterable[tuple[Photo, bytes | OSError]], skipped: list[tuple[str, str]]
     ) -> Iterator[tuple[Photo, Floats]]:
@@ -94,17 +130,19 @@ class Predictor:
 
 
 def find_model(wanted: str | None) -> tuple[Path, Path]:
-    """Weights and sidecar of a .safetensors file, of a run, of a model, or of the leaderboard's winner.
+    """Weights and sidecar of a file, an exported folder, a run, a model, or the leaderboard's winner.
 
     Args:
-        wanted: such as ``file.safetensors``, ``resnet18-0`` or ``resnet18``, of which the training is taken
-            that is best on validation.
+        wanted: such as ``file.safetensors``, ``exported/resnet18``, ``resnet18-0``, or ``resnet18``, of which
+            the training is taken that is best on validation.
 
     Raises:
         UserError: there is none.
     """
     if wanted and wanted.endswith(".safetensors"):
         return Path(wanted), Path(wanted).with_suffix(".json")
+    if wanted and ("/" in wanted or exported.is_one(Path(wanted))):
+        return exported.files(exported.on_disk(wanted))
     dataset = params.read().dataset.name
     if wanted and Path("models", dataset, f"{wanted}.safetensors").is_file():
         name = wanted

@@ -1,0 +1,161 @@
+"""A trained network as an ONNX graph, and the proof that it answers as the network does.
+
+The graph takes what a decoder gives, RGB in uint8: mean, deviation and temperature are inside.
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finegrain import runtime  # isort: skip  (before torch: it sets the allocator)
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from finegrain import answers, augment, feed, loop, packed, record
+from finegrain.answers import Floats
+from finegrain.errors import UserError
+
+OPSET = 18
+"""What torch's exporter writes without converting, and what runtimes know since 2023."""
+TOLERANCE = 1e-4
+"""Largest difference of a logit, as a share of the largest logit; measured: 1e-5.
+
+It bounds the most probable class too: it can differ only between two that are as close as that.
+"""
+TOLERANCE_OF_PROBABILITIES = 1e-4
+
+CPU = runtime.device("cpu")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of a graph and its network, on the same images."""
+
+    images: int
+    largest_difference: float
+    """Of a logit."""
+    largest_logit: float
+    same_top1: float
+    """Share of the images with the same most probable class."""
+    top1: float | None
+    """Of the graph, where the true classes are known."""
+
+
+class _Deployed(nn.Module):
+    """The network between pixels and calibrated probabilities."""
+
+    offset: Tensor
+    factor: Tensor
+
+    def __init__(self, net: nn.Module, facts: dict[str, Any]) -> None:
+        super().__init__()
+        self.net, self.temperature = net, facts["temperature"]
+        offset, factor = augment.normalisation(facts["mean"], facts["std"], CPU)
+        self.register_buffer("offset", offset[:, None, None])
+        self.register_buffer("factor", factor[:, None, None])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """``[n, side, side, 3]`` uint8 to logits and probabilities ``[n, classes]`` float32."""
+        pixels = images.permute(0, 3, 1, 2).float()
+        logits = self.net(pixels * self.factor + self.offset)
+        return logits, (logits / self.temperature).softmax(1)
+
+
+def write(file: Path, net: nn.Module, facts: dict[str, Any]) -> None:
+    """One file: input ``images`` ``[batch, side, side, 3]`` uint8, outputs ``logits`` and ``probabilities``.
+
+    Args:
+        facts: the sidecar of the network.
+    """
+    side = facts["side_pixels"]
+    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)  # of one image the exporter would fix the size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        program = torch.onnx.export(
+            _Deployed(net, facts).eval(),
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=["images"],
+            output_names=["logits", "probabilities"],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    _forget_source(proto)
+    record.write_bytes(file, proto.SerializeToString())
+
+
+def _forget_source(proto: onnx.ModelProto) -> None:
+    """Take out the lines of code that the exporter notes at every node, with the paths of this machine."""
+    graph = proto.graph
+    parts = (graph.node, graph.initializer, graph.input, graph.output, graph.value_info)
+    for part in (proto, graph, *(each for some in parts for each in some)):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+
+
+def check(
+    file: Path, net: nn.Module, facts: dict[str, Any], squares: Tensor, labels: Tensor | None
+) -> Agreement:
+    """Compare what onnxruntime makes of the file with what ``finegrain predict`` computes, both in float32.
+
+    Args:
+        squares: ``[N, S, S, 3]`` uint8 images of the pack's side.
+        labels: ``[N]`` class ids.
+
+    Raises:
+        UserError: the file is no valid ONNX, or its answers differ by more than the tolerances.
+    """
+    try:
+        onnx.checker.check_model(file, full_check=True)
+        session = onnxruntime.InferenceSession(file, _quiet(), providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's types share no base
+        raise UserError(f"{file.name}: not a valid graph ({error}); {_REPORT}") from None
+    batches = _ask(session, net, facts, squares)
+    ours, theirs, said = (np.concatenate(part) for part in zip(*batches, strict=True))
+    agreement = Agreement(
+        images=len(ours),
+        largest_difference=float(abs(theirs - ours).max()),
+        largest_logit=float(abs(ours).max()),
+        same_top1=float((theirs.argmax(1) == ours.argmax(1)).mean()),
+        top1=None if labels is None else float((theirs.argmax(1) == labels.numpy()).mean()),
+    )
+    if not agreement.largest_difference <= TOLERANCE * agreement.largest_logit:  # NaN is refused too
+        raise UserError(
+            f"{file.name}: its logits differ from the network's by up to {agreement.largest_difference:.3g}, "
+            f"allowed are {TOLERANCE:g} of the largest, {agreement.largest_logit:.3g}; {_REPORT}"
+        )
+    apart = abs(said - np.exp(answers.log_softmax(theirs / facts["temperature"]))).max()
+    if not apart <= TOLERANCE_OF_PROBABILITIES:
+        raise UserError(f"{file.name}: its probabilities are off by up to {apart:.3g}; {_REPORT}")
+    return agreement
+
+
+_REPORT = "nothing was exported; please report it with the versions of torch, onnx and onnxscript"
+
+
+def _quiet() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    return options
+
+
+def _ask(
+    session: onnxruntime.InferenceSession, net: nn.Module, facts: dict[str, Any], squares: Tensor
+) -> Iterator[tuple[Floats, Floats, Floats]]:
+    """Batch by batch ``[n, classes]``: the network's logits, the graph's logits and probabilities."""
+    side = facts["side_pixels"]
+    view = packed.Whole(side, CPU, facts["mean"], facts["std"])
+    for batch in squares.split(loop.PREDICT_BATCH):
+        n, height, width, _ = batch.shape
+        seen, _, _ = feed.at_once(batch, torch.arange(n), augment.whole(n, height, width), side, CPU)
+        logits, said = session.run(None, {"images": seen.permute(0, 2, 3, 1).numpy()})
+        ours = loop.forward(net, view(batch), bf16=False).numpy()
+        yield ours.astype(np.float64), logits.astype(np.float64), said.astype(np.float64)

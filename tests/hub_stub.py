@@ -1,0 +1,72 @@
+"""A Hugging Face Hub on 127.0.0.1 that knows the repositories it is given and notes every request."""
+
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+
+COMMIT = "c" * 40
+
+
+class HubStub:
+    """A server of ``{"owner/name": {"file": bytes}}``; ``url`` is what HF_ENDPOINT must be."""
+
+    def __init__(self, repositories: dict[str, dict[str, bytes]]) -> None:
+        self.repositories = repositories
+        self.requests: list[str] = []
+        """Method and path of each."""
+        handler = type("Handler", (_Handler,), {"stub": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> "HubStub":
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    stub: HubStub
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def _answer(self, status: int, content: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def do_GET(self) -> None:
+        self.stub.requests.append(f"{self.command} {self.path}")
+        path = self.path.split("?")[0].removeprefix("/api/models").lstrip("/")
+        name, rest = "/".join(path.split("/")[:2]), path.split("/")[2:]
+        files = self.stub.repositories.get(name)
+        if files is None:
+            self._answer(404, b"{}", X_Error_Code="RepoNotFound")
+        elif rest[:1] == ["revision"] and rest[1] not in ("main", COMMIT):
+            self._answer(404, b"{}", X_Error_Code="RevisionNotFound")
+        elif rest[:1] == ["revision"]:
+            facts = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}
+            self._answer(200, json.dumps(facts).encode(), Content_Type="application/json")
+        elif rest[:1] == ["tree"]:
+            tree = [
+                {"type": "file", "path": file, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                for file, content in files.items()
+            ]
+            self._answer(200, json.dumps(tree).encode(), Content_Type="application/json")
+        elif rest[:1] == ["resolve"]:
+            content = files[rest[2]]
+            etag = f'"{hashlib.sha1(content).hexdigest()}"'
+            self._answer(200, content, ETag=etag, X_Repo_Commit=COMMIT)
+        else:
+            self._answer(404, b"{}")
+
+    do_HEAD = do_GET

@@ -1,0 +1,251 @@
+"""An exported folder is whole, true and movable; its card says what the project's files say."""
+
+import contextlib
+import hashlib
+import io
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import drawn
+import numpy as np
+import onnx
+import pytest
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import model_index_to_eval_results
+from pipeline import ROOT
+from test_params import changed
+from test_stages import SMALL
+
+import download
+import evaluate
+import pack
+import split
+import train
+from finegrain import cli, export, folder, graph, paths, record
+from finegrain.errors import UserError
+from finegrain.predict import Predictor
+
+FILES = {"README.md", "config.json", "labels.txt", "model.json", "model.onnx", "model.safetensors"}
+PHOTO = drawn.encode(drawn.picture(5, 640, 400), "JPEG", quality=95)
+
+
+def run(*words: object) -> int:
+    return export.run(cli.parser().parse_args(["export", *map(str, words)]))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A project with a trained and evaluated model, exported to ``exported/resnet18``."""
+    project = tmp_path_factory.mktemp("project")
+    changed(project, **{**SMALL, "models": ["resnet18"], "pack__side_pixels": 40})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        for stage in (download, split, pack):
+            stage.main([])
+        for stage in (train, evaluate):
+            stage.main(["--model", "resnet18", "--seed", "0"])
+        assert run("--model", "resnet18-0", "--license", "cc-by-4.0") == 0
+    return project
+
+
+@pytest.fixture
+def project(made, monkeypatch) -> Path:
+    monkeypatch.chdir(made)
+    return made
+
+
+@pytest.fixture
+def files(project) -> paths.Run:
+    return paths.Run("sample", "resnet18", 0)
+
+
+@pytest.fixture
+def own(project, tmp_path, monkeypatch) -> Path:
+    """A copy of the exported folder, as the current one, with a photo beside its files."""
+    shutil.copytree(project / "exported/resnet18", tmp_path / "own")
+    (tmp_path / "own/photo.jpg").write_bytes(PHOTO)
+    monkeypatch.chdir(tmp_path / "own")
+    return tmp_path / "own"
+
+
+def body(path: str | Path) -> str:
+    return Path(path).read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+
+
+@pytest.mark.slow
+def test_the_folder_is_whole(project, files):
+    out = Path("exported/resnet18")
+    assert {file.name for file in out.iterdir()} == FILES
+    assert [entry.name for entry in out.parent.iterdir()] == ["resnet18"]  # nothing temporary is left
+    assert (out / "model.safetensors").read_bytes() == files.weights.read_bytes()
+    assert json.loads((out / "model.json").read_text()) == json.loads(files.sidecar.read_text())
+    config, facts = (json.loads((out / name).read_text()) for name in ("config.json", "model.json"))
+    assert (out / "labels.txt").read_text().split("\n") == [*facts["classes"], ""]
+    assert config["label_names"] == facts["classes"] and config["num_classes"] == 12
+    assert config["pretrained_cfg"]["input_size"] == [3, 32, 32] and config["architecture"] == "resnet18"
+    sums = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in FILES - {"config.json"}}
+    assert config["finegrain"]["sha256"] == sums
+
+
+@pytest.mark.slow
+def test_nothing_in_it_names_a_place_on_this_machine(project):
+    for file in Path("exported/resnet18").iterdir():
+        content = file.read_bytes()
+        for place in (project, ROOT, sys.prefix, Path.home() / "x", Path(np.__file__).parents[1]):
+            assert str(place).encode() not in content, file
+        if file.suffix in (".md", ".txt", ".json"):
+            assert not re.search(r"(^|[\s\"'(=`])[/~]\w", content.decode()), file
+
+
+@pytest.mark.slow
+def test_the_metadata_is_that_of_the_metrics_file(project, files):
+    card = ModelCard.load(Path("exported/resnet18/README.md"))
+    assert card.data.license == "cc-by-4.0" and card.data.pipeline_tag == "image-classification"
+    assert card.data.library_name == "finegrain" and card.data.datasets == ["sample"]
+    assert {"onnx", "resnet18"} <= set(card.data.tags) and {"accuracy", "f1"} <= set(card.data.metrics)
+    name, results = model_index_to_eval_results(card.data.to_dict()["model-index"])
+    assert name == "resnet18"
+    test = record.read_json(files.metrics)["test"]
+    shown = {result.metric_name: result.metric_value for result in results}
+    assert shown["top-1 accuracy"] == test["top1"] and shown["top-5 accuracy"] == test["top5"]
+    assert shown["macro-F1"] == test["macro_f1"] and shown["loss (nats an image)"] == test["loss"]
+    assert shown["calibration error with the temperature"] == test["calibrated_ece"]
+    source = record.read_json(paths.Data("sample").source)
+    assert {(r.dataset_split, r.dataset_revision) for r in results} == {("test", source["sha256"])}
+
+
+@pytest.mark.slow
+def test_the_card_tells_what_the_project_s_files_hold(project, files):
+    text = body("exported/resnet18/README.md")
+    metrics, intervals = record.read_json(files.metrics), record.read_json(files.intervals)
+    counts = record.read_json(paths.Data("sample").split_metrics)
+    low, high = intervals["top1"]
+    assert f"| {metrics['test']['top1']:.2%} | {low:.1%} to {high:.1%} |".replace("%", " %") in text
+    assert f"| {metrics['test']['loss']:.3f} | " in text
+    assert f"{counts['images']['train']} train, {counts['images']['val']} validation" in text
+    near, images = counts["test_images_with_near_duplicate"], counts["images"]["test"]
+    assert f"- {near} of the {images} test images look nearly like" in text
+    assert f"On {images} test images, seen at 32 pixels:" in text
+    assert f"Validation chose epoch {metrics['best_epoch']}." in text
+    assert f"temperature {metrics['temperature']:.4g}," in text
+    assert record.read_json(paths.Data("sample").source)["sha256"] in text
+    assert (
+        f"in float32, on all {images} test images" in text and "It was trained from random weights." in text
+    )
+    assert "licence was not stated" not in text
+
+
+@pytest.mark.slow
+def test_the_snippets_of_the_card_run_and_agree(own):
+    first, second = re.findall(r"```python\n(.*?)```", body("README.md"), re.S)
+    printed = []
+    for snippet in (first, second):
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(compile(snippet, "README.md", "exec"), {})
+        printed.append([line.split("% ") for line in out.getvalue().splitlines()])
+    predictor = Predictor.from_pretrained(own)
+    assert printed[0] == [[f"{p:.1%}"[:-1], name] for name, p in predictor("photo.jpg")]
+    exact = dict(Predictor.from_pretrained(own, precision="fp32")("photo.jpg", top=12))
+    assert len(printed[1]) == 5 and float(printed[1][0][0]) == pytest.approx(
+        100 * max(exact.values()), abs=0.3
+    )
+    assert all(float(p) == pytest.approx(100 * exact[name], abs=0.3) for p, name in printed[1])
+
+
+@pytest.mark.slow
+def test_a_model_from_elsewhere_has_a_card_that_says_what_is_not_known(own, capsys):
+    """With hostile class names, a path of this machine, and less in the sidecar."""
+    facts = json.loads(Path("model.json").read_text())
+    facts["classes"][:2] = ["a|b <script> *c*", "two\nlines\x85"]
+    for key in ("environment", "revision", "best_epoch", "data"):
+        del facts[key]
+    facts["recipe"] = {"weights": "/srv/models/first.pth", "head": facts["recipe"]["head"]}
+    Path("strange.json").write_text(json.dumps(facts))
+    shutil.copy("model.safetensors", "strange.safetensors")
+    Path("bad.jpg").write_bytes(b"<html>")
+    Path("good.png").write_bytes(drawn.png(1))
+    assert run("--model", "strange.safetensors", "--check", "good.png", "photo.jpg", "bad.jpg") == 0
+    said = capsys.readouterr().err
+    assert "skipped: bad.jpg: not an image" in said and "no test results" in said
+    out = Path("exported/strange")
+    text = body(out / "README.md")
+    for words in (
+        "**Not known.** No test results", "on 2 photos given for it", "the weights of the file first.pth",
+        r"a\|b \<script\> \*c\*; two lines;", "revision: not recorded", "- Dataset: not recorded",
+        "Which epoch was kept was not recorded", "licence was not stated",
+    ):  # fmt: skip
+        assert words in text, words
+    data = ModelCard.load(out / "README.md").data
+    assert data.eval_results is None and data.datasets is None and data.license == "unknown"
+    assert (out / "labels.txt").read_text().splitlines()[1] == "two lines"
+    assert "/srv" not in (out / "model.json").read_text()
+    assert Predictor.from_pretrained(out).classes == facts["classes"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("metrics", {"temperature": 3.21}, "resnet18-0.json: is of another training"),
+        ("split", {"sha256": "0" * 64}, "split.json: is of another split"),
+    ],
+)
+def test_results_of_another_training_are_refused(project, files, monkeypatch, file, changes, message):
+    real, stale = record.read_json, {"metrics": files.metrics, "split": paths.Data("sample").split_metrics}
+    other = {stale[file]: real(stale[file]) | changes}
+    monkeypatch.setattr(record, "read_json", lambda path: other.get(path) or real(path))
+    with pytest.raises(UserError, match=message):
+        run("--model", "resnet18-0", "--out", "elsewhere")
+    assert not Path("elsewhere").exists()
+
+
+@pytest.mark.slow
+def test_a_graph_that_answers_otherwise_is_not_exported_and_the_old_folder_stays(project, monkeypatch):
+    before = {file.name: file.read_bytes() for file in Path("exported/resnet18").iterdir()}
+
+    def damaged(file: Path, net: Any, facts: dict[str, Any]) -> None:
+        proto = onnx.load("exported/resnet18/model.onnx")
+        (bias,) = [each for each in proto.graph.initializer if list(each.dims) == [12]]
+        values = onnx.numpy_helper.to_array(bias) + np.float32(0.05)
+        bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+        onnx.save(proto, file)
+
+    monkeypatch.setattr(graph, "write", damaged)
+    with pytest.raises(UserError, match="logits differ from the network's by up to 0.05"):
+        run("--model", "resnet18-0")
+    assert {file.name: file.read_bytes() for file in Path("exported/resnet18").iterdir()} == before
+    assert [entry.name for entry in Path("exported").iterdir()] == ["resnet18"]
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_not_as_an_export_left_it_is_refused(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="photo.jpg: no export wrote this; move it away"):
+        folder.require_replaceable(own)
+    (own / "photo.jpg").unlink()
+    folder.require_replaceable(own)
+    with pytest.raises(UserError, match="own: is the folder of the model itself"):
+        run("--model", own, "--out", own)
+    with (own / "README.md").open("a") as card:
+        card.write("My own words.\n")
+    with pytest.raises(UserError, match="README.md: was changed since it was exported"):
+        run("--model", own / "model.safetensors", "--out", own.rename(tmp_path / "edited"))
+
+
+def test_a_missing_package_is_one_message_with_the_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UserError, match=r"onnxscript.* not installed: pip install -r requirements-app.txt"):
+        run()
+    wanted = (ROOT / "requirements-app.txt").read_text()
+    assert all(f"\n{name}==" in wanted for name in ("onnx", "onnxscript", "onnxruntime", "huggingface_hub"))
+
+
+@pytest.mark.parametrize("text", ["Apache 2.0", "MIT\nx: 1", ""])
+def test_a_licence_that_the_hub_cannot_know_is_refused(text, capsys):
+    with pytest.raises(SystemExit):
+        cli.parser().parse_args(["export", "--license", text])
+    assert "such as apache-2.0" in capsys.readouterr().err
