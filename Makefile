@@ -17,13 +17,15 @@ $(VENV)/.installed-dev: $(VENV)/.installed-app requirements-dev.txt
 	$(VENV)/bin/pip install -q -r requirements-dev.txt
 	@touch $@
 
-.PHONY: help install app repro test test-fast check audit clean-checkpoints
+.PHONY: help install app repro demo test test-fast check audit clean-checkpoints
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 install: $(VENV)/.installed ## Make the virtual environment and install everything
 app: $(VENV)/.installed-app ## Install what `finegrain demo` and `finegrain export` need too
 repro: $(VENV)/.installed ## Install, then rebuild data, models, metrics and report
 	dvc repro
+demo: $(VENV)/.installed-app ## Open a page on this machine that answers photos dropped on it
+	finegrain demo
 test: $(VENV)/.installed-dev ## Run every test
 	python -m pytest
 test-fast: $(VENV)/.installed-dev ## Run the tests that start no DVC pipeline

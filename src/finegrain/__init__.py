@@ -54,5 +54,6 @@ graph        a trained network as ONNX, and the proof that it answers as the net
 card         the model card
 folder       replace a folder as a whole
 export       a trained model as a folder for the Hugging Face Hub
+demo         a page that answers photos dropped on it
 cli          the command finegrain
 """

@@ -43,6 +43,10 @@ def parser() -> argparse.ArgumentParser:
         "--check", nargs="+", default=[], metavar="PATH",
         help="photos to compare the ONNX graph and the network on, instead of the test images",
     )  # fmt: skip
+    demo = commands.add_parser("demo", help="a page on this machine that answers photos dropped on it")
+    demo.add_argument("--model", help=_MODEL)
+    demo.add_argument("--port", type=_positive, default=7860)
+    demo.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     return top
 
 

@@ -20,10 +20,24 @@ from finegrain import runtime  # isort: skip  (before torch: it sets the allocat
 import numpy as np
 import torch
 
-from finegrain import answers, exported, loop, model, packed, params, paths, photos, picture, record, scores
+from finegrain import (
+    answers,
+    exported,
+    gradcam,
+    loop,
+    model,
+    packed,
+    params,
+    paths,
+    photos,
+    picture,
+    record,
+    scores,
+)
 from finegrain.answers import Floats
 from finegrain.errors import UserError
 from finegrain.labels import Labels
+from finegrain.packed import Squares
 from finegrain.photos import Photo
 
 
@@ -56,6 +70,8 @@ class Predictor:
         self._net, self._bf16, self._flip = net.to(device).eval(), bf16, flip
         self.classes: list[str] = facts["classes"]
         self.temperature: float = facts["temperature"]
+        self.unknown_below: float = facts["unknown_below"]
+        """Confidence under which a photo is like no class of these."""
         self._pack_side: int = facts["pack_side_pixels"]
         self._view = packed.Whole(side or facts["side_pixels"], device, facts["mean"], facts["std"])
 
@@ -94,6 +110,17 @@ class Predictor:
         for _, logits in self.logits([(Photo(name, name), data)], skipped):
             return self.best(logits, top)
         raise picture.BadImage(": ".join(skipped[0]))
+
+    def heat(self, photo: bytes, name: str) -> tuple[Squares, Squares]:
+        """The photo as the network sees it, ``[S, S, 3]``, and under its Grad-CAM of the class of that name.
+
+        Raises:
+            picture.BadImage: it is no image that can be used.
+        """
+        square = np.array(picture.square(photo, self._pack_side))  # torch wants it writable
+        images, chosen = self._view(torch.from_numpy(square[None])), self.classes.index(name)
+        (heat,) = gradcam.heatmaps(self._net, images, torch.tensor([chosen]))
+        return square, gradcam.overlay(square, heat)
 
     def logits(
         self, items: Iterable[tuple[Photo, bytes | OSError]], skipped: list[tuple[str, str]]
