@@ -7,6 +7,7 @@ Writes  models/<name>/<run>.safetensors and .json, metrics/<name>/cost/<run>.jso
 
 from finegrain import stage  # isort: skip  (first: it ends this process with dvc)
 import argparse
+import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,9 +28,11 @@ from finegrain import (
     params,
     paths,
     range_test,
+    ranks,
     record,
 )
 from finegrain.progress import Progress, Row
+from finegrain.ranks import Ranks
 from finegrain.recipe import AdamW
 
 HISTORY = ("epoch", "phase", "side_pixels", "lr", "train_loss", "train_top1", "val_loss", "val_top1")
@@ -48,30 +51,48 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, required=True, help="one of params.yaml `seeds`")
     args = parser.parse_args(argv)
     config = params.read()
-    run = paths.Run(config.dataset.name, args.model, args.seed)
-    data, seed = paths.Data(config.dataset.name), args.seed
-    device = runtime.device(config.device)
+    if config.devices > 1 and not ranks.launched():
+        ranks.launch(config.devices, __file__, ["--model", args.model, "--seed", str(args.seed)])
+        return
+    with ranks.joined(runtime.device(config.device)) as ours:
+        train(config, paths.Run(config.dataset.name, args.model, args.seed), ours)
+
+
+def train(config: params.Params, run: paths.Run, ours: Ranks) -> None:
+    """The stage, in each of the processes that train together; the first one keeps and writes."""
+    config.require_divisible_by(ours.count)
+    data, seed, device = paths.Data(config.dataset.name), run.seed, ours.device
     runtime.be_deterministic(config.deterministic)
     bf16 = runtime.bf16(config.precision, device)
 
-    mean, std = packed.statistics(data.pack, config.normalisation, model.pretrained(config.weights))
-    train, val = (packed.Split(data.pack, part, device, mean, std) for part in ("train", "val"))
-    classes = len(train.class_names)
-    net = model.build(run.model, classes, config.weights, config.head, seed).to(device)
-    environment = runtime.environment(device, bf16)
+    normal = packed.statistics(data.pack, config.normalisation, model.pretrained(config.weights))
+    train, val = (packed.Split(data.pack, part, device, *normal, ours) for part in ("train", "val"))
+    environment = runtime.environment(device, bf16) | {"devices": ours.count}
     recipe = config.model_dump(mode="json", include=USED)
     recipe["dataset"] = config.dataset.name
     key = {"model": run.model, "seed": seed, "recipe": recipe}
     key |= {"data": train.fingerprint, "environment": environment}
     code = [Path(__file__), *Path(params.__file__).parent.glob("*.py")]
-    chosen, final = Progress(), Progress()
+    keepers: list[checkpoint.Keeper] = []
+
+    def build() -> nn.Module:
+        return model.build(run.model, len(train.class_names), config.weights, config.head, seed).to(device)
+
+    def kept(name: str, net: nn.Module) -> checkpoint.Shared:
+        keeper = None
+        if ours.first:
+            keeper = checkpoint.Keeper(name, key, code, config.checkpoint_seconds)
+            keepers.append(stack.enter_context(keeper))
+            keeper.require_room(state_bytes(net, config))
+        return checkpoint.Shared(keeper, ours)
+
+    net, chosen, final = build(), Progress(), Progress()
     disk.require(run.weights, model.bytes_of(net), "the model")
-    seconds = config.checkpoint_seconds
-    with checkpoint.Keeper(f"{config.dataset.name}-{run.name}", key, code, seconds) as keeper:
-        keepers = [keeper]
-        keeper.require_room(state_bytes(net, config))
+    with contextlib.ExitStack() as stack:
+        keeper = kept(f"{run.dataset}-{run.name}", net)
         for row in loop.fit(net, config, seed, train, val, keeper, chosen, bf16):
-            write_history(run, chosen)
+            if ours.first:
+                write_history(run, chosen)
             said = f"val loss {row['val_loss']:.3f}, val top-1 {row['val_top1']:.2%}"
             record.say(f"{run.name} epoch {row['epoch']}: train loss {row['train_loss']:.3f}, {said}")
         net.load_state_dict(chosen.weights)
@@ -79,22 +100,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         temperature = calibration.temperature(logits.numpy(), labels.numpy())
         told = answers.of(logits.numpy(), labels.numpy(), temperature)
         if config.refit:
-            both = packed.Split(data.pack, "train+val", device, mean, std)
-            net = model.build(run.model, classes, config.weights, config.head, seed).to(device)
-            with checkpoint.Keeper(f"{config.dataset.name}-{run.name}-refit", key, code, seconds) as second:
-                keepers.append(second)
-                second.require_room(state_bytes(net, config))
-                for row in loop.fit(net, config, seed, both, None, second, final, bf16, plan=chosen):
-                    record.say(f"{run.name} refit, epoch {row['epoch']}: train loss {row['train_loss']:.3f}")
-        kept = final if config.refit else chosen
+            both = packed.Split(data.pack, "train+val", device, *normal, ours)
+            net = build()
+            keeper = kept(f"{run.dataset}-{run.name}-refit", net)
+            for row in loop.fit(net, config, seed, both, None, keeper, final, bf16, plan=chosen):
+                record.say(f"{run.name} refit, epoch {row['epoch']}: train loss {row['train_loss']:.3f}")
+        result = final if config.refit else chosen
         facts = {
             "model": run.model,
             "seed": seed,
             "classes": train.class_names,
-            "side_pixels": kept.best["side_pixels"],
+            "side_pixels": result.best["side_pixels"],
             "pack_side_pixels": train.side_pixels,
-            "mean": mean,
-            "std": std,
+            "mean": normal[0],
+            "std": normal[1],
             "lr": chosen.lrs,
             "best_epoch": chosen.best["epoch"],
             "val_top1": chosen.best["val_top1"],
@@ -107,11 +126,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             "environment": environment,
             "revision": record.revision(),
         }
-        model.save(run.weights, run.sidecar, kept.weights, facts)
-        write_sweeps(run, chosen, list(config.phases))
         average = optim.average(net, config.ema_decay) if config.ema_decay else None
         job = loop.Job(net, config, seed, next(iter(config.phases)), train, bf16, average)
-        record.write_json(run.cost, cost(job, [*chosen.rows, *final.rows], min(chosen.lrs.values())))
+        spent = cost(job, [*chosen.rows, *final.rows], min(chosen.lrs.values()))
+        if ours.first:
+            model.save(run.weights, run.sidecar, result.weights, facts)
+            write_sweeps(run, chosen, list(config.phases))
+            record.write_json(run.cost, spent)
         for each in keepers:
             each.finish(run.weights)
 

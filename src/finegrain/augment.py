@@ -43,8 +43,12 @@ class Views:
 
     def to(self, device: torch.device) -> "Views":
         """A copy on the device; the host does not wait for it."""
+        return self.each(lambda values: runtime.upload(values, device))
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> "Views":
+        """A copy with the function of every operator's values ``[N, ...]``."""
         known = {name: values for name, values in vars(self).items() if values is not None}
-        return Views(**{name: runtime.upload(values, device) for name, values in known.items()})
+        return Views(**{name: function(values) for name, values in known.items()})
 
 
 def whole(n: int, height: int, width: int) -> Views:

@@ -50,5 +50,6 @@ def images_per_second(job: loop.Job, side: int, lr: float, seconds: float) -> fl
         return time.perf_counter() - started
 
     run(1)  # memory is taken, kernels are chosen
-    steps = min(max(2, round(seconds / run(1))), 1000)
-    return steps * len(labels) / run(steps)
+    ranks = job.train.ranks
+    steps = ranks.same(min(max(2, round(seconds / run(1))), 1000))
+    return steps * len(labels) * ranks.count / run(steps)

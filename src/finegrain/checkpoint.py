@@ -12,18 +12,27 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from finegrain import disk, paths, record
 from finegrain.errors import UserError
+from finegrain.ranks import Ranks
 
 KEPT = 20
 """States of interrupted runs; some hundred MB each."""
 TEMPORARY = "state.tmp"
 RESULT = "result.md5"
 """In the folder of a run that has ended: its weights' md5, as dvc.lock is going to have it."""
+
+
+class States(Protocol):
+    """What a training run asks for."""
+
+    def read(self) -> dict[str, Any] | None: ...
+    def due(self) -> bool: ...
+    def write(self, state: dict[str, Any]) -> None: ...
 
 
 class Keeper:
@@ -123,6 +132,25 @@ class Keeper:
             record.say(f"{self.file}: damaged, so training starts from the beginning")
             return None
         return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+
+
+class Shared:
+    """The first process's keeper, as all that train together see it."""
+
+    def __init__(self, keeper: Keeper | None, ranks: Ranks) -> None:
+        """Wrap it; None in the other processes."""
+        self._keeper, self._ranks = keeper, ranks
+
+    def read(self) -> dict[str, Any] | None:
+        state: dict[str, Any] | None = self._ranks.same(self._keeper and self._keeper.read())
+        return state
+
+    def due(self) -> bool:
+        return bool(self._ranks.same(self._keeper and self._keeper.due()))
+
+    def write(self, state: dict[str, Any]) -> None:
+        if self._keeper:
+            self._keeper.write(state)
 
 
 def remove_recorded() -> None:

@@ -14,16 +14,20 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from finegrain import augment, model, optim, range_test, record, runtime
-from finegrain.checkpoint import Keeper
+from finegrain.checkpoint import States
 from finegrain.errors import UserError
 from finegrain.packed import Split
 from finegrain.params import Params
 from finegrain.passes import Passes
 from finegrain.progress import LossWatch, Progress, Row, Sums
+from finegrain.ranks import Ranks
 from finegrain.recipe import Phase
 
 PREDICT_BATCH = 64
 """Images that ``predict`` takes at a time: without gradients more fit than in a training step."""
+
+AGREE_EVERY = 16
+"""Steps, after which processes that train together ask whether to save: all wait for the answer."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,10 @@ class Job:
         def planned(side: int) -> int:
             return self.steps * sum(self.phase.side(epoch) == side for epoch in range(self.phase.epochs))
 
-        cuda = self.train.device.type == "cuda"
-        return Passes(self.net, self.bf16, self.config.label_smoothing, planned if cuda else None)
+        ranks = self.train.ranks
+        recorded = self.train.device.type == "cuda" and ranks.alone
+        net = ranks.wrap(self.net)
+        return Passes(net, self.bf16, self.config.label_smoothing, planned if recorded else None)
 
     def batches(self, epoch: int | str, side: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Of an epoch, from its step ``first`` on."""
@@ -79,7 +85,7 @@ def fit(
     seed: int,
     train: Split,
     val: Split | None,
-    keeper: Keeper,
+    keeper: States,
     progress: Progress,
     bf16: bool,
     plan: Progress | None = None,
@@ -98,7 +104,7 @@ def fit(
     Raises:
         UserError: a loss is not finite.
     """
-    average = optim.average(net, config.ema_decay) if config.ema_decay else None
+    average, ranks = optim.average(net, config.ema_decay) if config.ema_decay else None, train.ranks
     state = keeper.read()
     if state:
         _restore(state, net, average, progress)
@@ -116,16 +122,18 @@ def fit(
             optimizer.load_state_dict(state["optimizer"])
         for phase_epoch in range(begun, epochs):
             epoch, lr = len(progress.rows) + 1, progress.lrs[name]
-            sums = progress.sums.to(train.device) if progress.sums else Sums.zero(train.device)
+            sums = progress.sums.part(ranks) if progress.sums else Sums.zero(train.device)
             started = time.monotonic() - sums.seconds
             for watch in train_steps(job, optimizer, lr, epoch, phase_epoch, sums):
-                if keeper.due() and watch.bad(wait=True) is None and _is_finite(net):
-                    progress.sums = replace(sums, seconds=time.monotonic() - started)
-                    keeper.write(_state(net, optimizer, average, progress))
+                asked = ranks.alone or sums.steps % AGREE_EVERY == 0
+                if asked and keeper.due() and ranks.all(watch.bad(wait=True) is None and _is_finite(net)):
+                    progress.sums = replace(sums.of_all(ranks), seconds=time.monotonic() - started)
+                    keeper.write(_state(net, optimizer, average, progress, ranks))
             row: Row = {"epoch": epoch, "phase": name, "side_pixels": phase.side(phase_epoch)}
-            row |= _summary(job, lr, phase_epoch, sums)
+            row |= _summary(job, lr, phase_epoch, sums.of_all(ranks))
             row["train_seconds"] = time.monotonic() - started
             kept = average.module if average else net
+            ranks.average_buffers(kept)
             if val:
                 row |= _validate(kept, val, job, row)
             row["seconds"] = time.monotonic() - started
@@ -134,7 +142,7 @@ def fit(
                 progress.stopped.append(name)
             yield row
             if keeper.due():
-                keeper.write(_state(net, optimizer, average, progress))
+                keeper.write(_state(net, optimizer, average, progress, ranks))
             if name in progress.stopped:
                 break
     # so that a kill after this, in a refit or before DVC has recorded the outs, repeats nothing
@@ -237,6 +245,8 @@ def sweep_rates(job: Job) -> list[range_test.Point]:
             group["lr"] = lr * group["peak_lr"]  # the groups' factors, for a peak rate of 1
         torch.manual_seed(augment.seed_of(job.seed, "range test", bar.n))
         loss, _ = take_step(job, optimizer, *next(batches))
+        job.train.ranks.sum(loss)
+        loss /= job.train.ranks.count
         bar.update()
         return loss.item()  # waits for the device: the sweep must know when to stop
 
@@ -282,7 +292,7 @@ def predict(
     for images, _ in batches:
         logits = forward(net, images, bf16, flip)
         outputs.append(logits)
-    return torch.cat(outputs).cpu(), split.labels
+    return split.ranks.gather(outputs), split.labels
 
 
 @torch.inference_mode()
@@ -305,8 +315,14 @@ def _is_finite(net: nn.Module) -> bool:
 
 
 def _state(
-    net: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None, progress: Progress
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedModel | None,
+    progress: Progress,
+    ranks: Ranks,
 ) -> dict[str, Any]:
+    for each in (net, *([average] if average else [])):
+        ranks.average_buffers(each)
     return {
         "net": net.state_dict(),
         "optimizer": optimizer.state_dict(),

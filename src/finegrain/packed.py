@@ -10,6 +10,7 @@ from torch import Tensor
 
 from finegrain import augment, crop, feed, record, runtime
 from finegrain.pixels import Pixels
+from finegrain.ranks import ALONE, Ranks
 from finegrain.recipe import Augment, Normalisation, Statistics
 
 Squares = NDArray[np.uint8]
@@ -46,14 +47,22 @@ class Split:
     """The images of some splits: resident on the GPU if they fit, else read batch by batch."""
 
     def __init__(
-        self, folder: Path, names: str, device: torch.device, mean: list[float], std: list[float]
+        self,
+        folder: Path,
+        names: str,
+        device: torch.device,
+        mean: list[float],
+        std: list[float],
+        ranks: Ranks = ALONE,
     ) -> None:
         """Open ``folder/<name>.npy`` ([N, H, W, 3] uint8) and its labels.
 
         Args:
             names: such as ``train``, or ``train+val`` for the images of both.
             mean: of red, green and blue, of values in 0..1, for the normalisation; ``std`` alike.
+            ranks: the processes among which each batch, and all of ``plain_batches``, is divided.
         """
+        self.ranks = ranks
         facts = record.read_json(folder / "pack.json")
         self.device = device
         self.class_names: list[str] = facts["classes"]
@@ -81,9 +90,10 @@ class Split:
         return images
 
     def steps(self, batch_size: int) -> int:
-        """Training steps of an epoch; a last batch of one image is left out: batch norm needs two."""
+        """Training steps of an epoch; a last batch that is too small for batch norm, which needs two images
+        in each process, is left out."""
         full, rest = divmod(len(self), batch_size)
-        return full + (rest > 1)
+        return full + (rest >= 2 * self.ranks.count)
 
     def train_batches(
         self, epoch: int | str, batch_size: int, side: int, config: Augment, seed: int, first: int = 0
@@ -98,16 +108,20 @@ class Split:
         """
         order = torch.randperm(len(self), generator=augment.generator(seed, "order", epoch))
         chosen = order.split(batch_size)[first : self.steps(batch_size)]
-        size = self.side_pixels
-        views = (
-            augment.draw(len(each), size, size, side, config, (seed, epoch, step))
-            for step, each in enumerate(chosen, first)
-        )
-        yield from self._batches(zip(chosen, views, strict=True), side, config.pad_crop_pixels)
+        size, ranks = self.side_pixels, self.ranks
+
+        def wanted() -> Iterator[feed.Wanted]:
+            for step, each in enumerate(chosen, first):
+                each = each[: len(each) // ranks.count * ranks.count]
+                views = augment.draw(len(each), size, size, side, config, (seed, epoch, step))
+                # drawn for the whole batch: an image is seen alike, however many processes there are
+                yield ranks.share(each), views.each(ranks.share)
+
+        yield from self._batches(wanted(), side, config.pad_crop_pixels)
 
     def plain_batches(self, batch_size: int, side: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, in order, whole; yields as ``train_batches``."""
-        chosen = torch.arange(len(self)).split(batch_size)
+        """Every image of this process's stretch once, in order, whole; yields as ``train_batches``."""
+        chosen = torch.arange(len(self))[self.ranks.stretch(len(self))].split(batch_size)
         views = (augment.whole(len(each), self.side_pixels, self.side_pixels) for each in chosen)
         yield from self._batches(zip(chosen, views, strict=True), side, 0)
 

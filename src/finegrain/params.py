@@ -131,6 +131,8 @@ class Params(Section):
     lr_range_test: RangeTest
     evaluate: Evaluate
     device: Literal["auto", "cpu", "cuda"]
+    devices: Annotated[int, Field(ge=1, le=1024)]
+    """Processes on this machine that train one model together, each with a GPU of its own if there is one."""
     deterministic: bool
     """The same bits on the same kind of GPU, or an error; the CPU gives them anyway."""
     precision: Literal["auto", "fp32", "bf16"]
@@ -157,6 +159,32 @@ class Params(Section):
                 {"pixels": self.augment.pad_crop_pixels, "side": smallest},
             )
         return self
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> "Params":
+        for key, size in self._batch_sizes().items():
+            if size % self.devices or size < 2 * self.devices:
+                raise PydanticCustomError(
+                    "devices", _INDIVISIBLE, {"key": key, "size": size, "n": self.devices}
+                )
+        return self
+
+    def _batch_sizes(self) -> dict[str, int]:
+        own = {f"phases.{name}.batch_size": phase.batch_size for name, phase in self.phases.items()}
+        return {"batch_size": self.batch_size} | {key: size for key, size in own.items() if size}
+
+    def require_divisible_by(self, processes: int) -> None:
+        """Check every batch size against the processes that torchrun has really started.
+
+        Raises:
+            UserError: one cannot be divided among them.
+        """
+        for key, size in self._batch_sizes().items():
+            if size % processes or size < 2 * processes:
+                raise UserError(f"params.yaml: {_INDIVISIBLE.format(key=key, size=size, n=processes)}")
+
+
+_INDIVISIBLE = "{key}: {size} images must be divisible by {n} devices, with two images or more for each"
 
 
 def read(file: Path = paths.PARAMS) -> Params:

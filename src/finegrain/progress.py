@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from finegrain.range_test import Point
+from finegrain.ranks import Ranks
 
 Row = dict[str, Any]
 
@@ -34,6 +35,20 @@ class Sums:
         self.correct += (logits.argmax(1) == labels).sum()
         self.images += len(labels)
         self.steps += 1
+
+    def of_all(self, ranks: Ranks) -> "Sums":
+        """Added up over all processes, of which each has had as many images."""
+        whole = self.to(self.loss.device)
+        ranks.sum(whole.loss, whole.correct)
+        return replace(whole, images=self.images * ranks.count)
+
+    def part(self, ranks: Ranks) -> "Sums":
+        """What this process begins with, so that ``of_all`` gives these sums again."""
+        mine = self.to(ranks.device)
+        if not ranks.first:
+            mine.loss.zero_()
+            mine.correct.zero_()
+        return replace(mine, images=self.images // ranks.count)
 
     def to(self, device: torch.device) -> "Sums":
         return replace(self, loss=self.loss.to(device, copy=True), correct=self.correct.to(device, copy=True))

@@ -15,6 +15,9 @@ from tqdm import tqdm
 
 from finegrain.errors import UserError
 
+SPEAKS = os.environ.get("RANK", "0") == "0"
+"""Of several processes that torchrun started to train together, the first one."""
+
 
 def progress(items: Iterable[Any] | None = None, *, total: int | None, label: str, unit: str = "img") -> Any:
     """A tqdm bar on a terminal; in a log, one line at least 10 seconds apart."""
@@ -22,7 +25,7 @@ def progress(items: Iterable[Any] | None = None, *, total: int | None, label: st
     return tqdm(
         items, total=total, desc=label, unit=unit, mininterval=0.1 if interactive else 10,
         delay=0 if interactive else 10, dynamic_ncols=True,
-        file=sys.stderr, smoothing=0.1, leave=interactive,
+        file=sys.stderr, smoothing=0.1, leave=interactive, disable=not SPEAKS,
     )  # fmt: skip
 
 
@@ -114,6 +117,8 @@ def in_order(function: Callable[[Any], Any], items: Iterable[Any], threads: int,
 
 def say(line: str) -> None:
     """One line for the person who watches; results go to files, never here."""
+    if not SPEAKS:
+        return
     if sys.stderr.isatty():
         tqdm.write(line, file=sys.stderr)  # above the bars
     else:

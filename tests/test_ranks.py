@@ -1,0 +1,175 @@
+"""Two processes on the CPU train as one does; a lost one ends all, and the next run goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+from pipeline import ROOT
+from safetensors.torch import load_file
+from test_params import changed
+
+from finegrain import packed
+from finegrain.ranks import Ranks
+from finegrain.recipe import Augment
+
+CPU = torch.device("cpu")
+RUN = "resnet18-0"
+TINY: dict[str, Any] = {
+    "dataset__name": "tiny",
+    "pack__side_pixels": 32,
+    "models": ["resnet18"],
+    "batch_size": 12,
+    "precision": "fp32",
+    "phases": {
+        "all": {
+            "part": "all",
+            "epochs": 3,
+            "side_pixels": 32,
+            "optimizer": {"kind": "sgd", "momentum": 0.9},
+            "schedule": {"kind": "constant"},
+        }
+    },
+}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+COMMAND = [sys.executable, str(ROOT / "src" / "train.py"), "--model", "resnet18", "--seed", "0"]
+
+
+def head_only() -> dict[str, Any]:
+    """Without norm layers that follow a batch, two processes compute what one computes, but for rounding."""
+    phase = {**TINY["phases"]["all"], "part": "head", "norm_statistics": "frozen"}
+    return {**TINY, "phases": {"all": phase}}
+
+
+def train(folder: Path, command: list[str] = COMMAND, **changes: Any) -> subprocess.CompletedProcess[str]:
+    changed(folder, **changes)
+    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
+
+
+def history(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / f"plots/tiny/history/{RUN}.csv")
+
+
+def split(folder: Path, part: str, ranks: Ranks) -> packed.Split:
+    return packed.Split(folder, part, CPU, [0.2] * 3, [0.15] * 3, ranks)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_shares_of_a_batch_are_the_batch(tiny_pack, count):
+    config = Augment(crop_scale=(0.5, 1.0), rotate_degrees=10.0, brightness=0.2)
+    whole = list(split(tiny_pack, "train", Ranks()).train_batches(1, 12, 24, config, seed=0))
+    shares = [
+        list(split(tiny_pack, "train", Ranks(index, count)).train_batches(1, 12, 24, config, seed=0))
+        for index in range(count)
+    ]
+    assert [len(share) for share in shares] == [len(whole)] * count == [4] * count
+    for step, (images, labels) in enumerate(whole):
+        for index, share in enumerate(shares):
+            assert torch.equal(share[step][1], labels[index::count])
+            assert torch.equal(share[step][0], images[index::count])
+
+
+def test_an_epoch_s_last_batch_is_as_large_for_all(tiny_pack):
+    ranks = [split(tiny_pack, "train", Ranks(index, 2)) for index in range(2)]
+    # 42 images in batches of 37: five are left, of which four can be shared
+    sizes = [
+        [len(y) for _, y in part.train_batches(1, 37, 32, Augment(crop_scale=(0.5, 1.0)), seed=0)]
+        for part in ranks
+    ]
+    assert sizes == [[18, 2], [18, 2]]
+    assert ranks[0].steps(40) == 1  # two images, one for each: too few for batch norm
+
+
+def test_the_stretches_hold_every_image_once(tiny_pack):
+    labels = torch.cat(
+        [y for i in range(4) for _, y in split(tiny_pack, "val", Ranks(i, 4)).plain_batches(3, 32)]
+    )
+    assert torch.equal(labels, split(tiny_pack, "val", Ranks()).labels)
+
+
+@pytest.mark.parametrize(("devices", "batch_size"), [(3, 16), (8, 8)])
+def test_a_batch_that_cannot_be_divided_is_refused(project, devices, batch_size):
+    done = train(project, devices=devices, batch_size=batch_size)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"batch_size: {batch_size} images must be divisible by {devices} devices" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_compute_what_one_does(project, tiny_pack):
+    """Losses and weights within 1e-4: sums of float32 in another order."""
+    one = train(project, **head_only(), devices=1)
+    assert one.returncode == 0, one.stderr
+    rows, weights = history(project), load_file(project / f"models/tiny/{RUN}.safetensors")
+    two = train(project, **head_only(), devices=2)
+    assert two.returncode == 0, two.stderr
+    again, same = history(project), load_file(project / f"models/tiny/{RUN}.safetensors")
+    assert two.stderr.count("epoch 3: train loss") == 1  # one process speaks
+    np.testing.assert_allclose(again.select_dtypes("number"), rows.select_dtypes("number"), rtol=1e-4)
+    for name, value in weights.items():
+        torch.testing.assert_close(same[name], value, rtol=1e-4, atol=1e-5)
+    sidecar = json.loads((project / f"models/tiny/{RUN}.json").read_text())
+    assert sidecar["environment"]["devices"] == 2
+    cost = json.loads((project / f"metrics/tiny/cost/{RUN}.json").read_text())
+    assert cost["images_per_second"] > 0 and cost["fraction_of_ceiling"] > 0
+
+
+@pytest.mark.slow
+def test_a_whole_network_learns_as_well_on_two(project, tiny_pack):
+    """Norm layers follow each process's own half of the batch: the same within what a seed changes."""
+    found = {}
+    for devices in (1, 2):
+        done = train(project, **TINY, devices=devices, lr=0.01, ema_decay=0.5, refit=True)
+        assert done.returncode == 0, done.stderr
+        found[devices] = history(project).iloc[-1]
+    # of the third epoch; the first begins at ln 3 = 1.1
+    assert found[2]["train_loss"] == pytest.approx(found[1]["train_loss"], rel=0.25)
+    assert max(run["train_loss"] for run in found.values()) < 0.9
+
+
+def wait_for(condition: Any, seconds: float = 60) -> Any:
+    for _ in range(int(seconds / 0.05)):
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    pytest.fail("it did not come")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("elastic", [False, True])
+def test_a_killed_process_ends_all_and_the_next_run_goes_on(project, tiny_pack, elastic):
+    """Under torchrun with restarts, the next run comes by itself."""
+    phase = {**TINY["phases"]["all"], "epochs": 6}
+    changed(
+        project, **{**TINY, "phases": {"all": phase}}, devices=1 if elastic else 2, checkpoint_seconds=0.0
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "--max-restarts", "1", *COMMAND[1:]] if elastic else COMMAND
+    with (project / "log").open("w") as log:
+        running = subprocess.Popen(command, cwd=project, env=ENVIRONMENT, stdout=log, stderr=log)
+        wait_for(lambda: "epoch 2: train loss" in (project / "log").read_text())
+        workers = [p for p in psutil.Process(running.pid).children() if "train.py" in " ".join(p.cmdline())]
+        assert len(workers) == 2
+        workers[1].send_signal(signal.SIGKILL)
+        code = running.wait(120)
+    said = (project / "log").read_text()
+    assert not any(worker.is_running() and worker.status() != "zombie" for worker in workers)
+    if elastic:
+        assert code == 0, said
+    else:
+        assert code == 1
+        what = "error: process 1 of 2 was ended by signal 9; the others were ended too"
+        assert said.splitlines()[-1] == f"{what}; `dvc repro` goes on from here"
+        done = subprocess.run(COMMAND, cwd=project, env=ENVIRONMENT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        said = done.stderr
+    assert "resumed after epoch" in said
+    assert history(project)["epoch"].tolist() == list(range(1, 7))
