@@ -26,6 +26,7 @@ from torchvision.transforms import v2  # noqa: E402
 
 from finegrain import augment, loop, manifest, model, packed, packing, params, record  # noqa: E402
 from finegrain.progress import Progress  # noqa: E402
+from finegrain.ranks import ALONE  # noqa: E402
 from finegrain.recipe import Augment  # noqa: E402
 from finegrain.sources import archive, sample  # noqa: E402
 
@@ -91,7 +92,7 @@ class Files:
     """Image files behind torchvision's transforms and loader, giving batches as ``packed.Split`` does."""
 
     def __init__(self, folder: Path, device: torch.device, mean: list[float], std: list[float]) -> None:
-        self.device, self._folder = device, folder
+        self.device, self._folder, self.ranks = device, folder, ALONE
         self._normal = augment.normalisation(mean, std, device)
         self._files = datasets.ImageFolder(str(folder), loader=_read)
         self.labels = torch.tensor(self._files.targets)

@@ -46,7 +46,7 @@ WAYS = {
     "exp run --temp": "exec dvc exp run --temp -n {name}",
     # a worker that was asked to end (SIGTERM) works its task off first: so long no other starts
     "queue": "dvc exp run --queue -n {name} && dvc queue start && "
-    "until dvc queue status | grep {name} | grep -qE 'Success|Failed'; do sleep 1; dvc queue start; done",
+    "until dvc queue status | grep {name} | grep -qE 'Success|Failed'; do sleep 5; dvc queue start; done",
 }
 
 
