@@ -1,5 +1,6 @@
 """A copy of the repository in which commands run as a user types them."""
 
+import copy
 import json
 import os
 import shutil
@@ -33,7 +34,7 @@ class Clone:
         home = folder.parent / "home"
         home.mkdir(exist_ok=True)
         self.environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith(("KAGGLE", "DVC", "GIT"))},
+            **{k: v for k, v in os.environ.items() if not k.startswith(("KAGGLE", "DVC", "GIT", "AWS"))},
             "HOME": str(home),
             "SHELL": "/bin/sh",  # dvc's, and the plainest: unlike bash, it stays unless told to `exec`
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -55,6 +56,13 @@ class Clone:
         )
         assert done.returncode == code, f"{command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
+
+    def colleague(self, url: Path, folder: Path) -> "Clone":
+        """What someone else gets from `git clone`: the last commit alone, and a cache of their own."""
+        self(f"git clone -q {url} {folder}")
+        other = copy.copy(self)
+        other.folder = folder
+        return other
 
     def commit(self, message: str) -> None:
         self(f"git add -A && git commit -q --allow-empty -m '{message}'")

@@ -1,0 +1,192 @@
+"""Sharing through remotes: what docs/SHARING.md promises, by real dvc commands against an S3 server."""
+
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import pytest
+import yaml
+from clone import Clone
+from moto.server import ThreadedMotoServer
+from test_dvc import TINY, stages_run
+from test_params import changed
+
+pytestmark = pytest.mark.slow
+
+RUN = "resnet18-0"
+AFTER_A_RATE = {f"train@{RUN}", f"evaluate@{RUN}", "compare"}
+KEY, SECRET = secrets.token_hex(10), secrets.token_hex(20)
+MODEL = [f"models/sample/{RUN}.safetensors", f"models/sample/{RUN}.json"]
+SHARED = [*MODEL, "data/sample/archive/sample.zip", "data/sample/manifest.csv"]
+SHARED += [f"data/sample/predictions/{RUN}.parquet", "reports/index.html"]
+PACK = [f"data/sample/pack/{name}.npy" for name in ("train", "val", "test")]
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """An S3 bucket on this machine."""
+
+    endpoint: str
+    name: str = "team"
+
+    def client(self):
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=KEY,
+            aws_secret_access_key=SECRET,
+        )
+
+    def keys(self) -> set[str]:
+        pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=self.name)
+        return {item["Key"] for page in pages for item in page.get("Contents", [])}
+
+    def has(self, file: Path) -> bool:
+        """Whether the file's content is there, under the name that DVC gives it."""
+        md5 = hashlib.md5(file.read_bytes()).hexdigest()
+        return f"finegrain/files/md5/{md5[:2]}/{md5[2:]}" in self.keys()
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Bucket]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    made = Bucket(f"http://{host}:{port}")
+    made.client().create_bucket(Bucket=made.name)
+    yield made
+    server.stop()
+
+
+@dataclass(frozen=True)
+class Team:
+    """Somebody who has run the pipeline and pushed, and the bare git repository between them and others."""
+
+    author: Clone
+    origin: Path
+
+    def colleague(self, name: str) -> Clone:
+        return self.author.colleague(self.origin, self.origin.parent / name)
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory, bucket) -> Team:
+    author = Clone(tmp_path_factory.mktemp("team") / "author")
+    changed(author.folder, **{**TINY, "seeds": [0]})
+    author(f"dvc remote add -d team s3://{bucket.name}/finegrain")
+    author(f"dvc remote modify team endpointurl {bucket.endpoint}")
+    author.commit("shrink, and share")
+    author(f"dvc remote modify --local team access_key_id {KEY}")
+    author(f"dvc remote modify --local team secret_access_key {SECRET}")
+    author("dvc repro")
+    author.commit("run")
+    author("dvc push")
+    origin = author.folder.parent / "origin.git"
+    author(f"git clone -q --bare . {origin} && git remote add origin {origin}")
+    # others have no config of the author's: they sign in by the environment
+    author.environment |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+    return Team(author, origin)
+
+
+@pytest.fixture(scope="module")
+def pulled(team) -> Clone:
+    """A colleague who has pulled all there is."""
+    made = team.colleague("pulled")
+    made("dvc pull --allow-missing")
+    return made
+
+
+def same(one: Clone, other: Clone, paths: list[str]) -> bool:
+    return all((one.folder / path).read_bytes() == (other.folder / path).read_bytes() for path in paths)
+
+
+def test_credentials_are_not_committed(team):
+    assert SECRET in (team.author.folder / ".dvc/config.local").read_text()
+    assert team.author("git status --porcelain") == ""
+    team.author(f"git grep -q -e {SECRET} -e {KEY} $(git rev-list --all)", code=1)
+
+
+def test_all_is_pushed_but_the_pack(team, bucket):
+    assert all(bucket.has(team.author.folder / path) for path in SHARED)
+    assert not any(bucket.has(team.author.folder / path) for path in PACK)
+
+
+def test_a_clone_gets_what_was_pushed(team, pulled):
+    assert same(team.author, pulled, SHARED)
+    assert not (pulled.folder / "data/sample/pack").exists()
+    output = pulled("dvc pull", code=1)  # a plain pull gets the same, and then says what it has not got
+    assert output.split("following targets:\n")[1].startswith("data/sample/pack\nIs your cache")
+
+
+def test_repro_makes_the_pack_again_and_trains_nothing(team, pulled):
+    assert stages_run(pulled("dvc repro")) == {"pack"}
+    assert same(team.author, pulled, PACK)
+    assert "up to date" in pulled("dvc status")
+    assert pulled("git status --porcelain") == ""
+
+
+def test_evaluating_needs_the_pack_but_not_the_archive(team, pulled):
+    pulled("dvc repro pack")
+    archive = pulled.folder / SHARED[2]
+    md5 = hashlib.md5(archive.read_bytes()).hexdigest()
+    shutil.rmtree(archive.parent)
+    (pulled.folder / f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}").unlink()
+    output = pulled(f"dvc exp run --allow-missing -S evaluate.flip=true evaluate@{RUN}")
+    assert stages_run(output) == {f"evaluate@{RUN}"}
+    assert not archive.exists()
+    mine, theirs = (clone.json(f"metrics/sample/{RUN}.json") for clone in (pulled, team.author))
+    assert mine["test"]["loss"] != theirs["test"]["loss"]
+
+
+def test_models_alone(team):
+    clone = team.colleague("models")
+    clone("dvc pull train")
+    assert same(team.author, clone, MODEL)
+    assert not (clone.folder / "data").exists()
+
+
+def test_one_model_without_a_clone(team, tmp_path):
+    for path in MODEL:
+        team.author(f"dvc get {team.origin} {path} -o {tmp_path / Path(path).name}")
+    weights = tmp_path / f"{RUN}.safetensors"
+    facts = json.loads(weights.with_suffix(".json").read_text())
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == facts["sha256"]
+
+
+def test_an_experiment_of_a_colleague_is_taken_over_without_training(team):
+    """On the colleague's fresh clone `--pull` fetches what it needs, and the pack is made."""
+    clone = team.colleague("experiments")
+    assert stages_run(clone("dvc exp run --pull -n faster -S lr=0.003")) == {"pack", *AFTER_A_RATE}
+    clone("dvc exp push origin faster")
+
+    team.author("dvc exp pull origin faster && dvc exp apply faster")
+    assert yaml.safe_load((team.author.folder / "params.yaml").read_text())["lr"] == 0.003
+    assert not stages_run(team.author("dvc repro"))
+    assert same(team.author, clone, [*SHARED, f"metrics/sample/{RUN}.json", "reports/leaderboard.md"])
+    team.author("git checkout -q . && dvc checkout")
+
+
+def test_a_shared_folder(team, tmp_path):
+    share = tmp_path / "share"
+    clone = team.colleague("folder")
+    for each in (team.author, clone):
+        each(f"dvc remote add --local folder {share}")
+    team.author("dvc push -r folder")
+    clone("dvc pull -r folder train")
+    assert same(team.author, clone, MODEL)
+    assert team.author("git status --porcelain") == ""
+
+
+def test_two_clones_with_one_cache(team):
+    """Nothing is copied, and the pack is there without being pushed."""
+    clone = team.colleague("linked")
+    clone(f"dvc cache dir --local {team.author.folder}/.dvc/cache && dvc checkout")
+    assert not (clone.folder / ".dvc/cache").exists()
+    assert same(team.author, clone, [*SHARED, *PACK])
+    assert not stages_run(clone("dvc repro"))
