@@ -27,6 +27,12 @@ SHARED += [f"data/sample/predictions/{RUN}.parquet", "reports/index.html"]
 PACK = [f"data/sample/pack/{name}.npy" for name in ("train", "val", "test")]
 
 
+def key(content: bytes) -> str:
+    """Where DVC keeps a content, in a remote as in a cache."""
+    md5 = hashlib.md5(content).hexdigest()
+    return f"files/md5/{md5[:2]}/{md5[2:]}"
+
+
 @dataclass(frozen=True)
 class Bucket:
     """An S3 bucket on this machine."""
@@ -47,10 +53,8 @@ class Bucket:
         pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=self.name)
         return {item["Key"] for page in pages for item in page.get("Contents", [])}
 
-    def has(self, file: Path) -> bool:
-        """Whether the file's content is there, under the name that DVC gives it."""
-        md5 = hashlib.md5(file.read_bytes()).hexdigest()
-        return f"finegrain/files/md5/{md5[:2]}/{md5[2:]}" in self.keys()
+    def put(self, key: str, content: bytes) -> None:
+        self.client().put_object(Bucket=self.name, Key=key, Body=content)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +84,7 @@ def team(tmp_path_factory, bucket) -> Team:
     author = Clone(tmp_path_factory.mktemp("team") / "author")
     changed(author.folder, **{**TINY, "seeds": [0]})
     author(f"dvc remote add -d team s3://{bucket.name}/finegrain")
-    author(f"dvc remote modify team endpointurl {bucket.endpoint}")
+    author(f"dvc remote modify team endpointurl {bucket.endpoint} && dvc remote modify team verify true")
     author.commit("shrink, and share")
     author(f"dvc remote modify --local team access_key_id {KEY}")
     author(f"dvc remote modify --local team secret_access_key {SECRET}")
@@ -113,8 +117,12 @@ def test_credentials_are_not_committed(team):
 
 
 def test_all_is_pushed_but_the_pack(team, bucket):
-    assert all(bucket.has(team.author.folder / path) for path in SHARED)
-    assert not any(bucket.has(team.author.folder / path) for path in PACK)
+    pushed, pack = (
+        {f"finegrain/{key((team.author.folder / path).read_bytes())}" for path in paths}
+        for paths in (SHARED, PACK)
+    )
+    assert pushed <= bucket.keys()
+    assert not pack & bucket.keys()
 
 
 def test_a_clone_gets_what_was_pushed(team, pulled):
@@ -134,9 +142,8 @@ def test_repro_makes_the_pack_again_and_trains_nothing(team, pulled):
 def test_evaluating_needs_the_pack_but_not_the_archive(team, pulled):
     pulled("dvc repro pack")
     archive = pulled.folder / SHARED[2]
-    md5 = hashlib.md5(archive.read_bytes()).hexdigest()
+    (pulled.folder / ".dvc/cache" / key(archive.read_bytes())).unlink()
     shutil.rmtree(archive.parent)
-    (pulled.folder / f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}").unlink()
     output = pulled(f"dvc exp run --allow-missing -S evaluate.flip=true evaluate@{RUN}")
     assert stages_run(output) == {f"evaluate@{RUN}"}
     assert not archive.exists()
@@ -149,6 +156,18 @@ def test_models_alone(team):
     clone("dvc pull train")
     assert same(team.author, clone, MODEL)
     assert not (clone.folder / "data").exists()
+
+
+def test_a_file_that_was_changed_in_the_bucket_is_refused(team, bucket):
+    """By `verify`: without it DVC takes what it gets for what it asked for."""
+    clone = team.colleague("wary")
+    sidecar = (team.author.folder / MODEL[1]).read_bytes()
+    bucket.put(f"finegrain/{key(sidecar)}", b"{}")
+    assert MODEL[1] in clone("dvc pull train", code=1)
+    assert not (clone.folder / MODEL[1]).exists()
+    bucket.put(f"finegrain/{key(sidecar)}", sidecar)
+    clone("dvc pull train")
+    assert same(team.author, clone, MODEL)
 
 
 def test_one_model_without_a_clone(team, tmp_path):
