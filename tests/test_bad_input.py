@@ -23,6 +23,7 @@ ODD_NAMES = [
 TINY = {
     **SMALL,
     "models": ["resnet18"],
+    "seeds": [0],
     "phases__all__epochs": 1,
     "split__val_ratio": 0.2,
     "split__test_ratio": 0.2,

@@ -14,7 +14,12 @@ from test_stages import SMALL
 
 pytestmark = pytest.mark.slow
 
-TINY = {**SMALL, "models": ["resnet18"], "phases": {"all": {**SMALL["phases"]["all"], "epochs": 1}}}
+TINY = {
+    **SMALL,
+    "models": ["resnet18"],
+    "seeds": [0],
+    "phases": {"all": {**SMALL["phases"]["all"], "epochs": 1}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +98,7 @@ def test_an_experiment_on_a_reference_recipe_does_all_it_says(clone):
     }
     history = (clone.folder / f"plots/{name}/history/resnet34-0.csv").read_text()
     assert history.count(",all,") == 2 and history.count(",larger,") == 1
-    assert (clone.folder / f"plots/{name}/lr_range/resnet34/all.png").is_file()
+    assert (clone.folder / f"plots/{name}/lr_range/resnet34-0/all.png").is_file()
     shown = clone("dvc plots show --out shown") and (clone.folder / "shown" / "index.html").read_text()
     assert "LR range test" in shown and "smoothed_loss" in shown
     shutil.rmtree(clone.folder / "shown")
@@ -156,7 +161,7 @@ def test_two_clones_give_the_same_bits(clone, tmp_path_factory):
     changed(other.folder, **TINY)
     other("dvc repro")
     same = [
-        *(f"metrics/sample/{name}.json" for name in ("resnet18", "data/split", "data/source")),
+        *(f"metrics/sample/{name}.json" for name in ("resnet18-0", "data/split", "data/source")),
         *("data/sample/manifest.csv", "data/sample/predictions/resnet18-0.parquet"),
         *("models/sample/resnet18-0.safetensors", "plots/sample/history/resnet18-0.csv"),
         *(f"data/sample/pack/{split}.npy" for split in ("train", "val", "test")),

@@ -82,7 +82,7 @@ class Team:
 @pytest.fixture(scope="module")
 def team(tmp_path_factory, bucket) -> Team:
     author = Clone(tmp_path_factory.mktemp("team") / "author")
-    changed(author.folder, **{**TINY, "seeds": [0]})
+    changed(author.folder, **TINY)
     author(f"dvc remote add -d team s3://{bucket.name}/finegrain")
     author(f"dvc remote modify team endpointurl {bucket.endpoint} && dvc remote modify team verify true")
     author.commit("shrink, and share")
