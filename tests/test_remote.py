@@ -21,8 +21,10 @@ pytestmark = pytest.mark.slow
 RUN = "resnet18-0"
 AFTER_A_RATE = {f"train@{RUN}", f"evaluate@{RUN}", "compare"}
 KEY, SECRET = secrets.token_hex(10), secrets.token_hex(20)
+ARCHIVE = "data/sample/archive/sample.zip"
 MODEL = [f"models/sample/{RUN}.safetensors", f"models/sample/{RUN}.json"]
-SHARED = [*MODEL, "data/sample/archive/sample.zip", "data/sample/manifest.csv"]
+TRAINED = [*MODEL, f"plots/sample/history/{RUN}.csv", f"metrics/sample/cost/{RUN}.json"]
+SHARED = [*TRAINED, ARCHIVE, "data/sample/manifest.csv"]
 SHARED += [f"data/sample/predictions/{RUN}.parquet", "reports/index.html"]
 PACK = [f"data/sample/pack/{name}.npy" for name in ("train", "val", "test")]
 
@@ -141,7 +143,7 @@ def test_repro_makes_the_pack_again_and_trains_nothing(team, pulled):
 
 def test_evaluating_needs_the_pack_but_not_the_archive(team, pulled):
     pulled("dvc repro pack")
-    archive = pulled.folder / SHARED[2]
+    archive = pulled.folder / ARCHIVE
     (pulled.folder / ".dvc/cache" / key(archive.read_bytes())).unlink()
     shutil.rmtree(archive.parent)
     output = pulled(f"dvc exp run --allow-missing -S evaluate.flip=true evaluate@{RUN}")
@@ -178,17 +180,30 @@ def test_one_model_without_a_clone(team, tmp_path):
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == facts["sha256"]
 
 
-def test_an_experiment_of_a_colleague_is_taken_over_without_training(team):
-    """On the colleague's fresh clone `--pull` fetches what it needs, and the pack is made."""
-    clone = team.colleague("experiments")
-    assert stages_run(clone("dvc exp run --pull -n faster -S lr=0.003")) == {"pack", *AFTER_A_RATE}
-    clone("dvc exp push origin faster")
+@pytest.fixture(scope="module")
+def faster(team) -> Clone:
+    """A colleague who has pushed an experiment with another rate."""
+    made = team.colleague("faster")
+    output = made("dvc exp run --pull -n faster -S lr=0.003")
+    assert stages_run(output) == {"pack", *AFTER_A_RATE}  # `--pull` has fetched what these need
+    made("dvc exp push --run-cache origin faster")
+    return made
 
+
+def test_an_experiment_of_a_colleague_is_taken_over_without_training(team, faster):
     team.author("dvc exp pull origin faster && dvc exp apply faster")
     assert yaml.safe_load((team.author.folder / "params.yaml").read_text())["lr"] == 0.003
     assert not stages_run(team.author("dvc repro"))
-    assert same(team.author, clone, [*SHARED, f"metrics/sample/{RUN}.json", "reports/leaderboard.md"])
+    assert same(team.author, faster, [*SHARED, f"metrics/sample/{RUN}.json", "reports/leaderboard.md"])
     team.author("git checkout -q . && dvc checkout")
+
+
+def test_a_training_that_somebody_has_done_is_not_done_again(team, faster):
+    """By the run-cache: dvc.lock of this clone knows nothing of the rate."""
+    clone = team.colleague("repeats")
+    changed(clone.folder, **{**TINY, "lr": 0.003})
+    assert stages_run(clone(f"dvc repro --pull train@{RUN}")) == {"pack"}
+    assert same(faster, clone, TRAINED)
 
 
 def test_a_shared_folder(team, tmp_path):
