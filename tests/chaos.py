@@ -38,7 +38,7 @@ SMALL = {
     "checkpoint_seconds": 0.5,
 }
 QUICK = SMALL | {"dataset__images_per_class": 8, "models": ["resnet18"], "phases__all__epochs": 2}
-COMPARED = ("metrics/sample", "plots/sample", "models/sample", "data/sample")
+COMPARED = ("metrics/sample", "plots/sample", "models/sample", "data/sample", "winner/sample")
 COSTS = "metrics/sample/cost"
 WAYS = {
     "repro": "exec dvc repro",

@@ -37,6 +37,7 @@ def test_each_stage_refuses_a_full_disk_and_goes_on_once_there_is_room(project, 
         ("train", ["--model", "resnet18", "--seed", "0"]),
         ("evaluate", ["--model", "resnet18", "--seed", "0"]),
         ("compare", []),
+        ("winner", []),
     ):
         stage = importlib.import_module(name)
         before = {path for path in project.rglob("*") if path.is_file()}

@@ -51,7 +51,7 @@ def test_one_stage_by_name(clone):
 
 def test_an_experiment_with_another_rate_retrains_and_nothing_before(clone):
     output = clone("dvc exp run -n other-rate -S lr=0.003")
-    assert stages_run(output) == {"train@resnet18-0", "evaluate@resnet18-0", "compare"}
+    assert stages_run(output) == {"train@resnet18-0", "evaluate@resnet18-0", "compare", "winner"}
     assert yaml.safe_load((clone.folder / "params.yaml").read_text())["lr"] == 0.003
     shown = clone("dvc exp show --csv")
     assert "other-rate" in shown and "0.003" in shown
@@ -68,14 +68,14 @@ def test_an_experiment_with_another_rate_retrains_and_nothing_before(clone):
 
 def test_an_experiment_with_other_models_trains_just_these(clone):
     output = clone("dvc exp run -n other-models -S 'models=[resnet34]'")
-    assert stages_run(output) == {"train@resnet34-0", "evaluate@resnet34-0", "compare"}
+    assert stages_run(output) == {"train@resnet34-0", "evaluate@resnet34-0", "compare", "winner"}
     assert set(clone.json("reports/leaderboard.json")["models"]) == {"resnet34"}
     clone("git checkout -q . && git clean -fdq && dvc checkout -q")
 
 
 def test_another_way_to_ask_the_network_trains_nothing(clone):
     output = clone("dvc exp run -n flipped -S evaluate.flip=true")
-    assert stages_run(output) == {"evaluate@resnet18-0", "compare"}
+    assert stages_run(output) == {"evaluate@resnet18-0", "compare", "winner"}
     clone("git checkout -q . && dvc checkout -q")
 
 

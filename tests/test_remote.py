@@ -19,7 +19,7 @@ from test_params import changed
 pytestmark = pytest.mark.slow
 
 RUN = "resnet18-0"
-AFTER_A_RATE = {f"train@{RUN}", f"evaluate@{RUN}", "compare"}
+AFTER_A_RATE = {f"train@{RUN}", f"evaluate@{RUN}", "compare", "winner"}
 KEY, SECRET = secrets.token_hex(10), secrets.token_hex(20)
 ARCHIVE = "data/sample/archive/sample.zip"
 MODEL = [f"models/sample/{RUN}.safetensors", f"models/sample/{RUN}.json"]
@@ -204,6 +204,17 @@ def test_a_training_that_somebody_has_done_is_not_done_again(team, faster):
     changed(clone.folder, **{**TINY, "lr": 0.003})
     assert stages_run(clone(f"dvc repro --pull train@{RUN}")) == {"pack"}
     assert same(faster, clone, TRAINED)
+
+
+def test_the_winner_is_fetched_by_its_version(team, tmp_path):
+    """Whichever model it is, and whatever is committed later; a stage of its life is a tag as well."""
+    author = team.author
+    author("git tag -a winner@v1.0.0 -m first && gto assign winner --version v1.0.0 --stage prod")
+    author("git commit -q --allow-empty -m later && git push -q --tags origin main")
+    for name, which in (("version", "--rev v1.0.0"), ("stage", "--stage prod")):
+        author(f"dvc artifacts get {team.origin} winner {which} -o {tmp_path / name}")
+        for file, own in zip(("model.safetensors", "model.json"), MODEL, strict=True):
+            assert (tmp_path / name / file).read_bytes() == (author.folder / own).read_bytes()
 
 
 def test_a_shared_folder(team, tmp_path):

@@ -157,6 +157,15 @@ def test_a_model_of_several_seeds_is_their_mean(finished):
     assert "means over 2 trainings" in page and "Every training" in page
 
 
+def test_the_winner_is_its_best_training_s_files_under_fixed_names(finished):
+    folder = finished["folder"]
+    board = json.loads((folder / "reports/leaderboard.json").read_text())
+    run = board["models"][board["winner"]]["run"]
+    for suffix in ("safetensors", "json"):
+        copied, own = folder / f"winner/sample/model.{suffix}", folder / f"models/sample/{run}.{suffix}"
+        assert copied.read_bytes() == own.read_bytes()
+
+
 def test_another_seed_is_another_network_on_the_same_split(finished):
     sidecars = [json.loads((finished["folder"] / f"models/sample/{run}.json").read_text()) for run in RUNS]
     assert len({facts["sha256"] for facts in sidecars}) == len(RUNS)

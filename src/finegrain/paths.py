@@ -19,6 +19,11 @@ def checkpoints() -> Path:
     return Path(".checkpoints")
 
 
+def winner(dataset: str) -> Path:
+    """Folder of the leaderboard's winner, in the form of `finegrain export`'s: a DVC artifact."""
+    return Path("winner") / dataset
+
+
 @dataclass(frozen=True)
 class Data:
     """The files of one dataset, made by download, split and pack."""

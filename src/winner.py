@@ -1,0 +1,31 @@
+"""Stage winner: the leaderboard's best training under a fixed name, which a DVC artifact can point to.
+
+Reads   params.yaml; reports/leaderboard.json; models/<name>
+Writes  winner/<name>/model.safetensors and model.json, which `finegrain predict --model winner/<name>` takes
+"""
+
+from finegrain import stage  # isort: skip  (first: it ends this process with dvc)
+import argparse
+import shutil
+from collections.abc import Sequence
+
+from finegrain import disk, exported, params, paths, record
+from finegrain.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
+    name = params.read().dataset.name
+    board = record.read_json(paths.REPORTS / "leaderboard.json")
+    run = paths.Run.named(name, board["models"][board["winner"]]["run"])
+    folder = paths.winner(name)
+    if not run.weights.is_file():
+        raise UserError(f"{run.weights}: not found; `dvc repro` makes it, `dvc pull` fetches it")
+    disk.require(folder, run.weights.stat().st_size, "the winner")
+    for file, own in zip(exported.files(folder), (run.weights, run.sidecar), strict=True):
+        with record.replacing(file) as temporary:
+            shutil.copyfile(own, temporary)  # DVC keeps one copy of a content, whatever its names
+
+
+if __name__ == "__main__":
+    stage.main(main)
