@@ -115,6 +115,9 @@ def joined(device: torch.device) -> Iterator[Ranks]:
 
     Args:
         device: cuda stands for this process's own GPU.
+
+    Raises:
+        UserError: another process is gone.
     """
     if not launched() or os.environ["WORLD_SIZE"] == "1":
         yield Ranks(device=device)
@@ -122,11 +125,16 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
+            raise
+        raise UserError("the connection to another process of this training was lost") from None
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def launch(devices: int, script: str, argv: Sequence[str]) -> None:
