@@ -42,5 +42,9 @@ report       the offline HTML page
 photos       photos to predict, wherever they are
 labels       a user's CSV of classes
 predict      what a trained model says of photos
+difference   what a change did: to models, classes and images
+difference_text  the same as Markdown
+sides        what a revision holds, for a difference
+diff         what one revision did against another
 cli          the command finegrain
 """

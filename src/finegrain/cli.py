@@ -1,11 +1,13 @@
 """The command ``finegrain``: what people do with trained models, outside the pipeline."""
 
 import argparse
+import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from finegrain import stage
 
@@ -13,6 +15,12 @@ from finegrain import stage
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="finegrain", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
+    _add_predict(commands)
+    _add_diff(commands)
+    return top
+
+
+def _add_predict(commands: Any) -> None:
     predict = commands.add_parser("predict", help="what a trained model says of photos")
     predict.add_argument("paths", nargs="+", metavar="PATH", help="photos, folders, globs, archives")
     predict.add_argument(
@@ -31,7 +39,21 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--flip", action="store_true", help="average with the mirror image")
     predict.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     predict.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
-    return top
+
+
+def _add_diff(commands: Any) -> None:
+    diff = commands.add_parser(
+        "diff", help="which models a change made better or worse, in which classes, on which images"
+    )
+    revision = "a branch, tag, commit or DVC experiment"
+    diff.add_argument("before", metavar="REV", help=revision)
+    diff.add_argument("after", metavar="REV", nargs="?", default="workspace", help="else the workspace")
+    diff.add_argument("--images", type=_natural, default=20, help="list so many of each model that flipped")
+    diff.add_argument("--out", type=Path, help="write the Markdown to this file too")
+    diff.add_argument("--json", type=Path, help="write all facts, with every flipped image, to this file")
+    diff.add_argument(
+        "--fail-if-worse", action="store_true", help="exit status 1 if a model is really worse than before"
+    )
 
 
 def _positive(text: str) -> int:
@@ -40,14 +62,20 @@ def _positive(text: str) -> int:
     return number
 
 
+def _natural(text: str) -> int:
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError("must be at least 0")
+    return number
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
 
     def run() -> None:
-        from finegrain import predict  # torch takes seconds to import: not for --help
-
+        # torch and dvc take seconds to import: not for --help
+        command = importlib.import_module(f"finegrain.{args.command}")
         try:
-            sys.exit(predict.run(args))
+            sys.exit(command.run(args))
         except BrokenPipeError:  # as of `| head`: enough was read
             os._exit(128 + signal.SIGPIPE)  # without flushing to what is not there
 
