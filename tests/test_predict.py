@@ -136,6 +136,26 @@ def test_bad_photos_are_told_and_skipped_and_the_exit_status_says_so(project, ca
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["some.zip", "some.tar.gz"])
+def test_a_damaged_member_of_an_archive_is_told_and_skipped(project, capsys, tmp_path, name):
+    files = sorted(Path("photos").rglob("*.jpg"))[:6]
+    content = {f"{n}.jpg": file.read_bytes() for n, file in enumerate(files)}
+    if name == "some.zip":
+        archive = drawn.zip_file(tmp_path / name, content)
+        archive.write_bytes(archive.read_bytes().replace(content["2.jpg"][-40:-20], bytes(20), 1))
+        good, told = [0, 1, 3, 4, 5], f"skipped: {archive}:2.jpg: is damaged (Bad CRC-32"
+    else:
+        archive = drawn.tar_file(tmp_path / name, content)
+        archive.write_bytes(archive.read_bytes()[: sum(map(len, content.values())) // 2])
+        good, told = [0, 1], f"skipped: {archive}: not a readable tar ("
+    assert run(archive, "--format", "csv") == 1
+    said = capsys.readouterr()
+    names = [row["image"] for row in table(said.out)]
+    assert names[: len(good)] == [f"{archive}:{n}.jpg" for n in good] and len(names) < 6
+    assert told in said.err
+
+
+@pytest.mark.slow
 def test_an_archive_and_a_glob_give_what_the_files_give(project, capsys, tmp_path):
     files = sorted(Path("photos").rglob("*.jpg"))[:5]
     content = {f"{n}.jpg": file.read_bytes() for n, file in enumerate(files)}

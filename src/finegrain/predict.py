@@ -60,14 +60,14 @@ class Predictor:
         self._view = packed.Whole(side or facts["side_pixels"], device, facts["mean"], facts["std"])
 
     def logits(
-        self, items: Iterable[tuple[Photo, bytes | OSError]], skipped: list[tuple[str, str]]
+        self, items: Iterable[tuple[Photo, bytes | str]], skipped: list[tuple[str, str]]
     ) -> Iterator[tuple[Photo, Floats]]:
         """Each photo and its logits ``[classes]``; adds (name, reason) of those that cannot be used."""
 
-        def square(item: tuple[Photo, bytes | OSError]) -> tuple[Photo, Any]:
+        def square(item: tuple[Photo, bytes | str]) -> tuple[Photo, Any]:
             photo, data = item
-            if isinstance(data, OSError):
-                return photo, str(data.strerror)
+            if isinstance(data, str):
+                return photo, data
             try:
                 return photo, np.asarray(picture.square(data, self._pack_side))
             except picture.BadImage as error:
@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     predictor = Predictor(*find_model(args.model), on, bf16, args.side_pixels, args.flip)
     sources = photos.find(args.paths)
     labels = Labels(args.csv, args.image_col, args.label_col, predictor.classes) if args.csv else None
-    skipped: list[tuple[str, str]] = []
+    skipped = [(str(s.path), s.loose.damage) for s in sources if s.loose and s.loose.damage]
     wanted = (
         item
         for source in sources
