@@ -156,6 +156,39 @@ def test_a_damaged_member_of_an_archive_is_told_and_skipped(project, capsys, tmp
 
 
 @pytest.mark.slow
+def test_the_project_s_models_are_asked_as_evaluate_asks_them_others_plainly(project, capsys):
+    def probabilities(*options: str) -> list[str]:
+        assert run("photos", "--format", "csv", "--top", "1", *options) == 0
+        return [row["p_1"] for row in table(capsys.readouterr().out)]
+
+    plain, flipped = probabilities("--no-flip"), probabilities("--flip")
+    smaller = probabilities("--flip", "--side-pixels", "64")
+    assert len({tuple(each) for each in (plain, flipped, smaller)}) == 3
+    assert probabilities() == plain
+    settings = Path("params.yaml").read_text()
+    try:
+        asked = {"evaluate__flip": True, "evaluate__side_pixels": 64}
+        small = {**SMALL, "models": ["resnet18"], "dataset__images_per_class": 40}
+        changed(project, **small, **asked)
+        assert probabilities() == smaller
+        assert probabilities("--side-pixels", "32", "--no-flip") == plain
+        assert probabilities("--model", "models/sample/resnet18-0.safetensors") == plain
+    finally:
+        Path("params.yaml").write_text(settings)
+
+
+def test_device_and_precision_are_the_project_s_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    changed(tmp_path, evaluate__flip=True, device="cpu", precision="fp32")
+    assert predict.ways("resnet18") == {
+        "flip": True, "side_pixels": None, "device": "cpu", "precision": "fp32",
+    }  # fmt: skip
+    assert predict.ways("elsewhere/net.safetensors") == {
+        "flip": False, "side_pixels": None, "device": "auto", "precision": "auto",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
 def test_an_archive_and_a_glob_give_what_the_files_give(project, capsys, tmp_path):
     files = sorted(Path("photos").rglob("*.jpg"))[:5]
     content = {f"{n}.jpg": file.read_bytes() for n, file in enumerate(files)}

@@ -35,10 +35,13 @@ def _add_predict(commands: Any) -> None:
         "--image-col", default="image", help="column of --csv with the photos' paths or names"
     )
     predict.add_argument("--label-col", default="label", help="column of --csv with their classes")
-    predict.add_argument("--side-pixels", type=_positive, help="another image size than the training's")
-    predict.add_argument("--flip", action="store_true", help="average with the mirror image")
-    predict.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    predict.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    asked = predict.add_argument_group(
+        "how the model is asked", "else as params.yaml says for `evaluate`; a .safetensors file plainly"
+    )
+    asked.add_argument("--side-pixels", type=_positive, help="another image size than the training's")
+    asked.add_argument("--flip", action=argparse.BooleanOptionalAction, help="average with the mirror image")
+    asked.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    asked.add_argument("--precision", choices=("auto", "fp32", "bf16"))
 
 
 def _add_diff(commands: Any) -> None:

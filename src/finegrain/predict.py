@@ -119,11 +119,27 @@ def find_model(wanted: str | None) -> tuple[Path, Path]:
     return run.weights, run.sidecar
 
 
+def ways(wanted: str | None) -> dict[str, Any]:
+    """How a model is asked unless the user says otherwise: the project's as evaluate asks it, others plainly.
+
+    Args:
+        wanted: as for ``find_model``.
+    """
+    if wanted and wanted.endswith(".safetensors"):
+        return {"flip": False, "side_pixels": None, "device": "auto", "precision": "auto"}
+    config = params.read()
+    return {**dict(config.evaluate), "device": config.device, "precision": config.precision}
+
+
 def run(args: argparse.Namespace) -> int:
     """Predict, write, and say what was skipped; returns the exit status: 1 where a photo was."""
-    on = runtime.device(args.device)
-    bf16 = runtime.bf16(args.precision, on)
-    predictor = Predictor(*find_model(args.model), on, bf16, args.side_pixels, args.flip)
+    asked = {
+        name: value if getattr(args, name) is None else getattr(args, name)
+        for name, value in ways(args.model).items()
+    }
+    on = runtime.device(asked["device"])
+    bf16 = runtime.bf16(asked["precision"], on)
+    predictor = Predictor(*find_model(args.model), on, bf16, asked["side_pixels"], asked["flip"])
     sources = photos.find(args.paths)
     labels = Labels(args.csv, args.image_col, args.label_col, predictor.classes) if args.csv else None
     skipped = [(str(s.path), s.loose.damage) for s in sources if s.loose and s.loose.damage]
