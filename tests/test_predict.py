@@ -85,6 +85,29 @@ def test_it_gives_the_logits_that_evaluate_computed(project):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("in_between", [True, False])
+def test_bad_photos_leave_the_batches_of_the_good_ones_as_they_are(project, monkeypatch, in_between):
+    """So that the logits stay evaluate's: on the CPU and on a GPU, where photos are decoded further ahead."""
+    monkeypatch.setattr(loop, "PREDICT_BATCH", 4)
+    predictor = predict.Predictor(*predict.find_model(None), CPU, False, None, False)
+    if not in_between:
+        predictor._device = torch.device("cuda")  # only where it decodes: nothing is asked
+    data = next(Path("photos").rglob("*.jpg")).read_bytes()
+    bad = {0, 5, 6, 7, 8, 9, 12}
+    items = [
+        (photos.Photo(str(n), str(n)), "locked" if n == 5 else b"" if n in bad else data) for n in range(15)
+    ]
+    skipped: list[tuple[str, str]] = []
+    batches = list(predictor.batches(iter(items), skipped))
+    assert [[photo.name for photo, _ in batch] for batch in batches] == [
+        ["1", "2", "3", "4"],
+        ["10", "11", "13", "14"],
+    ]
+    assert [name for name, _ in skipped] == [str(n) for n in sorted(bad)]
+    assert dict(skipped)["5"] == "locked" and dict(skipped)["6"] == "not an image: empty file"
+
+
+@pytest.mark.slow
 def test_its_answers_are_the_kept_predictions(project, capsys):
     assert run("photos", "--format", "csv", "--precision", "auto") == 0
     kept = pd.read_parquet("data/sample/predictions/resnet18-0.parquet").set_index("path")

@@ -19,12 +19,18 @@ from typing import IO, Any
 from finegrain import runtime  # isort: skip  (before torch: it sets the allocator)
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from finegrain import answers, loop, model, packed, params, paths, photos, picture, record, scores
 from finegrain.answers import Floats
 from finegrain.errors import UserError
 from finegrain.labels import Labels
 from finegrain.photos import Photo
+
+Item = tuple[Photo, bytes | str]
+"""A photo and its file's bytes, or why they cannot be read."""
+Square = NDArray[np.uint8]
+"""``[S, S, 3]``."""
 
 
 @dataclass(frozen=True)
@@ -54,38 +60,54 @@ class Predictor:
         """
         net, facts = model.load(weights, sidecar)
         self._net, self._bf16, self._flip = net.to(device).eval(), bf16, flip
+        self._device = device
         self.classes: list[str] = facts["classes"]
         self.temperature: float = facts["temperature"]
         self._pack_side: int = facts["pack_side_pixels"]
         self._view = packed.Whole(side or facts["side_pixels"], device, facts["mean"], facts["std"])
 
-    def logits(
-        self, items: Iterable[tuple[Photo, bytes | str]], skipped: list[tuple[str, str]]
-    ) -> Iterator[tuple[Photo, Floats]]:
+    def logits(self, items: Iterable[Item], skipped: list[tuple[str, str]]) -> Iterator[tuple[Photo, Floats]]:
         """Each photo and its logits ``[classes]``; adds (name, reason) of those that cannot be used."""
-
-        def square(item: tuple[Photo, bytes | str]) -> tuple[Photo, Any]:
-            photo, data = item
-            if isinstance(data, str):
-                return photo, data
-            try:
-                return photo, np.asarray(picture.square(data, self._pack_side))
-            except picture.BadImage as error:
-                return photo, str(error)
-
-        def good() -> Iterator[tuple[Photo, Any]]:
-            # decoded in threads while the network works on the batch before
-            for photo, found in record.in_order(square, items, os.cpu_count() or 1, 2 * loop.PREDICT_BATCH):
-                if isinstance(found, str):
-                    skipped.append((photo.name, found))
-                else:
-                    yield photo, found
-
-        squares = good()
-        while batch := list(itertools.islice(squares, loop.PREDICT_BATCH)):
-            images = self._view(torch.from_numpy(np.stack([pixels for _, pixels in batch])))
+        for batch in self.batches(items, skipped):
+            images = self._view(torch.from_numpy(np.stack([square for _, square in batch])))
             logits = loop.forward(self._net, images, self._bf16, self._flip).cpu().numpy()
             yield from zip((photo for photo, _ in batch), logits.astype(np.float64), strict=True)
+
+    def batches(
+        self, items: Iterable[Item], skipped: list[tuple[str, str]]
+    ) -> Iterator[list[tuple[Photo, Square]]]:
+        """Photos that can be used, decoded, as many at a time as evaluate asks about.
+
+        Threads decode: while a GPU works on the batch before; but on the CPU in between, where a core that
+        decodes holds up all the others that the network keeps busy.
+        """
+        in_between = self._device.type == "cpu"
+        threads, size = os.cpu_count() or 1, loop.PREDICT_BATCH
+        source: Iterator[Any] = iter(items)
+        if not in_between:
+            source = record.in_order(self._square, source, threads, 2 * size)
+        while True:
+            batch: list[tuple[Photo, Square]] = []
+            while missing := size - len(batch):
+                some = itertools.islice(source, missing)
+                found = list(record.in_order(self._square, some, threads, missing) if in_between else some)
+                if not found:
+                    break
+                skipped.extend((photo.name, reason) for photo, reason in found if isinstance(reason, str))
+                batch.extend(each for each in found if not isinstance(each[1], str))
+            if not batch:
+                return
+            yield batch
+
+    def _square(self, item: Item) -> tuple[Photo, Square | str]:
+        """The photo as stage pack stores it, or why it cannot be used."""
+        photo, data = item
+        if isinstance(data, str):
+            return photo, data
+        try:
+            return photo, np.asarray(picture.square(data, self._pack_side))
+        except picture.BadImage as error:
+            return photo, str(error)
 
     def best(self, logits: Floats, k: int) -> list[tuple[str, float]]:
         """The k most probable classes of one photo, with calibrated probabilities."""
