@@ -237,6 +237,87 @@ def test_a_damaged_member_is_named_when_it_is_read(tmp_path):
         list(reader.read())
 
 
+def _damage(file, path):
+    """Change a byte of a member's stored content."""
+    with zipfile.ZipFile(file) as packed:
+        info = packed.getinfo(path)
+    at = info.header_offset + 30 + len(path) + info.compress_size // 2
+    raw = bytearray(file.read_bytes())
+    raw[at] ^= 0xFF
+    file.write_bytes(raw)
+
+
+def _flag(file, path, offset, bits):
+    """Set bits of a member's directory entry."""
+    raw = bytearray(file.read_bytes())
+    at = raw.rindex(path.encode()) - 46
+    assert raw[at : at + 4] == b"PK\1\2"
+    raw[at + offset] |= bits
+    file.write_bytes(raw)
+
+
+def test_a_loose_zip_gives_what_is_good_and_says_what_is_wrong_with_the_rest(tmp_path):
+    names = ["crc.jpg", "cut.jpg", "good.jpg", "large.jpg", "link.jpg", "locked.jpg", "odd.jpg"]
+    file = drawn.zip_file(tmp_path / "a.zip", {name: name.encode() * 9 for name in names})
+    _damage(file, "crc.jpg")
+    _flag(file, "cut.jpg", 23, 0x04)  # 64 MB compressed: more than the file has
+    _flag(file, "cut.jpg", 27, 0x04)
+    _flag(file, "large.jpg", 27, 0x20)
+    _flag(file, "link.jpg", 41, stat.S_IFLNK >> 8)
+    _flag(file, "locked.jpg", 8, 1)
+    _flag(file, "odd.jpg", 10, 0x40)
+    loose = archive.Loose(file)
+    assert loose.paths == names and loose.damage is None
+    found = dict(zip(names, loose.contents(), strict=True))
+    assert found.pop("good.jpg") == b"good.jpg" * 9
+    reasons = {name: bad.reason for name, bad in found.items()}
+    assert reasons.pop("crc.jpg").startswith("is damaged (Bad CRC-32")
+    assert reasons.pop("cut.jpg").startswith("is damaged (")
+    assert reasons.pop("large.jpg").startswith("has 537 MB")
+    assert reasons == {
+        "link.jpg": "is a link",
+        "locked.jpg": "is encrypted",
+        "odd.jpg": "is compressed by an unknown method",
+    }
+    with pytest.raises(UserError, match="a.zip: large.jpg has 537 MB; over 200 MB is no photo"):
+        archive.Reader(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_a_loose_tar_that_was_cut_off_gives_what_comes_before(tmp_path, name):
+    noise = {f"{n}.jpg": os.urandom(50_000) for n in range(20)}
+    file = WRITERS[name](tmp_path / name, noise)
+    file.write_bytes(file.read_bytes()[:526_000])  # within the eleventh image
+    loose = archive.Loose(file)
+    assert loose.damage.startswith("not a readable tar (") and str(file) not in loose.damage
+    found = list(loose.contents())
+    assert loose.paths == [f"{n}.jpg" for n in range(11)]
+    assert found[:10] == list(noise.values())[:10]
+    assert found[10].reason.startswith("is damaged (")
+    with pytest.raises(UserError, match="not a readable tar"):
+        archive.Reader(tmp_path)
+
+
+def test_a_loose_tar_passes_links_over_and_names_those_that_are_called_images(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("1.jpg", "2.jpg", "latest", "3.jpg"):
+            member = tarfile.TarInfo(name)
+            if name in ("2.jpg", "latest"):
+                member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            tar.addfile(member)
+    loose = archive.Loose(tmp_path / "a.tar")
+    assert loose.paths == ["1.jpg", "2.jpg", "3.jpg"] and loose.damage is None
+    first, link, last = loose.contents()
+    assert first == last == b"" and link.reason == "is a link or device"
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_loose_archive_of_which_nothing_can_be_read_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b"<html>")
+    with pytest.raises(UserError, match=f"{name}: not a readable"):
+        archive.Loose(tmp_path / name)
+
+
 def test_store_copies_archives_as_they_are(tmp_path):
     one = drawn.zip_file(tmp_path / "in" / "one.zip", TWO)
     two = drawn.tar_file(tmp_path / "in" / "two.tar.gz", {"dog/2.jpg": b"d2"})

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from drawn import encode, picture
 from pipeline import ROOT
@@ -59,6 +60,21 @@ def test_throughput_measures_every_way_on_the_same_images(tmp_path):
         ours = next(run["images_per_second"] for run in found["runs"] if run["way"] == "ours")
         assert row["ours_times_faster"]["median"] == pytest.approx(ours / measured["images_per_second"])
     assert set(found["pack_seconds"]) == {"download", "split", "pack"}
+
+
+@pytest.mark.slow
+def test_predict_gives_evaluate_s_answers_and_both_speeds(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "predict.py"), "--toy", "--enlarge", "2", "--out", "out"]
+    printed = run(tmp_path, *command)
+    found = json.loads((tmp_path / "out" / "predict.json").read_text())
+    assert printed.strip().endswith((tmp_path / "out" / "predict.md").read_text().strip())
+    runs = pd.DataFrame(found["runs"])
+    assert set(runs["way"]) == {"evaluate", "files", "zip", "decode"} and len(runs) == 4 * 2 * 2
+    assert (runs.groupby(["way", "round"])["images"].sum() == 32).all()
+    seconds = runs.pivot_table(index="round", columns="way", values="seconds", aggfunc="sum")
+    ratio = (seconds["evaluate"] / seconds["files"]).median()
+    (row,) = [line for line in printed.splitlines() if "predict, JPEG files" in line]
+    assert f"| {ratio:.2f} [" in row
 
 
 @pytest.mark.slow

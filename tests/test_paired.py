@@ -80,6 +80,38 @@ def test_holm_is_the_step_down_correction():
     assert of() == []
 
 
+def test_few_images_of_one_seed_are_mcnemar_s_and_of_several_also_the_t_test():
+    a, b = np.array([[1, 1, 1, 1, 1, 1, 0, 1]], bool), np.array([[0, 0, 0, 0, 0, 0, 1, 1]], bool)
+    # six against one of seven fair coins
+    assert paired.exact_p(a, b) == pytest.approx(2 * (1 + 7) / 2**7)
+    assert paired.exact_p(a, a) == 1.0
+    # the same images twice: seeds that agree leave the images to chance
+    assert paired.exact_p(a.repeat(2, 0), b.repeat(3, 0)) == pytest.approx(2 * 8 / 2**7)
+    # ten images that all gain by the luck of one seed: 2 / 2^10 of the images, but not of the seeds
+    lucky = np.array([[False] * 10, [False] * 10, [True] * 10])
+    never = np.zeros((3, 10), bool)
+    assert paired.exact_p(lucky, never) == pytest.approx(stats.ttest_ind([0, 0, 1], [0, 0, 0]).pvalue)
+    sure = np.array([[True] * 10, [True] * 10, [True] * 9 + [False]])
+    assert paired.exact_p(sure, never) == pytest.approx(2 / 2**10)
+
+
+@pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (3, 0.0), (2, 0.15), (3, 0.15)])
+def test_of_few_images_no_more_than_5_in_100_are_called_beyond_chance(seeds, spread):
+    """Ten images of a class that some trainings happen to learn better than others."""
+    rng, alarms = np.random.default_rng(15), 0
+    for _ in range(1000):
+        ease = rng.normal(size=10)
+        a, b = (trainings(rng, ease, 0.6, seeds, spread) for _ in range(2))
+        alarms += paired.exact_p(a, b) < paired.SIGNIFICANCE
+    assert alarms <= 55
+
+
+def test_an_interval_ends_at_100_points():
+    a, b = np.array([[True] * 9 + [False]]), np.array([[True] * 10, [False] * 10])
+    found = paired.compare(a, b)
+    assert (found.low, found.high) == (-1.0, 1.0) and found.verdict == "within noise"
+
+
 @pytest.mark.parametrize("gain", [0.0, 0.05])
 @pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (3, 0.0), (3, 0.01)])
 def test_of_100_pairs_noise_is_called_noise_and_a_gain_of_5_points_real(gain, seeds, spread):

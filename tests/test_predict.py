@@ -85,6 +85,29 @@ def test_it_gives_the_logits_that_evaluate_computed(project):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("in_between", [True, False])
+def test_bad_photos_leave_the_batches_of_the_good_ones_as_they_are(project, monkeypatch, in_between):
+    """So that the logits stay evaluate's: on the CPU and on a GPU, where photos are decoded further ahead."""
+    monkeypatch.setattr(loop, "PREDICT_BATCH", 4)
+    predictor = predict.Predictor(*predict.find_model(None), CPU, False, None, False)
+    if not in_between:
+        predictor._device = torch.device("cuda")  # only where it decodes: nothing is asked
+    data = next(Path("photos").rglob("*.jpg")).read_bytes()
+    bad = {0, 5, 6, 7, 8, 9, 12}
+    items = [
+        (photos.Photo(str(n), str(n)), "locked" if n == 5 else b"" if n in bad else data) for n in range(15)
+    ]
+    skipped: list[tuple[str, str]] = []
+    batches = list(predictor.batches(iter(items), skipped))
+    assert [[photo.name for photo, _ in batch] for batch in batches] == [
+        ["1", "2", "3", "4"],
+        ["10", "11", "13", "14"],
+    ]
+    assert [name for name, _ in skipped] == [str(n) for n in sorted(bad)]
+    assert dict(skipped)["5"] == "locked" and dict(skipped)["6"] == "not an image: empty file"
+
+
+@pytest.mark.slow
 def test_its_answers_are_the_kept_predictions(project, capsys):
     assert run("photos", "--format", "csv", "--precision", "auto") == 0
     kept = pd.read_parquet("data/sample/predictions/resnet18-0.parquet").set_index("path")
@@ -132,6 +155,59 @@ def test_bad_photos_are_told_and_skipped_and_the_exit_status_says_so(project, ca
     (row,) = table((tmp_path / "out.csv").read_text())
     assert row["image"].endswith("a.jpg") and set(row) == {
         "image", "class_1", "p_1", "class_2", "p_2", "class_3", "p_3", "label", "correct"
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["some.zip", "some.tar.gz"])
+def test_a_damaged_member_of_an_archive_is_told_and_skipped(project, capsys, tmp_path, name):
+    files = sorted(Path("photos").rglob("*.jpg"))[:6]
+    content = {f"{n}.jpg": file.read_bytes() for n, file in enumerate(files)}
+    if name == "some.zip":
+        archive = drawn.zip_file(tmp_path / name, content)
+        archive.write_bytes(archive.read_bytes().replace(content["2.jpg"][-40:-20], bytes(20), 1))
+        good, told = [0, 1, 3, 4, 5], f"skipped: {archive}:2.jpg: is damaged (Bad CRC-32"
+    else:
+        archive = drawn.tar_file(tmp_path / name, content)
+        archive.write_bytes(archive.read_bytes()[: sum(map(len, content.values())) // 2])
+        good, told = [0, 1], f"skipped: {archive}: not a readable tar ("
+    assert run(archive, "--format", "csv") == 1
+    said = capsys.readouterr()
+    names = [row["image"] for row in table(said.out)]
+    assert names[: len(good)] == [f"{archive}:{n}.jpg" for n in good] and len(names) < 6
+    assert told in said.err
+
+
+@pytest.mark.slow
+def test_the_project_s_models_are_asked_as_evaluate_asks_them_others_plainly(project, capsys):
+    def probabilities(*options: str) -> list[str]:
+        assert run("photos", "--format", "csv", "--top", "1", *options) == 0
+        return [row["p_1"] for row in table(capsys.readouterr().out)]
+
+    plain, flipped = probabilities("--no-flip"), probabilities("--flip")
+    smaller = probabilities("--flip", "--side-pixels", "64")
+    assert len({tuple(each) for each in (plain, flipped, smaller)}) == 3
+    assert probabilities() == plain
+    settings = Path("params.yaml").read_text()
+    try:
+        asked = {"evaluate__flip": True, "evaluate__side_pixels": 64}
+        small = {**SMALL, "models": ["resnet18"], "dataset__images_per_class": 40}
+        changed(project, **small, **asked)
+        assert probabilities() == smaller
+        assert probabilities("--side-pixels", "32", "--no-flip") == plain
+        assert probabilities("--model", "models/sample/resnet18-0.safetensors") == plain
+    finally:
+        Path("params.yaml").write_text(settings)
+
+
+def test_device_and_precision_are_the_project_s_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    changed(tmp_path, evaluate__flip=True, device="cpu", precision="fp32")
+    assert predict.ways("resnet18") == {
+        "flip": True, "side_pixels": None, "device": "cpu", "precision": "fp32",
+    }  # fmt: skip
+    assert predict.ways("elsewhere/net.safetensors") == {
+        "flip": False, "side_pixels": None, "device": "auto", "precision": "auto",
     }  # fmt: skip
 
 

@@ -48,6 +48,10 @@ labels       a user's CSV of classes
 extras       packages that some commands need and the pipeline does not
 exported     the folder that export makes: its files, and where it is found
 predict      what a trained model says of photos
+difference   what a change did: to models, classes and images
+difference_text  the same as Markdown
+sides        what a revision holds, for a difference
+diff         what one revision did against another
 measured     what the project measured of a model that it trained itself
 probe        images on which an exported graph is compared with its network
 graph        a trained network as ONNX, and the proof that it answers as the network does

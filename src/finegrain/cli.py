@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from finegrain import stage
 
@@ -20,6 +21,14 @@ _MODEL = (
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="finegrain", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
+    _add_predict(commands)
+    _add_diff(commands)
+    _add_export(commands)
+    _add_demo(commands)
+    return top
+
+
+def _add_predict(commands: Any) -> None:
     predict = commands.add_parser("predict", help="what a trained model says of photos")
     predict.add_argument("paths", nargs="+", metavar="PATH", help="photos, folders, globs, archives")
     predict.add_argument("--model", help=_MODEL)
@@ -31,10 +40,31 @@ def parser() -> argparse.ArgumentParser:
         "--image-col", default="image", help="column of --csv with the photos' paths or names"
     )
     predict.add_argument("--label-col", default="label", help="column of --csv with their classes")
-    predict.add_argument("--side-pixels", type=_positive, help="another image size than the training's")
-    predict.add_argument("--flip", action="store_true", help="average with the mirror image")
-    predict.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    predict.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    asked = predict.add_argument_group(
+        "how the model is asked", "else as params.yaml says for `evaluate`; a .safetensors file plainly"
+    )
+    asked.add_argument("--side-pixels", type=_positive, help="another image size than the training's")
+    asked.add_argument("--flip", action=argparse.BooleanOptionalAction, help="average with the mirror image")
+    asked.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    asked.add_argument("--precision", choices=("auto", "fp32", "bf16"))
+
+
+def _add_diff(commands: Any) -> None:
+    diff = commands.add_parser(
+        "diff", help="which models a change made better or worse, in which classes, on which images"
+    )
+    revision = "a branch, tag, commit or DVC experiment"
+    diff.add_argument("before", metavar="REV", help=revision)
+    diff.add_argument("after", metavar="REV", nargs="?", default="workspace", help="else the workspace")
+    diff.add_argument("--images", type=_natural, default=20, help="list so many of each model that flipped")
+    diff.add_argument("--out", type=Path, help="write the Markdown to this file too")
+    diff.add_argument("--json", type=Path, help="write all facts, with every flipped image, to this file")
+    diff.add_argument(
+        "--fail-if-worse", action="store_true", help="exit status 1 if a model is really worse than before"
+    )
+
+
+def _add_export(commands: Any) -> None:
     export = commands.add_parser("export", help="a trained model as a folder for the Hugging Face Hub")
     export.add_argument("--model", help=_MODEL)
     export.add_argument("--out", type=Path, help="the folder; else exported/ and the model's name")
@@ -43,11 +73,13 @@ def parser() -> argparse.ArgumentParser:
         "--check", nargs="+", default=[], metavar="PATH",
         help="photos to compare the ONNX graph and the network on, instead of the test images",
     )  # fmt: skip
+
+
+def _add_demo(commands: Any) -> None:
     demo = commands.add_parser("demo", help="a page on this machine that answers photos dropped on it")
     demo.add_argument("--model", help=_MODEL)
     demo.add_argument("--port", type=_positive, default=7860)
     demo.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    return top
 
 
 def _license(text: str) -> str:
@@ -64,11 +96,18 @@ def _positive(text: str) -> int:
     return number
 
 
+def _natural(text: str) -> int:
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError("must be at least 0")
+    return number
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
 
     def run() -> None:
-        command = importlib.import_module(f"finegrain.{args.command}")  # torch takes seconds: not for --help
+        # torch and dvc take seconds to import: not for --help
+        command = importlib.import_module(f"finegrain.{args.command}")
         try:
             sys.exit(command.run(args))
         except BrokenPipeError:  # as of `| head`: enough was read

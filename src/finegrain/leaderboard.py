@@ -1,7 +1,7 @@
 """Rank the models: the winner by validation; every two of them by a paired test on the test images."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ def rank(dataset: str, models: Sequence[str], seeds: Sequence[int]) -> Board:
     runs = {model: [_run(run) for run in each] for model, each in trained.items()}
     right = _right(trained)
     rows = [_row(model, runs[model], right[model]) for model in models]
-    rows.sort(key=lambda row: (-row["val_top1"], row["val_loss"]))
+    rows.sort(key=by_validation)
     order = [row["model"] for row in rows]
     pairs = _pairs({model: right[model] for model in order})
     rows[0] |= {"p_value": None, "verdict": "winner"}
@@ -49,13 +49,30 @@ def rank(dataset: str, models: Sequence[str], seeds: Sequence[int]) -> Board:
     return Board(rows, [_flat(pair) for pair in pairs], [run for model in order for run in runs[model]])
 
 
-def _right(trained: dict[str, list[paths.Run]]) -> dict[str, Bools]:
-    """Of each model ``[seeds, N]``: which test images each of its trainings gets right."""
-    kept = {run.name: predictions.read(run.predictions) for runs in trained.values() for run in runs}
+def by_validation(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Sorts models, or trainings, best first: by ``val_top1``, and where that is equal by ``val_loss``."""
+    return -row["val_top1"], row["val_loss"]
+
+
+def refuse_other_images(kept: Mapping[str, pd.DataFrame]) -> None:
+    """Trainings that are compared must have been scored on the same test images.
+
+    Args:
+        kept: name of each training and its predictions.
+
+    Raises:
+        UserError: two of them were not.
+    """
     first, paths_of_first = next((name, frame["path"]) for name, frame in kept.items())
     for name, frame in kept.items():
         if not frame["path"].equals(paths_of_first):
             raise UserError(f"{name} was scored on other test images than {first}; run `dvc repro`")
+
+
+def _right(trained: dict[str, list[paths.Run]]) -> dict[str, Bools]:
+    """Of each model ``[seeds, N]``: which test images each of its trainings gets right."""
+    kept = {run.name: predictions.read(run.predictions) for runs in trained.values() for run in runs}
+    refuse_other_images(kept)
     return {
         model: np.stack([kept[run.name]["correct"].to_numpy() for run in runs])
         for model, runs in trained.items()
@@ -98,7 +115,7 @@ def _run(run: paths.Run) -> dict[str, Any]:
 def _row(model: str, runs: Sequence[dict[str, Any]], right: Bools) -> dict[str, Any]:
     names = [name for name in runs[0] if name not in ("model", "seed", "run")]
     table = pd.DataFrame(runs)
-    best = min(runs, key=lambda run: (-run["val_top1"], run["val_loss"]))
+    best = min(runs, key=by_validation)
     low, high = paired.interval(right)
     spread = float(table["test_top1"].std()) if len(runs) > 1 else None
     means = {name: float(table[name].mean()) for name in names}

@@ -68,7 +68,8 @@ def compare(a: Bools, b: Bools) -> Comparison:
         return float(np.sqrt((stats.t.isf(p / 2, (images - 1, freedom)) ** 2 * variance).sum()))
 
     half = reach(0.05)
-    return Comparison(difference, difference - half, difference + half, _level(reach, abs(difference)))
+    low, high = max(-1.0, difference - half), min(1.0, difference + half)
+    return Comparison(difference, low, high, _level(reach, abs(difference)))
 
 
 def _squares(correct: Bools) -> tuple[float, float]:
@@ -94,13 +95,40 @@ def _between_seeds(a: Bools, b: Bools) -> float:
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """With p-values corrected for the number of comparisons (Holm 1979), in the order given."""
-    order = np.argsort([c.p_value for c in comparisons], kind="stable")
-    found, floor = list(comparisons), 0.0
-    for rank, index in enumerate(order):
-        floor = max(floor, min(1.0, (len(comparisons) - rank) * comparisons[index].p_value))
-        found[index] = replace(comparisons[index], p_value=floor)
+    """With p-values corrected for the number of comparisons, in the order given."""
+    p_values = holm([comparison.p_value for comparison in comparisons])
+    return [replace(c, p_value=p) for c, p in zip(comparisons, p_values, strict=True)]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Corrected for their number (Holm 1979), in the order given."""
+    found, floor = list(p_values), 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
+        found[index] = floor
     return found
+
+
+def exact_p(a: Bools, b: Bools) -> float:
+    """That there is no difference, of few images, such as one class's: too few to estimate a variance from.
+
+    The sign test counts the images that more of a's seeds get right against those that more of b's do; of one
+    seed each that is McNemar's. With several seeds the means of both must also be further apart than their
+    own spread (Student's t-test): the larger p of the two holds, since both luck of the images and luck of
+    the seeds must be ruled out (Berger 1982).
+
+    Args:
+        a: ``[seeds, N]``, right or wrong; b may have another number of seeds.
+    """
+    gain = a.mean(0) - b.mean(0)
+    of_images = _sign_test(int((gain > TINY).sum()), int((gain < -TINY).sum()))
+    freedom = len(a) + len(b) - 2
+    if freedom == 0:
+        return of_images
+    error = np.sqrt(_between_seeds(a, b))
+    if error < TINY:  # where all seeds agree, only the images are left to chance
+        return of_images
+    return max(of_images, float(2 * stats.t.sf(abs(gain.mean()) / error, freedom)))
 
 
 def interval(correct: Bools) -> tuple[float, float]:
@@ -132,8 +160,11 @@ def _bootstrap(a: Bools, b: Bools, seed: int = 0, draws: int = scores.DRAWS) -> 
 
 def _mcnemar(a: Bools, b: Bools) -> float:
     """Exact; only the images that one gets right and the other wrong count."""
-    only_a, only_b = _only(a, b)
-    return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return _sign_test(*_only(a, b))
+
+
+def _sign_test(up: int, down: int) -> float:
+    return float(stats.binomtest(up, up + down).pvalue) if up + down else 1.0
 
 
 def _only(a: Bools, b: Bools) -> tuple[int, int]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from finegrain.errors import UserError
 from finegrain.sources import archive, folders
+from finegrain.sources.archive import Loose
+from finegrain.sources.folders import BadMember
 
 
 @dataclass(frozen=True)
@@ -24,17 +26,20 @@ class Source:
 
     path: Path
     photos: list[Photo]
+    loose: Loose | None = None
+    """The archive that holds them; None: each is a file."""
 
-    def read(self) -> Iterator[tuple[Photo, bytes | OSError]]:
-        """Each photo with its bytes, or why the file cannot be read."""
-        if archive.is_archive(self.path):
-            yield from zip(self.photos, archive.contents(self.path), strict=True)
+    def read(self) -> Iterator[tuple[Photo, bytes | str]]:
+        """Each photo with its bytes, or why they cannot be read."""
+        if self.loose:
+            for photo, data in zip(self.photos, self.loose.contents(), strict=True):
+                yield photo, data.reason if isinstance(data, BadMember) else data
             return
         for photo in self.photos:
             try:
                 yield photo, Path(photo.name).read_bytes()
             except OSError as error:
-                yield photo, error
+                yield photo, str(error.strerror)
 
 
 def find(paths: Sequence[str]) -> list[Source]:
@@ -57,24 +62,28 @@ def find(paths: Sequence[str]) -> list[Source]:
         if not matches:
             raise UserError(f"{text}: not found")
         for match in matches:
-            source = Source(match, list(_photos(match)))
+            source = _source(match)
             if not source.photos:
                 raise UserError(f"{match}: holds no image ({', '.join(folders.IMAGE_SUFFIXES)})")
             found.append(source)
     return found
 
 
-def _photos(path: Path) -> Iterator[Photo]:
+def _source(path: Path) -> Source:
     if archive.is_archive(path):
-        for inner in archive.names(path):
-            yield Photo(f"{path}:{inner}", inner)
-    elif path.is_dir():
-        for where, subfolders, names in os.walk(path):
-            subfolders.sort()
-            for name in sorted(names):
-                file = Path(where, name)
-                place = folders.image_path(file.relative_to(path).as_posix())
-                if place is not None:
-                    yield Photo(str(file), place)
-    else:
+        loose = Loose(path)
+        return Source(path, [Photo(f"{path}:{inner}", inner) for inner in loose.paths], loose)
+    return Source(path, list(_files(path)))
+
+
+def _files(path: Path) -> Iterator[Photo]:
+    if not path.is_dir():
         yield Photo(str(path), path.name)
+        return
+    for where, subfolders, names in os.walk(path):
+        subfolders.sort()
+        for name in sorted(names):
+            file = Path(where, name)
+            place = folders.image_path(file.relative_to(path).as_posix())
+            if place is not None:
+                yield Photo(str(file), place)

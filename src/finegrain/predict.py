@@ -40,6 +40,9 @@ from finegrain.labels import Labels
 from finegrain.packed import Squares
 from finegrain.photos import Photo
 
+Item = tuple[Photo, bytes | str]
+"""A photo and its file's bytes, or why they cannot be read."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -68,6 +71,7 @@ class Predictor:
         """
         net, facts = model.load(weights, sidecar)
         self._net, self._bf16, self._flip = net.to(device).eval(), bf16, flip
+        self._device = device
         self.classes: list[str] = facts["classes"]
         self.temperature: float = facts["temperature"]
         self.unknown_below: float = facts["unknown_below"]
@@ -122,33 +126,48 @@ class Predictor:
         (heat,) = gradcam.heatmaps(self._net, images, torch.tensor([chosen]))
         return square, gradcam.overlay(square, heat)
 
-    def logits(
-        self, items: Iterable[tuple[Photo, bytes | OSError]], skipped: list[tuple[str, str]]
-    ) -> Iterator[tuple[Photo, Floats]]:
+    def logits(self, items: Iterable[Item], skipped: list[tuple[str, str]]) -> Iterator[tuple[Photo, Floats]]:
         """Each photo and its logits ``[classes]``; adds (name, reason) of those that cannot be used."""
-
-        def square(item: tuple[Photo, bytes | OSError]) -> tuple[Photo, Any]:
-            photo, data = item
-            if isinstance(data, OSError):
-                return photo, str(data.strerror)
-            try:
-                return photo, np.asarray(picture.square(data, self._pack_side))
-            except picture.BadImage as error:
-                return photo, str(error)
-
-        def good() -> Iterator[tuple[Photo, Any]]:
-            # decoded in threads while the network works on the batch before
-            for photo, found in record.in_order(square, items, os.cpu_count() or 1, 2 * loop.PREDICT_BATCH):
-                if isinstance(found, str):
-                    skipped.append((photo.name, found))
-                else:
-                    yield photo, found
-
-        squares = good()
-        while batch := list(itertools.islice(squares, loop.PREDICT_BATCH)):
-            images = self._view(torch.from_numpy(np.stack([pixels for _, pixels in batch])))
+        for batch in self.batches(items, skipped):
+            images = self._view(torch.from_numpy(np.stack([square for _, square in batch])))
             logits = loop.forward(self._net, images, self._bf16, self._flip).cpu().numpy()
             yield from zip((photo for photo, _ in batch), logits.astype(np.float64), strict=True)
+
+    def batches(
+        self, items: Iterable[Item], skipped: list[tuple[str, str]]
+    ) -> Iterator[list[tuple[Photo, Squares]]]:
+        """Photos that can be used, decoded, as many at a time as evaluate asks about.
+
+        Threads decode: while a GPU works on the batch before; but on the CPU in between, where a core that
+        decodes holds up all the others that the network keeps busy.
+        """
+        in_between = self._device.type == "cpu"
+        threads, size = os.cpu_count() or 1, loop.PREDICT_BATCH
+        source: Iterator[Any] = iter(items)
+        if not in_between:
+            source = record.in_order(self._square, source, threads, 2 * size)
+        while True:
+            batch: list[tuple[Photo, Squares]] = []
+            while missing := size - len(batch):
+                some = itertools.islice(source, missing)
+                found = list(record.in_order(self._square, some, threads, missing) if in_between else some)
+                if not found:
+                    break
+                skipped.extend((photo.name, reason) for photo, reason in found if isinstance(reason, str))
+                batch.extend(each for each in found if not isinstance(each[1], str))
+            if not batch:
+                return
+            yield batch
+
+    def _square(self, item: Item) -> tuple[Photo, Squares | str]:
+        """The photo as stage pack stores it, or why it cannot be used."""
+        photo, data = item
+        if isinstance(data, str):
+            return photo, data
+        try:
+            return photo, np.asarray(picture.square(data, self._pack_side))
+        except picture.BadImage as error:
+            return photo, str(error)
 
     def best(self, logits: Floats, k: int) -> list[tuple[str, float]]:
         """The k most probable classes of one photo, with calibrated probabilities."""
@@ -168,7 +187,7 @@ def find_model(wanted: str | None) -> tuple[Path, Path]:
     """
     if wanted and wanted.endswith(".safetensors"):
         return Path(wanted), Path(wanted).with_suffix(".json")
-    if wanted and ("/" in wanted or exported.is_one(Path(wanted))):
+    if wanted and _is_folder(wanted):
         return exported.files(exported.on_disk(wanted))
     dataset = params.read().dataset.name
     if wanted and Path("models", dataset, f"{wanted}.safetensors").is_file():
@@ -184,14 +203,35 @@ def find_model(wanted: str | None) -> tuple[Path, Path]:
     return run.weights, run.sidecar
 
 
+def _is_folder(wanted: str) -> bool:
+    """An exported one; a slash says that it is meant."""
+    return "/" in wanted or exported.is_one(Path(wanted))
+
+
+def ways(wanted: str | None) -> dict[str, Any]:
+    """How a model is asked unless the user says otherwise: the project's as evaluate asks it, others plainly.
+
+    Args:
+        wanted: as for ``find_model``.
+    """
+    if wanted and (wanted.endswith(".safetensors") or _is_folder(wanted)):
+        return {"flip": False, "side_pixels": None, "device": "auto", "precision": "auto"}
+    config = params.read()
+    return {**dict(config.evaluate), "device": config.device, "precision": config.precision}
+
+
 def run(args: argparse.Namespace) -> int:
     """Predict, write, and say what was skipped; returns the exit status: 1 where a photo was."""
-    on = runtime.device(args.device)
-    bf16 = runtime.bf16(args.precision, on)
-    predictor = Predictor(*find_model(args.model), on, bf16, args.side_pixels, args.flip)
+    asked = {
+        name: value if getattr(args, name) is None else getattr(args, name)
+        for name, value in ways(args.model).items()
+    }
+    on = runtime.device(asked["device"])
+    bf16 = runtime.bf16(asked["precision"], on)
+    predictor = Predictor(*find_model(args.model), on, bf16, asked["side_pixels"], asked["flip"])
     sources = photos.find(args.paths)
     labels = Labels(args.csv, args.image_col, args.label_col, predictor.classes) if args.csv else None
-    skipped: list[tuple[str, str]] = []
+    skipped = [(str(s.path), s.loose.damage) for s in sources if s.loose and s.loose.damage]
     wanted = (
         item
         for source in sources

@@ -1,6 +1,7 @@
 """The predictions of one model for every test image, kept so that models can be compared pair by pair."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -35,10 +36,19 @@ def write(file: Path, manifest: Path, answers: Answers, calibrated: Answers, nam
 def read(file: Path) -> pd.DataFrame:
     """The table as ``write`` made it, with a column ``correct`` (bool)."""
     try:
-        frame = pd.read_parquet(file)
+        return parse(file)
     except FileNotFoundError:
         raise UserError(f"{file}: not found; `dvc repro` makes it, `dvc pull` fetches it") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: not a Parquet file ({error}); run `dvc repro` or `dvc pull`") from None
+
+
+def parse(source: Path | BinaryIO) -> pd.DataFrame:
+    """As ``read``.
+
+    Raises:
+        OSError: there is no such file, or it is damaged; ValueError: it is no Parquet.
+    """
+    frame = pd.read_parquet(source)
     frame["correct"] = frame["class"] == frame["class_1"]
     return frame

@@ -70,10 +70,10 @@ def of_photos(wanted: Sequence[str], side: int) -> Probe:
     squares: list[Any] = []
     for photo, data in (item for source in photos.find(wanted) for item in source.read()):
         try:
-            if isinstance(data, OSError):
-                raise data
+            if isinstance(data, str):
+                raise picture.BadImage(data)
             squares.append(np.asarray(picture.square(data, side)))
-        except (OSError, picture.BadImage) as error:
+        except picture.BadImage as error:
             record.say(f"skipped: {photo.name}: {error}")
         if len(squares) == MOST:
             break

@@ -19,7 +19,7 @@ from finegrain import disk, record
 from finegrain.errors import UserError
 from finegrain.sources import folders
 from finegrain.sources.catalogue import Catalogue
-from finegrain.sources.folders import Image
+from finegrain.sources.folders import BadMember, Image
 from finegrain.sources.tarred import Tar
 from finegrain.sources.zipped import Zip
 
@@ -27,7 +27,7 @@ SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
 class Reader:
-    """The images of the archive files in a folder.
+    """The images of the archive files in a folder, all of which can be read.
 
     Raises:
         UserError: no archive, damaged or encrypted, links inside, or folders that are not classes.
@@ -61,21 +61,42 @@ class Reader:
         """Yield each wanted image once with its bytes, in the archive's order."""
         for number, part in enumerate(self._parts):
             images = ((image, entry) for image, entry in self._catalogue.images(number) if wanted(image))
-            yield from part.contents(images)
+            for image, data in part.contents(images):
+                if isinstance(data, BadMember):
+                    raise data
+                yield image, data
 
 
-def names(file: Path) -> list[str]:
-    """The path of every image in an archive of any layout, in the order of reading."""
-    members = sorted(_open(file).members(), key=lambda member: member[1])
-    return [path for path, _, _ in members]
+class Loose:
+    """The images of an archive of any layout, whether or not all of it can be read.
 
+    Raises:
+        UserError: nothing of it can be read.
+    """
 
-def contents(file: Path) -> Iterator[bytes]:
-    """The bytes of every image, in the same order."""
-    part = _open(file)
-    members = sorted(part.members(), key=lambda member: member[1])
-    images = ((Image(n, path, part.name, None, ""), entry) for n, (path, _, entry) in enumerate(members))
-    return (data for _, data in part.contents(images))
+    def __init__(self, file: Path) -> None:
+        self._part = _open(file)
+        self.damage: str | None = None
+        """Why the list of its images ends too early."""
+        members: list[tuple[str, int, int]] = []
+        try:
+            for member in self._part.members(strict=False):
+                members.append(member)
+        except UserError as error:
+            if not members:
+                raise
+            self.damage = str(error).removeprefix(f"{file}: ")
+        self._members = sorted(members, key=lambda member: member[1])
+        self.paths = [path for path, _, _ in self._members]
+        """In the order of reading."""
+
+    def contents(self) -> Iterator[bytes | BadMember]:
+        """The bytes of each image in the same order, or what is wrong with it."""
+        images = (
+            (Image(number, path, self._part.name, None, ""), entry)
+            for number, (path, _, entry) in enumerate(self._members)
+        )
+        return (data for _, data in self._part.contents(images))
 
 
 def is_archive(file: Path) -> bool:

@@ -23,6 +23,14 @@ MAX_IMAGE_BYTES = 200_000_000
 _HOW = "an archive holds <class>/<image> or <train, val or test>/<class>/<image>"
 
 
+class BadMember(UserError):
+    """One member of an archive that cannot be used; the others may be good."""
+
+    def __init__(self, file: Path, path: str, reason: str, cure: str) -> None:
+        super().__init__(f"{file}: {path} {reason}; {cure}")
+        self.reason = reason
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     place: int
@@ -71,9 +79,8 @@ def text(raw: bytes) -> str:
 
 def refuse_large(file: Path, path: str, size: int) -> None:
     if size > MAX_IMAGE_BYTES:
-        raise UserError(
-            f"{file}: {path} has {size / 1e6:,.0f} MB; over {MAX_IMAGE_BYTES / 1e6:,.0f} MB is no photo"
-        )
+        most = f"over {MAX_IMAGE_BYTES / 1e6:,.0f} MB is no photo"
+        raise BadMember(file, path, f"has {size / 1e6:,.0f} MB", most)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """One tar file, compressed or not, read in streaming passes from its beginning."""
 
-import itertools
 import tarfile
 import zlib
 from collections import Counter
@@ -9,7 +8,9 @@ from pathlib import Path
 
 from finegrain.errors import UserError
 from finegrain.sources import folders
-from finegrain.sources.folders import Image
+from finegrain.sources.folders import BadMember, Image
+
+_DAMAGE = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError)
 
 
 class Tar:
@@ -24,44 +25,66 @@ class Tar:
         self.others: Counter[str] = Counter()
         self._file = file
 
-    def members(self) -> Iterator[tuple[str, int, int]]:
-        """(path, number, 0) of each image; one pass."""
+    def members(self, strict: bool = True) -> Iterator[tuple[str, int, int]]:
+        """(path, number, 0) of each image; one pass.
+
+        Args:
+            strict: refuse the archive for a member that cannot be used, instead of listing it.
+        """
         self.others.clear()  # filled by every pass
-        return ((path, number, 0) for number, (path, _) in enumerate(self._walk(wanted=iter(()))))
+        number = 0
+        for _, member in self._walk():
+            name, path = _name(member)
+            if strict:
+                self._check(path, member)
+            if path is not None:
+                yield path, number, 0
+                number += 1
+            elif kind := folders.other_kind(name):
+                self.others[kind] += 1
 
-    def contents(self, images: Iterable[tuple[Image, int]]) -> Iterator[tuple[Image, bytes]]:
-        """Each image, in the order of ``members``, and its bytes; one pass."""
-        wanted, ahead = itertools.tee(image for image, _ in images)
-        found = (data for _, data in self._walk(image.path for image in ahead) if data is not None)
-        for image in wanted:  # if there is none, no pass is begun
-            yield image, next(found)
+    def contents(self, images: Iterable[tuple[Image, int]]) -> Iterator[tuple[Image, bytes | BadMember]]:
+        """Each image, in the order of ``members``, and its bytes, or what is wrong with it; one pass."""
+        walk = self._walk()
+        for image, _ in images:  # if there is none, no pass is begun
+            yield image, self._find(image.path, walk)
 
-    def _walk(self, wanted: Iterator[str]) -> Iterator[tuple[str, bytes | None]]:
-        """Every image path, with its bytes if it is the next one wanted."""
-        next_wanted = next(wanted, None)
+    def _find(self, path: str, walk: Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]) -> bytes | BadMember:
+        """The bytes of the next member of that path."""
+        try:
+            for tar, member in walk:
+                if _name(member)[1] == path:
+                    self._check(path, member)
+                    stream = tar.extractfile(member)
+                    return stream.read() if stream else b""
+        except BadMember as error:
+            return error
+        except _DAMAGE as error:
+            return BadMember(self._file, path, f"is damaged ({error})", "fetch it again")
+        except UserError:
+            pass  # on the way to it
+        return BadMember(self._file, path, "lies behind what is damaged", "fetch it again")
+
+    def _walk(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+        """Every member but folders, to be read before the next one."""
         try:
             with tarfile.open(self._file, "r|*", bufsize=1 << 20, encoding="utf-8") as tar:
                 while (member := tar.next()) is not None:
                     tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every header read
-                    if member.isdir():
-                        continue
-                    name = folders.text(member.name.encode("utf-8", "surrogateescape"))
-                    path = folders.image_path(name)
-                    if not member.isreg():
-                        raise UserError(
-                            f"{self._file}: {member.name} is a link or device; "
-                            "an archive may hold files and folders only"
-                        )
-                    if path is None:
-                        if kind := folders.other_kind(name):
-                            self.others[kind] += 1
-                        continue
-                    folders.refuse_large(self._file, path, member.size)
-                    data = None
-                    if path == next_wanted:
-                        stream = tar.extractfile(member)
-                        data = stream.read() if stream else None
-                        next_wanted = next(wanted, None)
-                    yield path, data
-        except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
+                    if not member.isdir():
+                        yield tar, member
+        except _DAMAGE as error:
             raise UserError(f"{self._file}: not a readable tar ({error}); fetch it again") from None
+
+    def _check(self, path: str | None, member: tarfile.TarInfo) -> None:
+        if not member.isreg():
+            cure = "an archive may hold files and folders only"
+            raise BadMember(self._file, member.name, "is a link or device", cure)
+        if path is not None:
+            folders.refuse_large(self._file, path, member.size)
+
+
+def _name(member: tarfile.TarInfo) -> tuple[str, str | None]:
+    """As text, and as the path of an image."""
+    name = folders.text(member.name.encode("utf-8", "surrogateescape"))
+    return name, folders.image_path(name)

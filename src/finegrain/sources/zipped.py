@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from finegrain.errors import UserError
 from finegrain.sources import folders
-from finegrain.sources.folders import Image
+from finegrain.sources.folders import BadMember, Image
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _ENTRIES_AT_ONCE = 256
@@ -46,8 +46,12 @@ class Zip:
         self.others: Counter[str] = Counter()
         self._file = file
 
-    def members(self) -> Iterator[tuple[str, int, int]]:
-        """(path, where its bytes are, where its directory entry is) of each image."""
+    def members(self, strict: bool = True) -> Iterator[tuple[str, int, int]]:
+        """(path, where its bytes are, where its directory entry is) of each image.
+
+        Args:
+            strict: refuse the archive for a member that cannot be used, instead of listing it.
+        """
         try:
             with self._file.open("rb") as stream:
                 directory = _Directory(stream)
@@ -58,15 +62,16 @@ class Zip:
                         name = _name(info)
                         path = folders.image_path(name)
                         if path is not None:
-                            self._check(path, info)
+                            if strict:
+                                self._check(path, info)
                             yield path, info.header_offset, at
                         elif kind := folders.other_kind(name):
                             self.others[kind] += 1
         except _DAMAGE as error:
             raise UserError(f"{self._file}: not a readable zip ({error}); fetch it again") from None
 
-    def contents(self, images: Iterable[tuple[Image, int]]) -> Iterator[tuple[Image, bytes]]:
-        """Of each (image, where its directory entry is) the image and its bytes."""
+    def contents(self, images: Iterable[tuple[Image, int]]) -> Iterator[tuple[Image, bytes | BadMember]]:
+        """Of each (image, where its directory entry is) the image and its bytes, or what is wrong with it."""
         with self._file.open("rb") as stream:
             directory, remaining = _Directory(stream), iter(images)
             while some := list(itertools.islice(remaining, _ENTRIES_AT_ONCE)):
@@ -74,20 +79,26 @@ class Zip:
                 for (image, _), info in zip(some, window.infolist(), strict=True):
                     yield image, self._read(window, image.path, info)
 
-    def _read(self, window: zipfile.ZipFile, path: str, info: zipfile.ZipInfo) -> bytes:
+    def _read(self, window: zipfile.ZipFile, path: str, info: zipfile.ZipInfo) -> bytes | BadMember:
         try:
+            self._check(path, info)
             with window.open(info) as stream:
                 return stream.read(info.file_size)  # bounded, even if the header lies
+        except BadMember as error:
+            return error
         except _DAMAGE as error:
-            raise UserError(f"{self._file}: {path} is damaged ({error}); fetch it again") from None
+            return BadMember(self._file, path, f"is damaged ({error})", "fetch it again")
 
     def _check(self, path: str, info: zipfile.ZipInfo) -> None:
+        def bad(reason: str, cure: str) -> BadMember:
+            return BadMember(self._file, path, reason, cure)
+
         if stat.S_ISLNK(info.external_attr >> 16):
-            raise UserError(f"{self._file}: {path} is a link; an archive may hold files and folders only")
+            raise bad("is a link", "an archive may hold files and folders only")
         if info.flag_bits & 1:
-            raise UserError(f"{self._file}: is encrypted; unpack it with its password and give the folder")
+            raise bad("is encrypted", "unpack the archive with its password and give the folder")
         if info.compress_type not in _METHODS:
-            raise UserError(f"{self._file}: {path} is compressed by an unknown method; pack it anew")
+            raise bad("is compressed by an unknown method", "pack it anew")
         folders.refuse_large(self._file, path, info.file_size)
 
 

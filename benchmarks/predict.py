@@ -1,0 +1,224 @@
+"""`finegrain predict` on photos against evaluate's pass over the same images, which stage pack has decoded.
+
+    python benchmarks/predict.py --archive part-1.zip part-2.zip part-3.zip part-4.zip
+
+Evaluate reads squares from the pack and asks the network. Predict finds, reads and decodes the photos, makes
+the same squares, asks the network in the same batches and writes a CSV; the last row of each model is its
+work without the network: reading and decoding alone. The model is loaded before, once for all.
+
+Other work on the machine changes its speed, so all is done in pieces of --piece photos, and each piece by
+every way before the next. A round is all the pieces; ratios are of a round. "At best" adds up the best time
+of each piece over the rounds, which is nearest to a machine of one's own; so does the CPU time. Stops if an
+answer differs. Prints Markdown and writes it, with every measurement as JSON, to the folder --out.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import statistics
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from finegrain import runtime  # isort: skip  (before torch: it sets the allocator)
+import inputs
+import numpy as np
+import pandas as pd
+import table
+import throughput
+import torch
+from PIL import Image
+
+from finegrain import answers, cli, loop, model, packed, params, paths, photos, predict, record
+from finegrain.predict import Predictor
+
+SPLIT = "train"
+"""Which holds the photos; to evaluate and to predict it is as any other."""
+WAYS = {
+    "evaluate": "evaluate's pass over the pack",
+    "files": "predict, JPEG files",
+    "zip": "predict, a zip of them",
+    "decode": "reading and decoding alone",
+}
+TOY = {"models": ["resnet18"], "side": 64, "images": 32, "piece": 20, "rounds": 2}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    args.out = args.out.resolve()
+    with tempfile.TemporaryDirectory(prefix="predict-") as temporary:
+        project = Path(temporary, "project")
+        inputs.write_photos(args.archive, Path(temporary, "photos"), args.images, args.side)
+        enlarge(Path(temporary, "photos"), args.enlarge)
+        throughput.pack(Path(temporary, "photos"), project, args)
+        with contextlib.chdir(project):
+            pieces = split_up(Path(temporary, "photos", SPLIT), args.piece)
+            runs: list[dict[str, Any]] = []
+            for name in args.models:
+                ways = prepare(name)
+                for work in ways.values():
+                    work(pieces[0])  # warm up
+                for round_ in range(args.rounds):
+                    for number, piece in enumerate(pieces):
+                        for way, work in ways.items():
+                            key = {"model": name, "round": round_, "piece": number, "way": way}
+                            runs.append(key | {"images": len(piece.files)} | timed(work, piece))
+                        piece.refuse_other_answers()
+                    text = write(args, pieces, runs)
+    print(text)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--archive", type=Path, nargs="+", default=[], help="zips of class folders of JPEGs")
+    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
+    parser.add_argument("--side", type=int, default=224, help="pixels that the network sees")
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--piece", type=int, default=128, help="photos; 64 are a batch")
+    parser.add_argument("--enlarge", type=int, default=1, help="so many times as wide and high as they are")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=inputs.ROOT / ".predict", help="folder of the results")
+    parser.add_argument("--toy", action="store_true", help="other defaults: drawn images, within a minute")
+    parser.set_defaults(batch_size=32)  # of the trainings that the project could run
+    if parser.parse_known_args(argv)[0].toy:
+        parser.set_defaults(**TOY)
+    args = parser.parse_args(argv)
+    if not (args.archive or args.toy):
+        parser.error("give --archive, or --toy to draw images")
+    return args
+
+
+def enlarge(folder: Path, times: int) -> None:
+    """Rewrite every photo larger, as a camera's would be."""
+    for file in sorted(folder.rglob("*.jpg")) if times > 1 else []:
+        with Image.open(file) as image:
+            size = image.width * times, image.height * times
+            large = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        large.save(file, "JPEG", quality=90)
+
+
+class Piece:
+    """Some of the photos: as files, as a zip, and packed, all in the same order."""
+
+    def __init__(self, number: int, files: Sequence[Path], first: int) -> None:
+        self.files, self.folder = files, Path(f"piece-{number}")
+        self.folder.mkdir()
+        whole = paths.Data(inputs.DATASET).pack
+        shutil.copy(whole / "pack.json", self.folder)
+        for name in (f"{SPLIT}.npy", f"{SPLIT}_labels.npy"):
+            np.save(self.folder / name, np.load(whole / name, mmap_mode="r")[first : first + len(files)])
+        with zipfile.ZipFile(self.folder / "photos.zip", "w") as archive:
+            for file in files:
+                archive.write(file, file.name)
+        self.said: dict[str, pd.DataFrame] = {}
+        """By way: class and probability of each photo, to the digits that predict writes."""
+
+    def refuse_other_answers(self) -> None:
+        for way, said in self.said.items():
+            if not said.equals(self.said["evaluate"]):
+                raise SystemExit(f"{way} says something else than evaluate")
+
+
+def split_up(folder: Path, size: int) -> list[Piece]:
+    files = sorted(folder.glob("*/*.jpg"))  # the order of the manifest: by class, then by path
+    there = len(np.load(paths.Data(inputs.DATASET).pack / f"{SPLIT}_labels.npy"))
+    if there != len(files):
+        raise SystemExit(f"{there} of {len(files)} photos are packed")
+    starts = range(0, len(files), size)
+    return [Piece(number, files[start : start + size], start) for number, start in enumerate(starts)]
+
+
+def prepare(name: str) -> dict[str, Callable[[Piece], None]]:
+    """The ways to ask a model of random weights: what it answers does not matter to the speed."""
+    config, pack = params.read(), paths.Data(inputs.DATASET).pack
+    facts = record.read_json(pack / "pack.json")
+    mean, std = packed.statistics(pack, config.normalisation, model.pretrained(config.weights))
+    run, device = paths.Run(inputs.DATASET, name, 0), runtime.device(config.device)
+    bf16, side = runtime.bf16(config.precision, device), config.phases["all"].side(0)
+    sidecar = {
+        "model": name, "seed": 0, "classes": facts["classes"], "mean": mean, "std": std, "refit": False,
+        "side_pixels": side, "pack_side_pixels": facts["side_pixels"], "temperature": 1.0,
+        "recipe": {"head": config.head.model_dump(mode="json")},
+    }  # fmt: skip
+    net = model.build(name, len(facts["classes"]), "none", config.head, seed=0).to(device)
+    model.save(run.weights, run.sidecar, net.state_dict(), sidecar)
+    predictor = Predictor(run.weights, run.sidecar, device, bf16, None, False)
+    predict.Predictor = lambda *_: predictor  # it is loaded
+
+    def evaluate(piece: Piece) -> None:
+        logits, labels = loop.predict(net, packed.Split(piece.folder, SPLIT, device, mean, std), side, bf16)
+        given = answers.of(logits.numpy(), labels.numpy())
+        names, shares = (facts["classes"][i] for i in given.predicted), (f"{p:.6g}" for p in given.confidence)
+        piece.said["evaluate"] = pd.DataFrame({"class_1": list(names), "p_1": list(shares)})
+
+    def ask(way: str, piece: Piece, sources: Sequence[Path]) -> None:
+        out = piece.folder / f"{way}.csv"
+        words = ["--model", run.name, "--format", "csv", "--out", str(out)]
+        if predict.run(cli.parser().parse_args(["predict", *map(str, sources), *words])):
+            raise SystemExit("photos were skipped")
+        piece.said[way] = pd.read_csv(out, dtype=str, usecols=["class_1", "p_1"])
+
+    def decode(piece: Piece) -> None:
+        sources = photos.find([str(file) for file in piece.files])
+        for _ in predictor.batches((item for source in sources for item in source.read()), []):
+            pass
+
+    return {
+        "evaluate": evaluate,
+        "files": lambda piece: ask("files", piece, piece.files),
+        "zip": lambda piece: ask("zip", piece, [piece.folder / "photos.zip"]),
+        "decode": decode,
+    }
+
+
+def timed(work: Callable[[Piece], None], piece: Piece) -> dict[str, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    work(piece)
+    return {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+
+
+def write(args: argparse.Namespace, pieces: Sequence[Piece], runs: Sequence[dict[str, Any]]) -> str:
+    """Write what is known so far; returns the Markdown."""
+    files = [file for piece in pieces for file in piece.files]
+    with Image.open(files[0]) as image:
+        width, height = image.size
+    size = statistics.mean(file.stat().st_size for file in files) / 1e3
+    lines = [
+        f"{len(files):,} {'photos' if args.archive else 'drawn images'} of {size:,.0f} kB in the mean, the "
+        f"first one {width} x {height}; the network sees {args.side} px; {args.rounds} rounds; "
+        f"{os.cpu_count()} x {throughput.cpu()}, {torch.get_num_threads()} threads for the network.",
+        "Medians over the rounds, in brackets the smallest and the largest. At best, CPU: each piece's best.",
+        "",
+        "| model | | images/s | against evaluate | at best | CPU ms an image | against evaluate |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    frame = pd.DataFrame(runs)
+    for name, of_model in frame.groupby("model", sort=False):
+        by_round = of_model.groupby(["way", "round"])[["images", "seconds"]].sum()
+        best = of_model.groupby(["way", "piece"])[["seconds", "cpu_seconds"]].min().groupby("way").sum()
+        for way, label in WAYS.items():
+            mine, base = by_round.loc[way], by_round.loc["evaluate"]
+            speed, share = mine["images"] / mine["seconds"], base["seconds"] / mine["seconds"]
+            cells = [
+                table.shown(table.spread(speed.tolist()), 1),
+                table.shown(table.spread(share.tolist()), 2),
+                f"{best['seconds']['evaluate'] / best['seconds'][way]:.2f}",
+                f"{1000 * best['cpu_seconds'][way] / len(files):.2f}",
+                f"{best['cpu_seconds']['evaluate'] / best['cpu_seconds'][way]:.2f}",
+            ]
+            lines.append(f"| {name} | {label} | {' | '.join(cells)} |")
+    text = "\n".join(lines) + "\n"
+    facts = {"revision": record.revision(), "images": args.images, "side": args.side, "enlarge": args.enlarge}
+    record.write_json(args.out / "predict.json", {**facts, "runs": list(runs)})
+    record.write_text(args.out / "predict.md", text)
+    return text
+
+
+if __name__ == "__main__":
+    main()

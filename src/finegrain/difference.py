@@ -1,0 +1,315 @@
+"""Two sides of a change, such as two commits: which models got better, in which classes, on which images.
+
+Pure: what is on each side comes in, facts come out. Where the sides were tested on other images, those that
+they share are compared.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from finegrain import leaderboard, paired
+from finegrain.errors import UserError
+from finegrain.paired import Bools, Comparison
+
+Names = npt.NDArray[np.object_]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One model on one side."""
+
+    answers: Names
+    """``[seeds, N]``: the class that each of its trainings takes each test image for."""
+    val_top1: float
+    """Mean over the seeds; ``val_loss`` alike."""
+    val_loss: float
+
+
+@dataclass(frozen=True)
+class Side:
+    name: str
+    """As the user calls it, such as ``main``."""
+    commit: str | None
+    """None: the workspace."""
+    images: pd.DataFrame
+    """``path`` and ``class`` of the N test images."""
+    models: dict[str, Trained]
+    parameters: dict[str, Any]
+    """params.yaml."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Hash of what else its results were made of, by name: each code file, ``archive`` and ``split``."""
+    stale: list[str] = field(default_factory=list)
+    """Parameters that have changed since its results were made."""
+
+    @property
+    def winner(self) -> str:
+        """The model that is best on validation."""
+        return min(self.models, key=lambda name: leaderboard.by_validation(vars(self.models[name])))
+
+    def right(self, model: str) -> Bools:
+        """``[seeds, N]``."""
+        return self.models[model].answers == self.images["class"].to_numpy(object)
+
+    def score(self, model: str) -> "Score":
+        right = self.right(model)
+        low, high = paired.interval(right)
+        return Score(model, len(right), float(right.mean()), low, high, self.models[model].val_top1)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One model on one side, on the test images of both; of a model on one side only, on all of its side."""
+
+    model: str
+    seeds: int
+    top1: float
+    low: float
+    """95 % interval; ``high`` alike."""
+    high: float
+    val_top1: float
+
+
+@dataclass(frozen=True)
+class Class:
+    """How often the images of one class were right."""
+
+    name: str
+    images: int
+    before: float
+    """Recall; ``after`` alike."""
+    after: float
+    p_value: float
+    """``paired.exact_p``, corrected by Holm for the number of classes."""
+
+    @property
+    def gain(self) -> float:
+        """In images."""
+        return (self.after - self.before) * self.images
+
+    @property
+    def beyond_chance(self) -> bool:
+        return self.p_value < paired.SIGNIFICANCE
+
+
+@dataclass(frozen=True)
+class Flip:
+    """An image that most seeds of one side get right and most of the other wrong."""
+
+    path: str
+    label: str
+    before: str
+    """What most of these seeds take it for; ``after`` alike."""
+    after: str
+    right_before: float
+    """Share of the seeds that get it right; ``right_after`` alike."""
+    right_after: float
+
+    @property
+    def gain(self) -> float:
+        return self.right_after - self.right_before
+
+
+@dataclass(frozen=True)
+class Change:
+    """A model against its earlier self, or a winner against the one before."""
+
+    before: Score
+    after: Score
+    comparison: Comparison
+    """After less before; p is corrected by Holm for the number of changes."""
+    classes: list[Class]
+    """Of which more than one image moved, the furthest first."""
+    flips: list[Flip]
+    """Losses, then gains; of each the furthest first."""
+
+    @property
+    def losses(self) -> list[Flip]:
+        return [flip for flip in self.flips if flip.gain < 0]
+
+    @property
+    def gains(self) -> list[Flip]:
+        return [flip for flip in self.flips if flip.gain > 0]
+
+
+@dataclass(frozen=True)
+class Difference:
+    before: Side
+    after: Side
+    images: int
+    """Test images of both sides: those that are compared."""
+    classes: int
+    """Of these images."""
+    models: list[Change]
+    """Those on both sides."""
+    winners: Change | None
+    """Where another model wins than before: the two of them."""
+    added: list[Score]
+    dropped: list[Score]
+    parameters: list[dict[str, Any]]
+    """``name``, ``before`` and ``after``; without the side that has no such parameter."""
+    inputs: list[str]
+    """Of ``Side.inputs``, what is not the same."""
+
+    @property
+    def changes(self) -> list[Change]:
+        return [*self.models, *([self.winners] if self.winners else [])]
+
+    @property
+    def worse(self) -> bool:
+        """Whether some model, or the winner, is really worse."""
+        return any(change.comparison.verdict == "really worse" for change in self.changes)
+
+    def facts(self) -> dict[str, Any]:
+        """All of it, for a JSON file."""
+        return {
+            "before": _about(self.before),
+            "after": _about(self.after),
+            "images": self.images,
+            "models": [_flat(change) for change in self.models],
+            "winners": _flat(self.winners) if self.winners else None,
+            "added": [asdict(score) for score in self.added],
+            "dropped": [asdict(score) for score in self.dropped],
+            "parameters": self.parameters,
+            "inputs": self.inputs,
+        }
+
+
+def of(before: Side, after: Side) -> Difference:
+    """What the change from one side to the other did.
+
+    Raises:
+        UserError: the sides have fewer than two test images in common.
+    """
+    old, new = _on_the_same_images(before, after)
+    if len(old.images) < 2:
+        raise UserError(
+            f"{before.name} and {after.name} have {len(old.images)} test images in common (the same path and "
+            "class), too few to compare; choose sides of the same dataset"
+        )
+    pairs = [(name, name) for name in before.models if name in after.models]
+    if before.winner != after.winner:
+        pairs.append((before.winner, after.winner))
+    found = paired.corrected([paired.compare(new.right(second), old.right(first)) for first, second in pairs])
+    changes = [_change(old, new, *pair, comparison) for pair, comparison in zip(pairs, found, strict=True)]
+    return Difference(
+        before=before,
+        after=after,
+        images=len(old.images),
+        classes=old.images["class"].nunique(),
+        models=[change for change in changes if change.before.model == change.after.model],
+        winners=next((change for change in changes if change.before.model != change.after.model), None),
+        added=[after.score(name) for name in after.models if name not in before.models],
+        dropped=[before.score(name) for name in before.models if name not in after.models],
+        parameters=_differing(_flattened(before.parameters), _flattened(after.parameters)),
+        inputs=[each["name"] for each in _differing(before.inputs, after.inputs)],
+    )
+
+
+def _on_the_same_images(before: Side, after: Side) -> tuple[Side, Side]:
+    """Both sides with the images of both alone, in the order of the first."""
+    keys = ["path", "class"]
+    rows = before.images[keys].reset_index().merge(after.images[keys].reset_index(), on=keys, how="inner")
+    rows = rows.sort_values("index_x")
+
+    def kept(side: Side, chosen: npt.NDArray[np.int64]) -> Side:
+        models = {name: replace(m, answers=m.answers[:, chosen]) for name, m in side.models.items()}
+        return replace(side, images=side.images.iloc[chosen].reset_index(drop=True), models=models)
+
+    return kept(before, rows["index_x"].to_numpy()), kept(after, rows["index_y"].to_numpy())
+
+
+def _change(old: Side, new: Side, first: str, second: str, comparison: Comparison) -> Change:
+    labels = old.images["class"].to_numpy(object)
+    before, after = old.right(first), new.right(second)
+    answers = old.models[first].answers, new.models[second].answers
+    return Change(
+        old.score(first),
+        new.score(second),
+        comparison,
+        _moved_classes(labels, before, after),
+        _flips(old.images["path"].tolist(), labels, *answers),
+    )
+
+
+def _moved_classes(labels: Names, before: Bools, after: Bools) -> list[Class]:
+    names, codes = np.unique(labels, return_inverse=True)
+    members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+    p_values = paired.holm([paired.exact_p(after[:, rows], before[:, rows]) for rows in members])
+    found = [
+        Class(name, len(rows), float(before[:, rows].mean()), float(after[:, rows].mean()), p)
+        for name, rows, p in zip(names, members, p_values, strict=True)
+    ]
+    moved = [each for each in found if abs(each.gain) > 1 + paired.TINY * each.images]
+    return sorted(moved, key=lambda each: (-abs(each.gain), each.name))
+
+
+def _flips(paths: Sequence[str], labels: Names, before: Names, after: Names) -> list[Flip]:
+    """Of answers ``[seeds, N]``; half of the seeds are no majority."""
+    shares = (before == labels).mean(0), (after == labels).mean(0)
+    flipped = (shares[0] - 0.5) * (shares[1] - 0.5) < 0
+    found = [
+        Flip(
+            paths[i],
+            labels[i],
+            _taken_for(before[:, i], labels[i]),
+            _taken_for(after[:, i], labels[i]),
+            float(shares[0][i]),
+            float(shares[1][i]),
+        )
+        for i in np.flatnonzero(flipped).tolist()
+    ]
+    return sorted(found, key=lambda flip: (flip.gain > 0, -abs(flip.gain), flip.label, flip.path))
+
+
+def _taken_for(answers: Names, label: str) -> str:
+    """What most seeds say: the label, or the wrong class that is most frequent among those that are wrong."""
+    if 2 * (answers == label).sum() > len(answers):
+        return label
+    return Counter(answer for answer in answers if answer != label).most_common(1)[0][0]
+
+
+def _flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{a: {b: 1}}`` as ``{"a.b": 1}``; a list is one value."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        found |= _flattened(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+    return found
+
+
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """``name``, ``before`` and ``after`` of what is not the same, sorted."""
+    found = []
+    for name in sorted(before.keys() | after.keys()):
+        sides = {side: each[name] for side, each in (("before", before), ("after", after)) if name in each}
+        if len(sides) == 1 or before[name] != after[name]:
+            found.append({"name": name, **sides})
+    return found
+
+
+def _about(side: Side) -> dict[str, Any]:
+    return {
+        "name": side.name,
+        "commit": side.commit,
+        "images": len(side.images),
+        "winner": side.winner,
+        "stale": side.stale,
+    }
+
+
+def _flat(change: Change) -> dict[str, Any]:
+    return {
+        "model": change.after.model,
+        "before": asdict(change.before),
+        "after": asdict(change.after),
+        **asdict(change.comparison),
+        "verdict": change.comparison.verdict,
+        "classes": [asdict(each) | {"beyond_chance": each.beyond_chance} for each in change.classes],
+        "flips": [asdict(flip) for flip in change.flips],
+    }

@@ -1,0 +1,220 @@
+"""A difference as Markdown, laid out so that it reads well in a terminal too."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from finegrain import paired
+from finegrain.difference import Change, Class, Difference, Flip, Score, Side
+from finegrain.report import p_value, percent, points
+
+CLASSES, FILES = 10, 10
+"""The most that are listed; the JSON file has all."""
+ARROW = "\N{RIGHTWARDS ARROW}"
+
+
+def markdown(difference: Difference, images: int) -> str:
+    """The verdict in a line, all models in a table, then what differs and what became of each model.
+
+    Args:
+        images: the most that are listed of each model.
+    """
+    blocks = [f"**{statement(difference)}**", _about(difference), _models(difference)]
+    blocks += _notes(difference)
+    blocks += _causes(difference)
+    for change in difference.changes:
+        blocks += _details(change, difference.classes, images)
+    return "\n\n".join(blocks) + "\n"
+
+
+def statement(difference: Difference) -> str:
+    """The verdict on every model that is on both sides, and on the winner where it is another one."""
+    parts = []
+    for verdict in ("really worse", "really better", "within noise"):
+        found = [each for each in difference.models if each.comparison.verdict == verdict]
+        if found:
+            named = [f"{each.after.model} ({points(each.comparison.difference)})" for each in found]
+            parts.append(f"{verdict}: {', '.join(named)}")
+    said = f"{'; '.join(parts)} points of top-1" if parts else "no model is on both sides"
+    if difference.winners:
+        said += f"; the winner is another one, {difference.winners.comparison.verdict}"
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def _about(difference: Difference) -> str:
+    before, after, winners = difference.before, difference.after, difference.winners
+    won = f"{before.winner} {ARROW} {after.winner}" if winners else f"{after.winner} on both sides"
+    return (
+        f"{_side(before)} {ARROW} {_side(after)}, compared on the same {difference.images:,} test images. "
+        f"Winner, chosen on validation: {won}."
+    )
+
+
+def _side(side: Side) -> str:
+    return f"{_code(side.name)} ({side.commit[:7]})" if side.commit else f"the {side.name}"
+
+
+def _models(difference: Difference) -> str:
+    rows = [_compared(change.after.model, change) for change in difference.models]
+    if change := difference.winners:
+        rows.append(_compared(f"{change.before.model} {ARROW} {change.after.model}", change))
+    rows += [[each.model, str(each.seeds), "", _top1(each), "", "", "added"] for each in difference.added]
+    rows += [[each.model, str(each.seeds), _top1(each), "", "", "", "dropped"] for each in difference.dropped]
+    titles = [
+        "model",
+        "seeds",
+        "before, top-1 [95 %]",
+        "after, top-1 [95 %]",
+        "points [95 %]",
+        "p",
+        "verdict",
+    ]
+    return _table(titles, rows, right=range(1, 6))
+
+
+def _compared(name: str, change: Change) -> list[str]:
+    before, after, found = change.before, change.after, change.comparison
+    same = before.seeds == after.seeds
+    return [
+        name,
+        str(after.seeds) if same else f"{before.seeds} {ARROW} {after.seeds}",
+        _top1(before),
+        _top1(after),
+        f"{points(found.difference)} [{points(found.low)}, {points(found.high)}]",
+        p_value(found.p_value).removeprefix("= "),
+        found.verdict,
+    ]
+
+
+def _top1(score: Score) -> str:
+    return f"{percent(score.top1)} [{percent(score.low, 1)}, {percent(score.high, 1)}]"
+
+
+def _notes(difference: Difference) -> Iterator[str]:
+    sides = difference.before, difference.after
+    changes, count = difference.changes, len(difference.changes)
+    if count > 1:
+        yield f"p is corrected (Holm) for {count} comparisons."
+    if any(change.before.seeds == change.after.seeds == 1 for change in changes):
+        yield (
+            "Where both sides were trained once, the luck of training is not counted: the same recipe with "
+            "another seed may differ as much. Two or more `seeds` in params.yaml count it in."
+        )
+    left_out = [(len(side.images) - difference.images, _side(side)) for side in sides]
+    if any(count for count, _ in left_out):
+        each = " and ".join(f"{count:,} of {side}" for count, side in left_out)
+        own = "; added and dropped models are scored on all of their own side"
+        more = own if difference.added or difference.dropped else ""
+        yield f"Test images left out, which the other side does not have: {each}{more}."
+    for side in sides:
+        if side.stale:
+            keys = ", ".join(map(_code, side.stale))
+            yield f"**The results of {_side(side)} are from before {keys} changed: run `dvc repro` there.**"
+
+
+def _causes(difference: Difference) -> Iterator[str]:
+    yield "### What differs"
+    if difference.parameters:
+        rows = [
+            [_code(each["name"]), *(_value(each, side) for side in ("before", "after"))]
+            for each in difference.parameters
+        ]
+        yield _table(["parameter", "before", "after"], rows)
+    code = [name for name in difference.inputs if name.startswith("src/")]
+    if code:
+        more = f" and {len(code) - FILES} more" if len(code) > FILES else ""
+        yield f"Code of the stages: {', '.join(map(_code, code[:FILES]))}{more}."
+    if data := [name for name in difference.inputs if name not in code]:
+        yield f"Data: the {' and the '.join(data)}."
+    if not difference.parameters and not difference.inputs:
+        yield "Nothing that results are made of: parameters, code and data are the same."
+
+
+def _value(parameter: dict[str, Any], side: str) -> str:
+    return _code(json.dumps(parameter[side], ensure_ascii=False)) if side in parameter else ""
+
+
+def _details(change: Change, classes: int, images: int) -> Iterator[str]:
+    before, after = change.before, change.after
+    yield f"### {after.model if before.model == after.model else f'{before.model} {ARROW} {after.model}'}"
+    yield from _classes(change.classes, classes)
+    losses, gains = change.losses, change.gains
+    shown = max(images - images // 2, images - len(gains))
+    for title, flips, most in (
+        ("Right before, wrong after", losses, shown),
+        ("Wrong before, right after", gains, images - min(shown, len(losses))),
+    ):
+        yield f"{title}: {len(flips):,} image{'' if len(flips) == 1 else 's'}{_rest(len(flips), most)}"
+        if flips[:most]:
+            rows = [_flip(flip, change) for flip in flips[:most]]
+            yield _table(["image", "class", "before", "after"], rows)
+
+
+def _classes(moved: Sequence[Class], classes: int) -> Iterator[str]:
+    if not moved:
+        yield "No class moved by more than one image."
+        return
+    beyond = sum(each.beyond_chance for each in moved)
+    # the fewest images of one class whose sign test can pass Holm's first step
+    least = math.ceil(math.log2(2 * classes / paired.SIGNIFICANCE))
+    yield (
+        f"Classes that moved by more than one image: {len(moved)} of {classes}, {beyond or 'none'} of them "
+        f"beyond chance (exact test, Holm's correction; at least {least} images of a class must all "
+        f"move the same way){_rest(len(moved), CLASSES)}"
+    )
+    rows = [
+        [_code(each.name), str(each.images), _right(each.before, each), _right(each.after, each)]
+        + [f"{each.gain:+.3g}".replace("-", "\N{MINUS SIGN}"), "yes" if each.beyond_chance else "no"]
+        for each in moved[:CLASSES]
+    ]
+    yield _table(
+        ["class", "images", "right before", "right after", "gain", "beyond chance"], rows, range(1, 5)
+    )
+
+
+def _right(recall: float, of: Class) -> str:
+    return f"{recall * of.images:.3g} ({percent(recall, 0)})"
+
+
+def _rest(count: int, shown: int) -> str:
+    """How a line ends above a list of ``count`` things."""
+    if not 0 < shown < count:
+        return ":" if 0 < count <= shown else "."
+    return f"; the first {shown}:"
+
+
+def _flip(flip: Flip, change: Change) -> list[str]:
+    def said(answer: str, share: float, seeds: int) -> str:
+        right = f"{round(share * seeds)} of {seeds}"
+        if answer == flip.label:
+            return "right" if seeds == 1 else f"right ({right})"
+        return _code(answer) if seeds == 1 else f"{_code(answer)} ({right} right)"
+
+    before = said(flip.before, flip.right_before, change.before.seeds)
+    after = said(flip.after, flip.right_after, change.after.seeds)
+    return [_code(flip.path), _code(flip.label), before, after]
+
+
+def _code(text: str) -> str:
+    """Names from archives and commits, so that no letter in them is taken for Markdown or HTML."""
+    return "`" + " ".join(text.split()).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """With columns of equal width.
+
+    Args:
+        right: columns of numbers.
+    """
+    widths = [max(len(row[column]) for row in [titles, *rows]) for column in range(len(titles))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return f"| {' | '.join(cells)} |"
+
+    rule = [f"{'-' * (width + 1)}{':' if column in right else '-'}" for column, width in enumerate(widths)]
+    return "\n".join([line(titles), f"|{'|'.join(rule)}|", *map(line, rows)])

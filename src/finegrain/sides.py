@@ -1,0 +1,188 @@
+"""A side of ``finegrain diff``: what a revision holds, read without checking it out.
+
+The only module that imports dvc, which knows experiments by name and finds a file in git, in its cache or in
+a remote.
+"""
+
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ValidationError
+
+from finegrain import leaderboard, paths, predictions
+from finegrain.difference import Side, Trained
+from finegrain.errors import UserError
+
+WORKSPACE = "workspace"
+LOCK = Path("dvc.lock")
+DATA_STAGES = ("download", "split", "pack")
+
+
+class _Dataset(BaseModel):
+    name: str
+
+
+class _Asked(BaseModel):
+    """Where the results are; params.yaml of another time need not be valid by today's rules."""
+
+    dataset: _Dataset
+    models: list[str]
+    seeds: list[int] | None = None
+    """None: of a time before there were seeds."""
+
+
+class _Unseeded(paths.Run):
+    """A training of a time before there were seeds."""
+
+    @property
+    def name(self) -> str:
+        return self.model
+
+
+class _Tree:
+    """The project's files at a revision."""
+
+    def __init__(self, name: str) -> None:
+        os.environ["DVC_NO_ANALYTICS"] = "1"
+        from dvc.api import DVCFileSystem
+        from dvc.config import Config
+        from dvc.exceptions import DvcException
+
+        self.name = name
+        self._errors = (OSError, DvcException)
+        try:
+            remote = Config.from_cwd()["core"].get("remote")  # today's: an old revision may have had none
+            self._files = DVCFileSystem(rev=None if name == WORKSPACE else name, remote=remote)
+            self.commit: str | None = None if name == WORKSPACE else self._files.repo.get_rev()
+        except DvcException as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{name}: {reason}; give a branch, tag or commit, or an experiment "
+                "(`dvc exp list --all --name-only`), in the project's folder"
+            ) from None
+
+    def read(self, file: Path, cure: str) -> bytes:
+        """The bytes of a file.
+
+        Args:
+            cure: what to do where it is not to be had.
+        """
+        try:
+            return bytes(self._files.read_bytes(str(file)))
+        except self._errors as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            where = "in git, DVC's cache or a remote"
+            raise UserError(f"{self.name}: {file} is not to be found {where} ({reason}); {cure}") from None
+
+    def result(self, file: Path) -> bytes:
+        """The bytes of a file that a stage has made."""
+        if self.commit is None:
+            return self.read(file, "`dvc repro` makes it, `dvc pull` fetches it")
+        again = f"`git checkout {self.commit[:7]}`, `dvc repro` and `dvc exp save -n again`"
+        cure = "`dvc fetch --all-commits` brings it here if a remote has it; else make it again"
+        return self.read(file, f"{cure} ({again}) and compare with `again`")
+
+    def mapping(self, file: Path, cure: str) -> dict[str, Any]:
+        """A YAML file, as DVC reads it: PyYAML would take the 1e-06 that DVC writes for text."""
+        from dvc.utils.serialize import parse_yaml
+
+        try:
+            found = parse_yaml(self.read(file, cure).decode(), str(file))
+        except (*self._errors, UnicodeDecodeError) as error:
+            raise UserError(f"{self.name}: {file} is not YAML ({' '.join(str(error).split())})") from None
+        if not isinstance(found, dict):
+            raise UserError(f"{self.name}: {file} is no mapping of keys to values")
+        return found
+
+
+def read(name: str) -> Side:
+    """The side that the user calls ``name``: a branch, tag, commit or experiment, or ``workspace``.
+
+    Raises:
+        UserError: no such revision, or its results are not to be had.
+    """
+    tree = _Tree(name)
+    parameters = tree.mapping(paths.PARAMS, "name a revision of this project, in its folder")
+    try:
+        asked = _Asked.model_validate(parameters)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{name}: params.yaml: {where}: {first['msg']}") from None
+    dataset = asked.dataset.name
+    runs = {
+        model: [_Unseeded(dataset, model, 0)]
+        if asked.seeds is None
+        else [paths.Run(dataset, model, seed) for seed in asked.seeds]
+        for model in asked.models
+    }
+    kept = {run.name: _predictions(tree, run) for each in runs.values() for run in each}
+    try:
+        leaderboard.refuse_other_images(kept)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    names = [run.name for each in runs.values() for run in each]
+    inputs, stale = _recorded(tree.mapping(LOCK, "commit it"), names, dataset, parameters)
+    return Side(
+        name=name,
+        commit=tree.commit,
+        images=kept[names[0]][["path", "class"]],
+        models={model: _trained(tree, each, kept) for model, each in runs.items()},
+        parameters=parameters,
+        inputs=inputs,
+        stale=stale,
+    )
+
+
+def _predictions(tree: _Tree, run: paths.Run) -> pd.DataFrame:
+    content = tree.result(run.predictions)
+    try:
+        return predictions.parse(io.BytesIO(content))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{tree.name}: {run.predictions} is not a Parquet file ({error})") from None
+
+
+def _trained(tree: _Tree, runs: Sequence[paths.Run], kept: Mapping[str, pd.DataFrame]) -> Trained:
+    top1, loss = [], []
+    for run in runs:
+        try:
+            validated = json.loads(tree.result(run.metrics))["val"]
+            top1.append(validated["top1"])
+            loss.append(validated["loss"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise UserError(f"{tree.name}: {run.metrics} is not a training's metrics ({error!r})") from None
+    answers = np.stack([kept[run.name]["class_1"].to_numpy(object) for run in runs])
+    return Trained(answers, float(np.mean(top1)), float(np.mean(loss)))
+
+
+def _recorded(
+    lock: Mapping[str, Any], runs: Sequence[str], dataset: str, parameters: Mapping[str, Any]
+) -> tuple[dict[str, str], list[str]]:
+    """What dvc.lock says the results were made of: ``Side.inputs``, and ``Side.stale``."""
+    stages = [*DATA_STAGES, *(f"{stage}@{run}" for stage in ("train", "evaluate") for run in runs)]
+    data = {str(paths.Data(dataset).archive): "archive", str(paths.Data(dataset).manifest): "split"}
+    inputs: dict[str, str] = {}
+    stale: set[str] = set()
+    for facts in (lock.get("stages", {}).get(stage, {}) for stage in stages):
+        for file in facts.get("deps", []):
+            if file["path"].startswith("src/"):
+                inputs[file["path"]] = file["md5"]
+            elif file["path"] in data:
+                inputs[data[file["path"]]] = file["md5"]
+        for key, value in facts.get("params", {}).get(str(paths.PARAMS), {}).items():
+            if _at(parameters, key) != value:
+                stale.add(key)
+    return inputs, sorted(stale)
+
+
+def _at(tree: Any, key: str) -> Any:
+    """The value of a key such as ``dataset.name``; None where there is none."""
+    for step in key.split("."):
+        tree = tree.get(step) if isinstance(tree, dict) else None
+    return tree
