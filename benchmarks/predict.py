@@ -8,8 +8,8 @@ work without the network: reading and decoding alone. The model is loaded before
 
 Other work on the machine changes its speed, so all is done in pieces of --piece photos, and each piece by
 every way before the next. A round is all the pieces; ratios are of a round. "At best" adds up the best time
-of each piece over the rounds, which is nearest to a machine of one's own; so does the CPU time. Stops if an
-answer differs. Prints Markdown and writes it, with every measurement as JSON, to the folder --out.
+of each piece over the rounds, which is nearest to a machine of one's own. Stops if an answer differs. Prints
+Markdown and writes it, with every measurement as JSON, to the folder --out as it goes along.
 """
 
 import argparse
@@ -30,7 +30,6 @@ import numpy as np
 import pandas as pd
 import table
 import throughput
-import torch
 from PIL import Image
 
 from finegrain import answers, cli, loop, model, packed, params, paths, photos, predict, record
@@ -149,7 +148,7 @@ def prepare(name: str) -> dict[str, Callable[[Piece], None]]:
     net = model.build(name, len(facts["classes"]), "none", config.head, seed=0).to(device)
     model.save(run.weights, run.sidecar, net.state_dict(), sidecar)
     predictor = Predictor(run.weights, run.sidecar, device, bf16, None, False)
-    predict.Predictor = lambda *_: predictor  # it is loaded
+    predict.Predictor = lambda *_: predictor  # type: ignore[assignment, misc]  # it is loaded
 
     def evaluate(piece: Piece) -> None:
         logits, labels = loop.predict(net, packed.Split(piece.folder, SPLIT, device, mean, std), side, bf16)
@@ -192,10 +191,10 @@ def write(args: argparse.Namespace, pieces: Sequence[Piece], runs: Sequence[dict
     lines = [
         f"{len(files):,} {'photos' if args.archive else 'drawn images'} of {size:,.0f} kB in the mean, the "
         f"first one {width} x {height}; the network sees {args.side} px; {args.rounds} rounds; "
-        f"{os.cpu_count()} x {throughput.cpu()}, {torch.get_num_threads()} threads for the network.",
-        "Medians over the rounds, in brackets the smallest and the largest. At best, CPU: each piece's best.",
+        f"{os.cpu_count()} x {throughput.cpu()}.",
+        "Medians over the rounds, in brackets the smallest and the largest; at best: of each piece its best.",
         "",
-        "| model | | images/s | against evaluate | at best | CPU ms an image | against evaluate |",
+        "| model | | images/s | against evaluate | images/s at best | against evaluate | CPU ms an image |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     frame = pd.DataFrame(runs)
@@ -208,9 +207,9 @@ def write(args: argparse.Namespace, pieces: Sequence[Piece], runs: Sequence[dict
             cells = [
                 table.shown(table.spread(speed.tolist()), 1),
                 table.shown(table.spread(share.tolist()), 2),
+                f"{len(files) / best['seconds'][way]:.1f}",
                 f"{best['seconds']['evaluate'] / best['seconds'][way]:.2f}",
                 f"{1000 * best['cpu_seconds'][way] / len(files):.2f}",
-                f"{best['cpu_seconds']['evaluate'] / best['cpu_seconds'][way]:.2f}",
             ]
             lines.append(f"| {name} | {label} | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
