@@ -143,6 +143,7 @@ def prepare(name: str) -> dict[str, Callable[[Piece], None]]:
     sidecar = {
         "model": name, "seed": 0, "classes": facts["classes"], "mean": mean, "std": std, "refit": False,
         "side_pixels": side, "pack_side_pixels": facts["side_pixels"], "temperature": 1.0,
+        "unknown_below": 0.0,
         "recipe": {"head": config.head.model_dump(mode="json")},
     }  # fmt: skip
     net = model.build(name, len(facts["classes"]), "none", config.head, seed=0).to(device)
