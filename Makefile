@@ -1,6 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3.11
 VENV := .venv
+BASE ?= main
 # dvc runs `python src/...`: the environment's own python must come first
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -17,7 +18,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed-app requirements-dev.txt
 	$(VENV)/bin/pip install -q -r requirements-dev.txt
 	@touch $@
 
-.PHONY: help install app repro demo test test-fast check audit clean-checkpoints
+.PHONY: help install app repro demo pr-report test test-fast check audit clean-checkpoints
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 install: $(VENV)/.installed ## Make the virtual environment and install everything
@@ -26,6 +27,8 @@ repro: $(VENV)/.installed ## Install, then rebuild data, models, metrics and rep
 	dvc repro
 demo: $(VENV)/.installed-app ## Open a page on this machine that answers photos dropped on it
 	finegrain demo
+pr-report: $(VENV)/.installed ## What this branch changes (BASE=main), as its pull request's comment: pr-report.md
+	finegrain review "$(BASE)" --out pr-report.md $(REVIEW)
 test: $(VENV)/.installed-dev ## Run every test
 	python -m pytest
 test-fast: $(VENV)/.installed-dev ## Run the tests that start no DVC pipeline

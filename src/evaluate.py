@@ -1,7 +1,7 @@
 """Stage evaluate: score one trained model; the only script that opens the test split.
 
 Reads   params.yaml; models/<name>/<run>.*; data/<name>/pack and manifest.csv
-Writes  metrics/<name>/<run>.json, reports/<name>/intervals/<run>.json,
+Writes  metrics/<name>/<run>.json, reports/<name>/intervals/<run>.json and right/<run>.csv,
         data/<name>/predictions/<run>.parquet and gallery/<run>.json,
         plots/<name>/confusion/<run>.png, reliability/<run>.png and per_class/<run>.csv
 """
@@ -90,7 +90,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.intervals,
         intervals | {f"calibrated_{key}": calibrated_intervals[key] for key in ("loss", "ece")},
     )
-    predictions.write(run.predictions, data.manifest, plain, calibrated, facts["classes"])
+    table = predictions.table(data.manifest, plain, calibrated, facts["classes"])
+    predictions.write(run.predictions, table)
+    record.write_csv(run.right, predictions.RIGHT, predictions.right(table))
     view = packed.Whole(side, device, *normal)
     photos = gallery.build(net, view, splits["test"], splits["train"], plain, calibrated)
     record.write_json(run.gallery, photos)

@@ -163,7 +163,10 @@ def test_where_another_model_wins_the_two_winners_are_compared():
     assert found.winners.comparison.difference == -0.25
     assert found.winners.comparison.p_value == pytest.approx(2 / 2**10)
     assert len(found.winners.losses) == 10
-    assert "No model is on both sides; the winner is another one, really worse." in text(found)
+    assert (
+        "No model is on both sides; the winner is another one, really worse; added: b; dropped: a."
+        in text(found)
+    )
     assert "Winner, chosen on validation: a → b." in text(found)
 
 

@@ -3,65 +3,30 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 from clone import Clone
+from history import History
 from pipeline import ROOT
 from test_params import changed
 from test_stages import SMALL
 
-from finegrain import cli, diff, record, sides
+from finegrain import cli, diff, paths, record, sides
+from finegrain.difference import Side
 from finegrain.errors import UserError
-
-
-class History:
-    """A project whose results are in git itself: no stage has to run."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / ".dvc").mkdir()
-        (folder / ".dvc/config").touch()
-        self.git("init", "-q", "-b", "main")
-
-    def git(self, *words: str) -> str:
-        who = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-        return subprocess.run(
-            ["git", *who, *words], cwd=self.folder, check=True, capture_output=True, text=True
-        ).stdout
-
-    def results(
-        self, runs: dict[str, str], val_top1: float = 0.5, first: int = 0, **parameters: object
-    ) -> None:
-        """Write what a run of the pipeline leaves; of each training, 1 for a right answer."""
-        (self.folder / "params.yaml").write_text(yaml.safe_dump({"dataset": {"name": "d"}, **parameters}))
-        stages = {}
-        for run, marks in runs.items():
-            frame = pd.DataFrame({"path": [f"{first + i}.jpg" for i in range(len(marks))], "class": "cat"})
-            frame["class_1"] = ["cat" if mark == "1" else "dog" for mark in marks]
-            file = self.folder / f"data/d/predictions/{run}.parquet"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            frame.to_parquet(file)
-            record.write_json(self.folder / f"metrics/d/{run}.json", {"val": {"top1": val_top1, "loss": 0.1}})
-            deps = [{"path": "src/train.py", "md5": "1"}, {"path": "data/d/manifest.csv", "md5": "2"}]
-            lr = {"lr": parameters.get("lr", 1e-6)}
-            stages[f"train@{run}"] = {"deps": deps, "params": {"params.yaml": lr}}
-        (self.folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
-
-    def commit(self, message: str) -> str:
-        self.git("add", "-A", "-f")
-        self.git("commit", "-q", "-m", message)
-        return self.git("rev-parse", "HEAD").strip()
 
 
 @pytest.fixture
 def history(project) -> History:
     return History(project)
+
+
+def read(name: str) -> Side:
+    return sides.read(name)[0]
 
 
 def run(*words: object) -> int:
@@ -74,7 +39,7 @@ def test_a_commit_a_branch_and_the_workspace(history):
     history.git("branch", "first")
     history.results({"net-0": "1111"}, models=["net"], seeds=[0], lr=0.2)
     for name in ("first", "HEAD", commit[:10]):
-        found = sides.read(name)
+        found = read(name)
         assert found.commit == commit and found.name == name
         assert found.models["net"].answers.tolist() == [["cat", "cat", "dog", "dog"], ["cat"] + ["dog"] * 3]
         assert found.models["net"].val_top1 == 0.25
@@ -83,29 +48,29 @@ def test_a_commit_a_branch_and_the_workspace(history):
             "path": ["0.jpg", "1.jpg", "2.jpg", "3.jpg"],
             "class": ["cat"] * 4,
         }
-    now = sides.read("workspace")
+    now = read("workspace")
     assert now.commit is None and now.models["net"].answers.tolist() == [["cat"] * 4]
-    assert now.inputs == {"src/train.py": "1", "split": "2"} and now.stale == []
+    assert now.inputs == {"src/train.py": "1" * 32, "split": "2" * 32} and now.stale == []
 
 
 def test_a_revision_from_before_there_were_seeds(history):
     history.results({"a": "1100", "b": "1110"}, models=["a", "b"])
     history.commit("old")
     history.results({"a-0": "1111"}, models=["a"], seeds=[0])
-    found = sides.read("HEAD")
+    found = read("HEAD")
     assert {name: len(model.answers) for name, model in found.models.items()} == {"a": 1, "b": 1}
-    assert found.inputs == {"src/train.py": "1", "split": "2"}
-    assert sides.read("workspace").models.keys() == {"a"}
+    assert found.inputs == {"src/train.py": "1" * 32, "split": "2" * 32}
+    assert read("workspace").models.keys() == {"a"}
 
 
 def test_results_that_are_older_than_a_parameter_are_told_and_1e_06_is_a_number(history):
     history.results({"net-0": "1100"}, models=["net"], seeds=[0], lr=1e-6)
     lock = history.folder / "dvc.lock"
     lock.write_text(re.sub(r"lr: 1.0e-06", "lr: 1e-06", lock.read_text()))  # as DVC writes it
-    assert "1e-06" in lock.read_text() and sides.read("workspace").stale == []
+    assert "1e-06" in lock.read_text() and read("workspace").stale == []
     text = (history.folder / "params.yaml").read_text()
     (history.folder / "params.yaml").write_text(text.replace("1.0e-06", "0.1"))
-    assert sides.read("workspace").stale == ["lr"]
+    assert read("workspace").stale == ["lr"]
 
 
 def test_markdown_json_and_exit_status(history, capsys):
@@ -133,13 +98,19 @@ def test_markdown_json_and_exit_status(history, capsys):
             "HEAD: params.yaml is not to be found .*; name a revision of this",
         ),
         (lambda f: (f / "params.yaml").write_text("a: [1"), "HEAD: params.yaml is not YAML"),
+        (
+            lambda f: (f / "params.yaml").write_text("dataset: {name: d}\nmodels: ['@all <b>']"),
+            "HEAD: params.yaml: models.0: String should match pattern",
+        ),
         (lambda f: (f / "params.yaml").write_text("[1]"), "HEAD: params.yaml is no mapping"),
         (
             lambda f: (f / "params.yaml").write_text("dataset: {name: d}"),
             "HEAD: params.yaml: models: Field required",
         ),
         (
-            lambda f: (f / "data/d/predictions/b-0.parquet").unlink(),
+            lambda f: [
+                (f / file).unlink() for file in ("data/d/predictions/b-0.parquet", "reports/d/right/b-0.csv")
+            ],
             "HEAD: data/d/predictions/b-0.parquet is not to be found .*`git checkout [0-9a-f]{7}`",
         ),
         (
@@ -175,13 +146,38 @@ def test_the_workspace_s_missing_results_are_made_by_dvc_repro(history):
     with pytest.raises(
         UserError, match="workspace: .*b-0.parquet is not to be found .*; `dvc repro` makes it"
     ):
-        sides.read("workspace")
+        read("workspace")
 
 
 def test_outside_a_project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="HEAD: .* not a git repository; .*in the project's folder"):
-        sides.read("HEAD")
+        read("HEAD")
+
+
+def test_without_the_predictions_both_sides_are_judged_by_what_git_holds(history, capsys):
+    """As in a pull request from a fork, whose files are in no remote."""
+    net = paths.Run("d", "net", 0)
+    history.results({"net-0": "1" * 20}, models=["net"], seeds=[0])
+    kept, file = (history.folder / each for each in (net.predictions, net.right))
+    file.unlink()  # main has no such file, but predictions
+    history.commit("named")
+    history.results({"net-0": "0" * 10 + "1" * 10}, models=["net"], seeds=[0])
+    assert run("main", "--json", "named.json") == 0
+    kept.unlink()
+    capsys.readouterr()
+    assert run("main", "--json", "nameless.json") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("**Really worse: net (−50.0) points of top-1.**\n") and ".jpg" not in said
+    assert "Right before, wrong after: 10 images.\n" in said
+    assert "Which images flipped is not known here: " in said and "net-0.parquet is not to be found" in said
+    named, nameless = (record.read_json(Path(f"{name}.json")) for name in ("named", "nameless"))
+    assert named["nameless"] is None and "net-0.parquet" in nameless["nameless"]
+    verdicts = ("difference", "low", "high", "p_value", "verdict", "classes")
+    assert [named["models"][0][key] for key in verdicts] == [nameless["models"][0][key] for key in verdicts]
+    file.write_text("class,right\n")
+    with pytest.raises(UserError, match="workspace: reports/d/right/net-0.csv is not what evaluate writes"):
+        read("workspace")
 
 
 @pytest.mark.slow
@@ -215,7 +211,7 @@ def test_commits_experiments_a_remote_and_a_cache_that_was_cleared(tmp_path_fact
     expected["workspace"] = expected["flipped"]
     assert expected["main~1"] != expected["main"][:1] and expected["main"] != expected["workspace"]
     for name, wanted in expected.items():
-        side = sides.read(name)
+        side = read(name)
         assert side.models["resnet18"].answers.tolist() == wanted and side.stale == []
 
     def diff(words: str, code: int = 0) -> str:

@@ -23,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     _add_predict(commands)
     _add_diff(commands)
+    _add_review(commands)
     _add_export(commands)
     _add_demo(commands)
     return top
@@ -60,6 +61,23 @@ def _add_diff(commands: Any) -> None:
     diff.add_argument("--out", type=Path, help="write the Markdown to this file too")
     diff.add_argument("--json", type=Path, help="write all facts, with every flipped image, to this file")
     diff.add_argument(
+        "--fail-if-worse", action="store_true", help="exit status 1 if a model is really worse than before"
+    )
+
+
+def _add_review(commands: Any) -> None:
+    review = commands.add_parser("review", help="what this branch changes, as a comment for its pull request")
+    review.add_argument("base", metavar="BASE", help="the branch that it will be merged into, such as main")
+    review.add_argument("--images", type=_natural, default=20, help="list so many of each model that flipped")
+    review.add_argument("--out", type=Path, help="write the Markdown to this file too")
+    review.add_argument("--log", type=Path, help="output of a run, whose end is quoted")
+    review.add_argument(
+        "--files-at", default="", metavar="URL", help="where this commit's files are, to show figures from"
+    )
+    review.add_argument(
+        "--limit", type=_positive, default=65_000, help="characters; GitHub takes 65,536 in a comment"
+    )
+    review.add_argument(
         "--fail-if-worse", action="store_true", help="exit status 1 if a model is really worse than before"
     )
 

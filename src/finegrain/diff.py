@@ -7,7 +7,7 @@ from finegrain import difference, difference_text, record, sides
 
 def run(args: argparse.Namespace) -> int:
     """Compare, write, print; returns the exit status: 1 where ``--fail-if-worse`` has something to say."""
-    found = difference.of(sides.read(args.before), sides.read(args.after))
+    found = difference.of(*sides.read(args.before, args.after))
     text = difference_text.markdown(found, args.images)
     if args.out:
         record.write_text(args.out, text)

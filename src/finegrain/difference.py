@@ -46,6 +46,8 @@ class Side:
     """Hash of what else its results were made of, by name: each code file, ``archive`` and ``split``."""
     stale: list[str] = field(default_factory=list)
     """Parameters that have changed since its results were made."""
+    nameless: str | None = None
+    """Why the images are not known by name: their paths are made up, and wrong answers are all alike."""
 
     @property
     def winner(self) -> str:
@@ -171,6 +173,7 @@ class Difference:
             "before": _about(self.before),
             "after": _about(self.after),
             "images": self.images,
+            "nameless": self.after.nameless,
             "models": [_flat(change) for change in self.models],
             "winners": _flat(self.winners) if self.winners else None,
             "added": [asdict(score) for score in self.added],

@@ -20,16 +20,26 @@ def markdown(difference: Difference, images: int) -> str:
     Args:
         images: the most that are listed of each model.
     """
-    blocks = [f"**{statement(difference)}**", _about(difference), _models(difference)]
-    blocks += _notes(difference)
-    blocks += _causes(difference)
+    blocks = [f"**{statement(difference)}**", *summary(difference)]
     for change in difference.changes:
-        blocks += _details(change, difference.classes, images)
+        title, *parts = details(change, difference, images)
+        blocks += [f"### {title}", *parts]
     return "\n\n".join(blocks) + "\n"
 
 
+def summary(difference: Difference) -> Iterator[str]:
+    """What is compared, all models in a table, how to read it, and what differs."""
+    yield _about(difference)
+    yield _models(difference)
+    yield from _notes(difference)
+    yield from _causes(difference)
+
+
 def statement(difference: Difference) -> str:
-    """The verdict on every model that is on both sides, and on the winner where it is another one."""
+    """The verdict on every model that is on both sides, and on the winner where it is another one.
+
+    Then which models are on one side only.
+    """
     parts = []
     for verdict in ("really worse", "really better", "within noise"):
         found = [each for each in difference.models if each.comparison.verdict == verdict]
@@ -39,6 +49,9 @@ def statement(difference: Difference) -> str:
     said = f"{'; '.join(parts)} points of top-1" if parts else "no model is on both sides"
     if difference.winners:
         said += f"; the winner is another one, {difference.winners.comparison.verdict}"
+    for what, scores in (("added", difference.added), ("dropped", difference.dropped)):
+        if scores:
+            said += f"; {what}: {', '.join(score.model for score in scores)}"
     return f"{said[0].upper()}{said[1:]}."
 
 
@@ -51,8 +64,15 @@ def _about(difference: Difference) -> str:
     )
 
 
+def standing(side: Side) -> str:
+    """The models of one side in a table."""
+    rows = [side.score(model) for model in side.models]
+    cells = [[each.model, str(each.seeds), percent(each.val_top1), _top1(each)] for each in rows]
+    return _table(["model", "seeds", "validation top-1", "test top-1 [95 %]"], cells, right=range(1, 4))
+
+
 def _side(side: Side) -> str:
-    return f"{_code(side.name)} ({side.commit[:7]})" if side.commit else f"the {side.name}"
+    return f"{code(side.name)} ({side.commit[:7]})" if side.commit else f"the {side.name}"
 
 
 def _models(difference: Difference) -> str:
@@ -107,9 +127,14 @@ def _notes(difference: Difference) -> Iterator[str]:
         own = "; added and dropped models are scored on all of their own side"
         more = own if difference.added or difference.dropped else ""
         yield f"Test images left out, which the other side does not have: {each}{more}."
+    if difference.after.nameless:
+        yield (
+            "Which images flipped is not known here: this is judged by what git holds of each class, because "
+            f"{difference.after.nameless}."
+        )
     for side in sides:
         if side.stale:
-            keys = ", ".join(map(_code, side.stale))
+            keys = ", ".join(map(code, side.stale))
             yield f"**The results of {_side(side)} are from before {keys} changed: run `dvc repro` there.**"
 
 
@@ -117,35 +142,40 @@ def _causes(difference: Difference) -> Iterator[str]:
     yield "### What differs"
     if difference.parameters:
         rows = [
-            [_code(each["name"]), *(_value(each, side) for side in ("before", "after"))]
+            [code(each["name"]), *(_value(each, side) for side in ("before", "after"))]
             for each in difference.parameters
         ]
         yield _table(["parameter", "before", "after"], rows)
-    code = [name for name in difference.inputs if name.startswith("src/")]
-    if code:
-        more = f" and {len(code) - FILES} more" if len(code) > FILES else ""
-        yield f"Code of the stages: {', '.join(map(_code, code[:FILES]))}{more}."
-    if data := [name for name in difference.inputs if name not in code]:
+    files = [name for name in difference.inputs if name.startswith("src/")]
+    if files:
+        more = f" and {len(files) - FILES} more" if len(files) > FILES else ""
+        yield f"Code of the stages: {', '.join(map(code, files[:FILES]))}{more}."
+    if data := [name for name in difference.inputs if name not in files]:
         yield f"Data: the {' and the '.join(data)}."
     if not difference.parameters and not difference.inputs:
         yield "Nothing that results are made of: parameters, code and data are the same."
 
 
 def _value(parameter: dict[str, Any], side: str) -> str:
-    return _code(json.dumps(parameter[side], ensure_ascii=False)) if side in parameter else ""
+    return code(json.dumps(parameter[side], ensure_ascii=False)) if side in parameter else ""
 
 
-def _details(change: Change, classes: int, images: int) -> Iterator[str]:
+def details(change: Change, difference: Difference, images: int) -> Iterator[str]:
+    """A title, then which classes moved and which images flipped, at most so many ``images``."""
     before, after = change.before, change.after
-    yield f"### {after.model if before.model == after.model else f'{before.model} {ARROW} {after.model}'}"
-    yield from _classes(change.classes, classes)
+    yield after.model if before.model == after.model else f"{before.model} {ARROW} {after.model}"
+    yield from _classes(change.classes, difference.classes)
     losses, gains = change.losses, change.gains
     shown = max(images - images // 2, images - len(gains))
     for title, flips, most in (
         ("Right before, wrong after", losses, shown),
         ("Wrong before, right after", gains, images - min(shown, len(losses))),
     ):
-        yield f"{title}: {len(flips):,} image{'' if len(flips) == 1 else 's'}{_rest(len(flips), most)}"
+        count = f"{title}: {len(flips):,} image{'' if len(flips) == 1 else 's'}"
+        if difference.after.nameless:
+            yield f"{count}."
+            continue
+        yield f"{count}{_rest(len(flips), most)}"
         if flips[:most]:
             rows = [_flip(flip, change) for flip in flips[:most]]
             yield _table(["image", "class", "before", "after"], rows)
@@ -164,7 +194,7 @@ def _classes(moved: Sequence[Class], classes: int) -> Iterator[str]:
         f"move the same way){_rest(len(moved), CLASSES)}"
     )
     rows = [
-        [_code(each.name), str(each.images), _right(each.before, each), _right(each.after, each)]
+        [code(each.name), str(each.images), _right(each.before, each), _right(each.after, each)]
         + [f"{each.gain:+.3g}".replace("-", "\N{MINUS SIGN}"), "yes" if each.beyond_chance else "no"]
         for each in moved[:CLASSES]
     ]
@@ -189,14 +219,14 @@ def _flip(flip: Flip, change: Change) -> list[str]:
         right = f"{round(share * seeds)} of {seeds}"
         if answer == flip.label:
             return "right" if seeds == 1 else f"right ({right})"
-        return _code(answer) if seeds == 1 else f"{_code(answer)} ({right} right)"
+        return code(answer) if seeds == 1 else f"{code(answer)} ({right} right)"
 
     before = said(flip.before, flip.right_before, change.before.seeds)
     after = said(flip.after, flip.right_after, change.after.seeds)
-    return [_code(flip.path), _code(flip.label), before, after]
+    return [code(flip.path), code(flip.label), before, after]
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """Names from archives and commits, so that no letter in them is taken for Markdown or HTML."""
     return "`" + " ".join(text.split()).replace("`", "'").replace("|", "\\|") + "`"
 

@@ -118,6 +118,11 @@ class Run:
         return Path("data") / self.dataset / "predictions" / f"{self.name}.parquet"
 
     @property
+    def right(self) -> Path:
+        """CSV of which predictions are right (``predictions.right``). Tracked by git."""
+        return REPORTS / self.dataset / "right" / f"{self.name}.csv"
+
+    @property
     def gallery(self) -> Path:
         """JSON with photos of the dataset inside: kept by DVC, as they may not belong in git."""
         return Path("data") / self.dataset / "gallery" / f"{self.name}.json"

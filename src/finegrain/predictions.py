@@ -1,5 +1,12 @@
-"""The predictions of one model for every test image, kept so that models can be compared pair by pair."""
+"""The predictions of one model for every test image, kept so that models can be compared pair by pair.
 
+Whole as Parquet, by DVC; and which of them are right as text, small enough for git: verdicts need no more, so
+that a pull request is judged where DVC's remote cannot be read.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,9 +17,12 @@ from finegrain import record
 from finegrain.answers import Answers
 from finegrain.errors import UserError
 
+RIGHT = ("class", "images", "right")
+WRONG = "another class"
 
-def write(file: Path, manifest: Path, answers: Answers, calibrated: Answers, names: list[str]) -> None:
-    """Parquet: path, class, loss, confidence, then the five most probable classes and their probabilities.
+
+def table(manifest: Path, answers: Answers, calibrated: Answers, names: list[str]) -> pd.DataFrame:
+    """Path, class, loss, confidence, then the five most probable classes and their probabilities.
 
     Args:
         manifest: its test rows stand in the order of the answers.
@@ -29,12 +39,17 @@ def write(file: Path, manifest: Path, answers: Answers, calibrated: Answers, nam
     for rank in range(answers.top.shape[1]):
         frame[f"class_{rank + 1}"] = np.array(names, object)[answers.top[:, rank]]
         frame[f"p_{rank + 1}"] = answers.probabilities[:, rank]
+    return frame
+
+
+def write(file: Path, frame: pd.DataFrame) -> None:
+    """Keep a ``table`` as Parquet."""
     with record.replacing(file) as temporary:
         frame.to_parquet(temporary, index=False)
 
 
 def read(file: Path) -> pd.DataFrame:
-    """The table as ``write`` made it, with a column ``correct`` (bool)."""
+    """The ``table``, with a column ``correct`` (bool)."""
     try:
         return parse(file)
     except FileNotFoundError:
@@ -52,3 +67,50 @@ def parse(source: Path | BinaryIO) -> pd.DataFrame:
     frame = pd.read_parquet(source)
     frame["correct"] = frame["class"] == frame["class_1"]
     return frame
+
+
+def right(frame: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Which answers are right: a row of ``RIGHT`` for each class.
+
+    Args:
+        frame: with ``path``, ``class`` and ``class_1`` of each test image.
+
+    Returns:
+        ``images`` is a hash of the paths of the class's test images in their order, ``right`` a 1 or a 0 for
+        each of them.
+    """
+    rows = []
+    for name, group in frame.groupby("class", sort=False):
+        images = hashlib.sha256("\n".join(group["path"]).encode()).hexdigest()[:16]
+        marks = ("1" if correct else "0" for correct in group["class"] == group["class_1"])
+        rows.append((str(name), images, "".join(marks)))
+    return rows
+
+
+def nameless(frame: pd.DataFrame) -> pd.DataFrame:
+    """A ``table`` as ``parse_right`` gives it back."""
+    return _spread(right(frame))
+
+
+def parse_right(content: bytes) -> pd.DataFrame:
+    """The CSV of ``right``'s rows, as a ``table`` of ``path``, ``class`` and ``class_1`` alone.
+
+    A path is the hash of its class and a number: the same wherever that class has the same images. A wrong
+    answer is ``WRONG``.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    kept = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+    if tuple(kept.columns) != RIGHT or not kept["right"].str.fullmatch("[01]+").all():
+        raise ValueError(f"its columns must be {', '.join(RIGHT)}, the last of ones and zeros")
+    return _spread(kept.itertuples(index=False, name=None))
+
+
+def _spread(rows: Iterable[tuple[str, str, str]]) -> pd.DataFrame:
+    images = [
+        (f"{images}/{place}", name, name if mark == "1" else WRONG)
+        for name, images, marks in rows
+        for place, mark in enumerate(marks)
+    ]
+    return pd.DataFrame(images, columns=["path", "class", "class_1"])

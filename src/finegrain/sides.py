@@ -7,13 +7,14 @@ a remote.
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from finegrain import leaderboard, paths, predictions
 from finegrain.difference import Side, Trained
@@ -24,15 +25,19 @@ LOCK = Path("dvc.lock")
 DATA_STAGES = ("download", "split", "pack")
 
 
+Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
+"""Part of a file's name and of what is printed: a revision may be a stranger's."""
+
+
 class _Dataset(BaseModel):
-    name: str
+    name: Name
 
 
 class _Asked(BaseModel):
     """Where the results are; params.yaml of another time need not be valid by today's rules."""
 
     dataset: _Dataset
-    models: list[str]
+    models: list[Name]
     seeds: list[int] | None = None
     """None: of a time before there were seeds."""
 
@@ -101,20 +106,38 @@ class _Tree:
         return found
 
 
-def read(name: str) -> Side:
-    """The side that the user calls ``name``: a branch, tag, commit or experiment, or ``workspace``.
+class _NoPredictions(UserError):
+    """A side's predictions are not to be had."""
+
+
+def read(*names: str) -> list[Side]:
+    """The sides that the user calls by these names: branches, tags, commits or experiments, or ``workspace``.
+
+    Where the predictions of one are not to be had, all are read from git alone, which holds what is right and
+    what is wrong, but not which images these are.
 
     Raises:
         UserError: no such revision, or its results are not to be had.
     """
-    tree = _Tree(name)
+    trees = [_Tree(name) for name in names]
+    try:
+        return [_side(tree, _predictions) for tree in trees]
+    except _NoPredictions as error:
+        try:
+            return [replace(_side(tree, _right), nameless=str(error)) for tree in trees]
+        except _NoPredictions:
+            raise error from None
+
+
+def _side(tree: _Tree, answers: Callable[[_Tree, paths.Run], pd.DataFrame]) -> Side:
+    """Args: answers: the ``path``, ``class`` and answer ``class_1`` of every test image in one training."""
     parameters = tree.mapping(paths.PARAMS, "name a revision of this project, in its folder")
     try:
         asked = _Asked.model_validate(parameters)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{name}: params.yaml: {where}: {first['msg']}") from None
+        raise UserError(f"{tree.name}: params.yaml: {where}: {first['msg']}") from None
     dataset = asked.dataset.name
     runs = {
         model: [_Unseeded(dataset, model, 0)]
@@ -122,15 +145,15 @@ def read(name: str) -> Side:
         else [paths.Run(dataset, model, seed) for seed in asked.seeds]
         for model in asked.models
     }
-    kept = {run.name: _predictions(tree, run) for each in runs.values() for run in each}
+    kept = {run.name: answers(tree, run) for each in runs.values() for run in each}
     try:
         leaderboard.refuse_other_images(kept)
     except UserError as error:
-        raise UserError(f"{name}: {error}") from None
+        raise UserError(f"{tree.name}: {error}") from None
     names = [run.name for each in runs.values() for run in each]
     inputs, stale = _recorded(tree.mapping(LOCK, "commit it"), names, dataset, parameters)
     return Side(
-        name=name,
+        name=tree.name,
         commit=tree.commit,
         images=kept[names[0]][["path", "class"]],
         models={model: _trained(tree, each, kept) for model, each in runs.items()},
@@ -141,11 +164,26 @@ def read(name: str) -> Side:
 
 
 def _predictions(tree: _Tree, run: paths.Run) -> pd.DataFrame:
-    content = tree.result(run.predictions)
+    try:
+        content = tree.result(run.predictions)
+    except UserError as error:
+        raise _NoPredictions(str(error)) from None
     try:
         return predictions.parse(io.BytesIO(content))
     except (OSError, ValueError) as error:
         raise UserError(f"{tree.name}: {run.predictions} is not a Parquet file ({error})") from None
+
+
+def _right(tree: _Tree, run: paths.Run) -> pd.DataFrame:
+    """From git; of a commit that has no such file, from the predictions."""
+    try:
+        content = tree.result(run.right)
+    except UserError:
+        return predictions.nameless(_predictions(tree, run))
+    try:
+        return predictions.parse_right(content)
+    except ValueError as error:
+        raise UserError(f"{tree.name}: {run.right} is not what evaluate writes ({error})") from None
 
 
 def _trained(tree: _Tree, runs: Sequence[paths.Run], kept: Mapping[str, pd.DataFrame]) -> Trained:

@@ -1,0 +1,192 @@
+"""``finegrain review``: what a branch changes, as one comment for its pull request.
+
+It reads what is committed and trains nothing, so it needs no GPU, no data, and, where DVC's remote cannot be
+read, no credentials: verdicts are then made of what git holds (``predictions.right``).
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from finegrain import difference, difference_text, outdated, paths, record, revisions, sides
+from finegrain.difference import Difference, Side
+from finegrain.errors import UserError
+
+MARK = "<!-- finegrain review -->"
+"""First line of the comment, by which it is found again."""
+LOG_LINES = 40
+FIGURES = ("curves.png", "accuracy_vs_time.png")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is to say of a branch."""
+
+    base: str
+    """As the user calls it."""
+    commit: str
+    """Where the branch left it."""
+    outdated: Mapping[str, Sequence[str]]
+    difference: Difference | None
+    """None: there is nothing to compare, by ``reason``."""
+    reason: str | None
+    after: Side | None
+    """None: the branch has no results, by ``reason``."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the branch lacks results, or has those of other code or parameters."""
+        return self.after is None or bool(self.outdated)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look, write, print; returns the exit status: 1 where results are missing or out of date.
+
+    ``--fail-if-worse``: also where a model is really worse.
+    """
+    found = look(args.base)
+    text = comment(found, args)
+    if args.out:
+        record.write_text(args.out, text)
+    print(text, end="", flush=True)
+    worse = found.difference is not None and found.difference.worse
+    return int(found.failed or (args.fail_if_worse and worse))
+
+
+def look(base: str) -> Found:
+    commit = revisions.parting(base)
+    stale = outdated.stages()
+    try:
+        before, after = (_named(side, base) for side in sides.read(commit, sides.WORKSPACE))
+    except UserError as error:
+        try:
+            (alone,) = sides.read(sides.WORKSPACE)
+        except UserError as own:
+            return Found(base, commit, stale, None, str(own), None)
+        return Found(base, commit, stale, None, str(error).replace(commit, base), _named(alone, base))
+    try:
+        return Found(base, commit, stale, difference.of(before, after), None, after)
+    except UserError as error:
+        return Found(base, commit, stale, None, str(error), after)
+
+
+def _named(side: Side, base: str) -> Side:
+    """As a reviewer calls it."""
+    if side.commit:
+        return replace(side, name=base)
+    return replace(side, name="this branch", commit=revisions.head()) if revisions.is_clean() else side
+
+
+def comment(found: Found, args: argparse.Namespace) -> str:
+    """Markdown of at most ``args.limit`` characters: what does not fit is left out from the end."""
+    blocks, dropped = list(_blocks(found, args)), 0
+    while True:
+        rest = f"\n\n{dropped} more parts are in the full report." if dropped else ""
+        text = "\n\n".join(blocks) + rest + "\n"
+        if len(text) <= args.limit or len(blocks) < 3:
+            return text
+        blocks.pop()
+        dropped += 1
+
+
+def _blocks(found: Found, args: argparse.Namespace) -> Iterator[str]:
+    told = found.difference
+    yield f"{MARK}\n## {_headline(found)}"
+    if found.reason:
+        yield _quoted(found.reason)
+    if found.outdated:
+        yield from _outdated(found.outdated)
+    if args.log:
+        yield folded("How the run ended", _fenced(_tail(args.log)))
+    if told:
+        yield from difference_text.summary(told)
+    elif found.after:
+        yield difference_text.standing(found.after)
+    if found.after and (figures := list(_figures(found, args.files_at))):
+        yield "### Figures"
+        yield from figures
+    if told:
+        for change in told.changes:
+            title, *parts = difference_text.details(change, told, args.images)
+            yield folded(f"{title}: classes and images", "\n\n".join(parts))
+    for what in ("params", "metrics"):
+        yield folded(
+            f"<code>dvc {what} diff</code>", _dvc_diff(what, found.commit).replace(found.commit, found.base)
+        )
+
+
+def _headline(found: Found) -> str:
+    if found.after is None:
+        return "No results to judge"
+    if found.outdated:
+        return "The results are not those of this code"
+    if found.difference is None:
+        return f"Nothing to compare with {difference_text.code(found.base)}"
+    return difference_text.statement(found.difference)
+
+
+def _outdated(stages: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    yield "`dvc repro` would run these stages again. Run it, then commit dvc.lock and what it has made:"
+    by_reason: dict[str, list[str]] = {}
+    for stage, reasons in stages.items():
+        by_reason.setdefault(", ".join(reasons), []).append(difference_text.code(stage))
+    yield "\n".join(f"- {', '.join(names)}: {_quoted(reason)}" for reason, names in by_reason.items())
+
+
+def _figures(found: Found, files_at: str) -> Iterator[str]:
+    """Those that git keeps and that are new or others than before: a comment can show nothing else."""
+    assert found.after is not None
+    general = [paths.REPORTS / name for name in FIGURES]
+    for file in general:
+        if file.is_file() and revisions.differs(found.commit, str(file)):
+            yield f"![{file.stem}]({files_at}{file})"
+    dataset = found.after.parameters["dataset"]["name"]
+    for model in found.after.models:
+        seeds = found.after.parameters.get("seeds", [])
+        files = [f for seed in seeds[:1] for f in _of(paths.Run(dataset, model, seed))]
+        changed = [file for file in files if file.is_file() and revisions.differs(found.commit, str(file))]
+        if changed:
+            shown = "\n".join(f"![{file.parent.name} of {model}]({files_at}{file})" for file in changed)
+            yield folded(f"{model}: confusion, reliability", shown)
+
+
+def _of(run: paths.Run) -> tuple[Path, Path]:
+    return run.confusion, run.reliability
+
+
+def _dvc_diff(what: str, commit: str) -> str:
+    words = [sys.executable, "-m", "dvc", what, "diff", "--md", commit]
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        return _fenced(done.stderr.strip()[-2000:])
+    rows = done.stdout.strip()
+    return rows if rows.count("\n") > 1 else "No difference."
+
+
+def _tail(log: Path) -> str:
+    try:
+        text = log.read_bytes().decode(errors="replace")
+    except OSError as error:
+        raise UserError(f"--log {log}: {error.strerror}; name the file that the run's output is in") from None
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    lines = [line.rsplit("\r", 1)[-1] for line in plain.split("\n")]
+    return "\n".join([line for line in lines if line.strip()][-LOG_LINES:])
+
+
+def _fenced(text: str) -> str:
+    """As it is, whatever is in it."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _quoted(text: str) -> str:
+    """A message's own `code` stays; names from the branch must not become Markdown or HTML."""
+    return re.sub(r"([<>@|\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def folded(title: str, text: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"

@@ -1,0 +1,246 @@
+"""The comment that a pull request gets, on real git repositories with two branches."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from clone import Clone
+from history import History
+from pipeline import ROOT
+from test_params import changed
+from test_stages import SMALL
+
+from finegrain import cli, outdated, review, revisions
+from finegrain.errors import UserError
+
+GOOD, BAD, OTHER = "1" * 20, "0" * 10 + "1" * 10, "01" + "1" * 18
+
+
+@pytest.fixture
+def history(project) -> History:
+    """On a branch, whose parting from main has the results ``GOOD`` of one model."""
+    made = History(project)
+    made.results({"net-0": GOOD}, models=["net"], seeds=[0], lr=0.1)
+    made.commit("start")
+    made.git("checkout", "-q", "-b", "change")
+    return made
+
+
+def comment(capsys, *words: object, base: str = "main") -> tuple[int, str]:
+    status = review.run(cli.parser().parse_args(["review", base, *map(str, words)]))
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return status, plain(printed.out)
+
+
+def plain(text: str) -> str:
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def headline(text: str) -> str:
+    mark, line, *_ = text.splitlines()
+    assert mark == "<!-- finegrain review -->"
+    return line.removeprefix("## ")
+
+
+def test_a_worse_model(history, capsys):
+    history.results({"net-0": BAD}, models=["net"], seeds=[0], lr=0.2)
+    commit = history.commit("worse")
+    status, text = comment(capsys)
+    assert status == 0 and headline(text) == "Really worse: net (−50.0) points of top-1."
+    assert f"→ `this branch` ({commit[:7]}), compared on the same 20 test images" in text
+    assert re.search(r"\| `lr` +\| `0.1` +\| `0.2` +\|", text)
+    assert "<summary>net: classes and images</summary>" in text and "Right before, wrong after: 10 im" in text
+    assert re.search(r"\| params.yaml \| lr +\| 0.1 +\| 0.2 +\|", text)  # by `dvc params diff`
+    assert comment(capsys, "--fail-if-worse")[0] == 1
+
+
+def test_a_better_model(history, capsys):
+    history.results({"net-0": BAD}, models=["net"], seeds=[0])
+    history.commit("worse")
+    history.git("checkout", "-q", "-b", "mended")
+    history.results({"net-0": GOOD}, val_top1=0.75, models=["net"], seeds=[0])
+    history.commit("better")
+    status, text = comment(capsys, "--fail-if-worse", base="change")
+    assert status == 0 and headline(text) == "Really better: net (+50.0) points of top-1."
+    # by `dvc metrics diff`
+    assert re.search(r"\| metrics/d/net-0.json \| val.top1 +\| 0.5 +\| 0.75 +\| 0.25 +\|", text)
+
+
+def test_noise_only(history, capsys):
+    history.results({"net-0": OTHER}, models=["net"], seeds=[0], lr=0.1)
+    history.commit("noise")
+    status, text = comment(capsys, "--fail-if-worse")
+    assert status == 0 and headline(text) == "Within noise: net (−5.0) points of top-1."
+    assert "the luck of training is not counted" in text
+
+
+def test_a_new_model_and_a_dropped_one(history, capsys):
+    history.results({"net-0": GOOD, "big-0": OTHER}, models=["net", "big"], seeds=[0], lr=0.1)
+    history.commit("add")
+    text = comment(capsys)[1]
+    assert headline(text) == "Within noise: net (+0.0) points of top-1; added: big."
+    assert re.search(r"\| big +\| +1 \| +\| +95.00 % .* added +\|", text)
+    history.git("checkout", "-q", "-b", "drop")
+    history.results({"big-0": OTHER}, models=["big"], seeds=[0], lr=0.1)
+    history.commit("drop")
+    text = comment(capsys, base="change")[1]
+    assert (
+        headline(text)
+        == "Within noise: big (+0.0) points of top-1; the winner is another one, within noise; dropped: net."
+    )
+    assert re.search(r"\| net .* dropped +\|", text)
+
+
+def test_a_failed_run(history, capsys, tmp_path):
+    """Two of three models have results, as a run that ended early leaves them."""
+    history.results({"net-0": OTHER}, models=["net", "big"], seeds=[0], lr=0.1)
+    history.commit("half")
+    log = tmp_path / "run.log"
+    log.write_text("epoch 1\repoch 2\n\n\x1b[31merror: out of memory\x1b[0m\n```<b>@all\n")
+    status, text = comment(capsys, "--log", log)
+    assert status == 1 and headline(text) == "No results to judge"
+    assert "predictions/big-0.parquet is not to be found" in text and "`dvc repro` makes it" in text
+    assert "````text\nepoch 2\nerror: out of memory\n```<b>@all\n````" in text
+    assert re.search(r"\| params.yaml \| models +\|", text)
+
+
+def test_what_the_other_branch_got_since_is_not_this_one_s_doing(history, capsys):
+    history.git("checkout", "-q", "main")
+    history.results({"net-0": BAD}, models=["net"], seeds=[0], lr=0.3)
+    history.commit("later")
+    history.git("checkout", "-q", "change")
+    history.results({"net-0": OTHER}, models=["net"], seeds=[0], lr=0.1)
+    assert headline(comment(capsys)[1]) == "Within noise: net (−5.0) points of top-1."  # not yet committed
+
+
+def test_the_first_results_have_nothing_to_be_compared_with(project, capsys):
+    empty = History(project)
+    (project / "README").write_text("nothing yet")
+    empty.commit("start")
+    empty.git("checkout", "-q", "-b", "change")
+    empty.results({"net-0": OTHER}, models=["net"], seeds=[0])
+    empty.commit("first")
+    status, text = comment(capsys)
+    assert status == 0 and headline(text) == "Nothing to compare with `main`"
+    assert "params.yaml is not to be found" in text
+    assert re.search(r"\| net +\| +1 \| +50.00 % \| +95.00 % \[76.4 %, 99.1 %\] \|", text)
+
+
+def test_another_dataset_has_nothing_to_be_compared_with(history, capsys):
+    history.results({"net-0": OTHER}, models=["net"], seeds=[0], first=100)
+    history.commit("other")
+    status, text = comment(capsys)
+    assert status == 0 and headline(text) == "Nothing to compare with `main`"
+    assert "0 test images in common" in text and "95.00 %" in text
+
+
+@pytest.mark.parametrize("shallow", [False, True])
+def test_a_clone_as_continuous_integration_makes_it(history, tmp_path, monkeypatch, capsys, shallow):
+    """One commit, one branch, no local main, and a remote that nobody may read without secrets."""
+    remote = "[core]\n    remote = team\n['remote \"team\"']\n    url = s3://b/c\n"
+    remote += "    endpointurl = http://127.0.0.1:9\n    connect_timeout = 1\n"
+    (history.folder / ".dvc/config").write_text(remote)
+    history.git("rm", "-q", "-r", "--cached", "data")
+    (history.folder / ".gitignore").write_text("data/\n")
+    history.git("add", "-A")
+    history.git("commit", "-q", "-m", "share")
+    history.git("branch", "-f", "main")
+    for number in range(3):
+        history.results({"net-0": BAD}, models=["net"], seeds=[0], lr=0.1 + number)
+        history.git("commit", "-q", "-a", "-m", str(number))
+    history.git("checkout", "-q", "main")
+    few = ["--depth", "1", "--single-branch"] if shallow else []
+    history.git("clone", "-q", *few, "-b", "change", f"file://{history.folder}", str(tmp_path / "clone"))
+    monkeypatch.chdir(tmp_path / "clone")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "")  # as a secret is that a fork has not
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    status, text = comment(capsys)
+    assert status == 0 and headline(text) == "Really worse: net (−50.0) points of top-1."
+    assert "Which images flipped is not known here" in text and "Right before, wrong after: 10 im" in text
+
+
+def test_no_such_branch_and_no_common_commit(history):
+    with pytest.raises(UserError, match="nowhere is neither here nor at the remote `origin`"):
+        revisions.parting("nowhere")
+    with pytest.raises(UserError, match="--help is neither here nor at the remote"):
+        revisions.parting("--help")
+    history.git("checkout", "-q", "--orphan", "alone")
+    history.commit("alone")
+    with pytest.raises(UserError, match="main and this branch have no commit in common"):
+        revisions.parting("main")
+
+
+def test_a_lock_with_a_conflict_is_told(history):
+    with (history.folder / "dvc.lock").open("a") as lock:
+        lock.write("<<<<<<< HEAD\n")
+    with pytest.raises(UserError, match="DVC cannot read this project: .*dvc.lock"):
+        outdated.stages()
+
+
+def test_a_comment_keeps_within_the_limit(history, capsys, tmp_path):
+    history.results({"net-0": BAD}, models=["net"], seeds=[0], lr=0.2)
+    history.commit("worse")
+    whole, short = (comment(capsys, "--limit", limit, "--out", "c.md")[1] for limit in (65_000, 1_200))
+    assert len(short) <= 1_200 < len(whole) and plain(Path("c.md").read_text()) == short
+    assert headline(short) == headline(whole) and short.count("<details>") == short.count("</details>")
+    left_out = whole.count("\n\n") - short.count("\n\n")
+    assert left_out > 0 and re.search(r"\n\d more parts are in the full report.\n$", short)
+
+
+@pytest.mark.slow
+def test_on_the_real_pipeline(tmp_path_factory):
+    """Trained on main and on a branch; the figures are those of git, and results of other code are told."""
+    clone = Clone(tmp_path_factory.mktemp("review") / "mine")
+    small = {**SMALL, "models": ["resnet18"], "seeds": [0], "dataset__images_per_class": 24}
+    changed(clone.folder, **small)
+    clone("dvc repro")
+    clone.commit("one")
+    clone("git checkout -q -b change")
+    finegrain = f"PYTHONPATH={ROOT / 'src'} {sys.executable} -m finegrain.cli"
+    changed(clone.folder, **small, lr=0.003)
+    clone.commit("not run")
+    early = clone(f"{finegrain} review main", code=1)
+    assert headline(early) == "The results are not those of this code"
+    assert "- `train@resnet18-0`: lr has changed\n" in early
+
+    clone("dvc repro")
+    clone.commit("run")
+    theirs = clone.colleague(clone.folder, clone.folder.parent / "ci")  # without data, cache or main
+    url = "https://example.org/raw/abc/"
+    text = theirs(f"{finegrain} review main --files-at {url}")
+    assert re.match(r"(Really|Within) .*: resnet18 \([+−]\d+\.\d\) points of top-1\.$", headline(text))
+    shown = re.findall(rf"!\[[^]]*\]\({url}(.*?)\)", text)
+    assert {"reports/curves.png", "plots/sample/confusion/resnet18-0.png"} <= set(shown)
+    assert all((theirs.folder / file).is_file() for file in shown)
+    assert re.search(r"\| metrics/sample/resnet18-0.json \| test.loss +\| \d", text)
+    assert re.search(r"\| params.yaml \| lr +\| 0.001 +\| 0.003 +\|", text)
+    mine = clone(f"{finegrain} review main")
+    assert "Which images flipped is not known" in text and "Which images flipped is not known" not in mine
+    assert headline(mine) == headline(text)
+
+
+@pytest.mark.slow
+def test_stages_that_have_not_run_or_lack_what_git_keeps(tmp_path_factory, monkeypatch):
+    clone = Clone(tmp_path_factory.mktemp("outdated") / "mine")
+    small = {**SMALL, "models": ["resnet18"], "seeds": [0], "dataset__images_per_class": 24}
+    changed(clone.folder, **small)
+    monkeypatch.chdir(clone.folder)
+    assert outdated.stages()["compare"] == ["it has not run"]
+    clone("dvc repro")
+    assert outdated.stages() == {}
+    lock = clone.folder / "dvc.lock"
+    recorded = yaml.safe_load(lock.read_text())
+    recorded["stages"]["train@resnet18-0"]["outs"][0]["md5"] = "0" * 32
+    lock.write_text(yaml.safe_dump(recorded))
+    (clone.folder / "reports/leaderboard.md").unlink()
+    with (clone.folder / "src/split.py").open("a") as script:
+        script.write("# another line\n")
+    found = outdated.stages()
+    assert found.pop("split") == ["src/split.py has changed"]
+    assert found.pop("compare") == ["reports/leaderboard.md is missing"]
+    assert len(found.pop("evaluate@resnet18-0")) == 1 and not found
