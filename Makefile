@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3.11
 VENV := .venv
-BASE ?= main
+export BASE ?= main
 # dvc runs `python src/...`: the environment's own python must come first
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -28,7 +28,7 @@ repro: $(VENV)/.installed ## Install, then rebuild data, models, metrics and rep
 demo: $(VENV)/.installed-app ## Open a page on this machine that answers photos dropped on it
 	finegrain demo
 pr-report: $(VENV)/.installed ## What this branch changes (BASE=main), as its pull request's comment: pr-report.md
-	finegrain review "$(BASE)" --out pr-report.md $(REVIEW)
+	finegrain review --out pr-report.md $(REVIEW) -- "$$BASE"
 test: $(VENV)/.installed-dev ## Run every test
 	python -m pytest
 test-fast: $(VENV)/.installed-dev ## Run the tests that start no DVC pipeline
