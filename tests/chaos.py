@@ -4,9 +4,9 @@
 
 Runs real DVC commands in a copy of the repository with a small sample. Each round starts from nothing and
 repeats its command, `dvc repro`, `dvc exp run`, `dvc exp run --temp` or a queue's, until it ends by itself.
-Exits with 1 if a command fails that nobody broke off, if a file differs, or if a process is left over. The one
-repair by hand that it makes is counted: DVC, killed while it rewrites .dvc/tmp/rwlock, leaves that file empty and
-refuses to start until it is removed.
+Exits with 1 if a command fails that nobody broke off, if a file differs, or if a process is left over. The
+one repair by hand that it makes is counted: DVC, killed while it rewrites .dvc/tmp/rwlock, leaves that file
+empty and refuses to start until it is removed.
 """
 
 import argparse

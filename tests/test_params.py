@@ -1,5 +1,6 @@
 """params.yaml is a closed, typed record, and each refusal names key, value, what is allowed and the cure."""
 
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -50,6 +51,15 @@ def test_every_committed_params_file_is_valid(file):
     assert config.models and config.phases
 
 
+@pytest.mark.parametrize("written", ["1e-05", "1e-5", "1E-5", "0.1e-4", ".00001", "1.0e-05"])
+def test_a_number_is_one_however_it_is_written(tmp_path, written):
+    """DVC writes 1e-05 for `-S lr=0.00001`, which PyYAML alone takes for text."""
+    file = tmp_path / "params.yaml"
+    text = (ROOT / "params.yaml").read_text()
+    file.write_text(re.sub(r"^lr: \S+", f"lr: {written}", text, flags=re.M))
+    assert params.read(file).lr == 1e-5
+
+
 def test_model_names_are_torchvision_s():
     wanted = {
         name
@@ -70,9 +80,9 @@ def test_model_names_are_torchvision_s():
         ({"lr": None}, ["params.yaml: lr: is missing"]),
         ({"lr": -1.0}, ["lr: -1.0", "greater than 0"]),
         ({"lr": float("nan")}, ["lr: nan", "finite number"]),
-        ({"lr": "1e-3"}, ["lr: '1e-3'", "YAML 1.1 reads 1e-3 as text: write 0.001"]),
+        ({"lr": "0.001"}, ["lr: '0.001'", "in quotes it is text: write 0.001"]),
         ({"lr": "fast"}, ["lr: 'fast'", "valid number or auto"]),
-        ({"phases__all__lr": "3e-3"}, ["phases.all.lr: '3e-3'", "write 0.003"]),
+        ({"phases__all__lr": "0.003"}, ["phases.all.lr: '0.003'", "write 0.003"]),
         ({"phases__all__side_pixels": 16}, ["phases.all.side_pixels: 16", "32"]),
         ({"phases__all__side_pixels": [64, 16]}, ["phases.all.side_pixels.1: 16", "32"]),
         ({"phases__all__side_pixels": [96, 64]}, ["phases.all.side_pixels", "must not be above the second"]),

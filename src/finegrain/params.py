@@ -184,6 +184,13 @@ class Params(Section):
                 raise UserError(f"params.yaml: {_INDIVISIBLE.format(key=key, size=size, n=processes)}")
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-5 as a number, as YAML 1.2 and DVC do: `dvc exp run -S lr=1e-5` writes it so."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 _INDIVISIBLE = "{key}: {size} images must be divisible by {n} devices, with two images or more for each"
 
 
@@ -195,7 +202,7 @@ def read(file: Path = paths.PARAMS) -> Params:
             one line each, with the key, the value, what is allowed and the nearest known key.
     """
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+        data = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=_Loader)
     except FileNotFoundError:
         raise UserError(
             f"{file}: not found; run from the project's folder, or copy a file of recipes/ here"
@@ -234,7 +241,7 @@ def _explain(error: Any) -> str:
     message = str(error["msg"])
     message = message[0].lower() + message[1:]
     if isinstance(value, str) and kind in ("float_type", "int_type") and _number(value):
-        message += f"; YAML 1.1 reads {value} as text: write {float(value)!r}"
+        message += f"; in quotes it is text: write {float(value)!r}"
     elif kind == "float_type" and loc[-1] == "@number or auto":
         message += " or auto"
     if kind == "literal_error" and isinstance(value, str):
