@@ -22,7 +22,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed-app requirements-dev.txt
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 install: $(VENV)/.installed ## Make the virtual environment and install everything
-app: $(VENV)/.installed-app ## Install what `finegrain demo` and `finegrain export` need too
+app: $(VENV)/.installed-app ## Install what `finegrain demo`, `export` and `sweep` need too
 repro: $(VENV)/.installed ## Install, then rebuild data, models, metrics and report
 	@test -s .dvc/tmp/rwlock || rm -f .dvc/tmp/rwlock # left empty by a killed dvc, it would be refused
 	dvc repro

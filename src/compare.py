@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     record.write_bytes(paths.REPORTS / "accuracy_vs_time.png", cost)
     record.write_text(paths.REPORTS / "leaderboard.md", report.markdown(rows))
     facts = {"winner": winner, "models": {row["model"]: _plain(row) for row in rows}}
-    record.write_json(paths.REPORTS / "leaderboard.json", facts)
+    record.write_json(paths.LEADERBOARD, facts)
     page = report.Report(
         dataset=name,
         rows=rows,

@@ -16,7 +16,7 @@ from finegrain.errors import UserError
 def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     name = params.read().dataset.name
-    board = record.read_json(paths.REPORTS / "leaderboard.json")
+    board = record.read_json(paths.LEADERBOARD)
     run = paths.Run.named(name, board["models"][board["winner"]]["run"])
     folder = paths.winner(name)
     if not run.weights.is_file():

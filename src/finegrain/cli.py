@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_diff(commands)
     _add_review(commands)
+    _add_sweep(commands)
     _add_export(commands)
     _add_demo(commands)
     return top
@@ -80,6 +81,29 @@ def _add_review(commands: Any) -> None:
     review.add_argument(
         "--fail-if-worse", action="store_true", help="exit status 1 if a model is really worse than before"
     )
+
+
+def _add_sweep(commands: Any) -> None:
+    sweep = commands.add_parser("sweep", help="try so many other parameters, each as a DVC experiment")
+    sweep.add_argument("name", type=_name, metavar="NAME", help="experiments are NAME-000, NAME-001, ...")
+    sweep.add_argument(
+        "space", nargs="+", metavar="PARAMETER=VALUES",
+        help="a range (lr=1e-4..1e-1:log, phases.all.epochs=4..12) or a choice (batch_size=8,16,32)",
+    )  # fmt: skip
+    sweep.add_argument("--trials", type=_positive, default=20, help="how many in all")
+    sweep.add_argument("--hours", type=float, default=float("inf"), help="start none after so long")
+    sweep.add_argument("--sampler", choices=("tpe", "random"), default="tpe")
+    sweep.add_argument("--seed", type=_natural, default=0, help="of what is drawn")
+    sweep.add_argument(
+        "--set", action="append", default=[], metavar="PARAMETER=VALUE",
+        help="for all trials, as `dvc exp run -S`: 'models=[resnet18]'",
+    )  # fmt: skip
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", text):
+        raise argparse.ArgumentTypeError("must be letters, digits, - and _, beginning with a letter")
+    return text
 
 
 def _add_export(commands: Any) -> None:

@@ -108,7 +108,7 @@ class Shelf:
 
 def models() -> dict[str, str]:
     """What the picker shows -> what ``predict.find_model`` wants; the leaderboard's order."""
-    file = paths.REPORTS / "leaderboard.json"
+    file = paths.LEADERBOARD
     if not file.is_file():
         return {}
     board = record.read_json(file)["models"]

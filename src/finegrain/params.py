@@ -198,8 +198,16 @@ def read(file: Path = paths.PARAMS) -> Params:
     """Read and check the whole file before any work starts.
 
     Raises:
-        UserError: the file is missing or not YAML, or a key is unknown, missing, mistyped or out of range;
-            one line each, with the key, the value, what is allowed and the nearest known key.
+        UserError: the file is missing or not YAML, or as ``check``.
+    """
+    return check(load(file), str(file))
+
+
+def load(file: Path = paths.PARAMS) -> dict[str, Any]:
+    """What the file says, unchecked.
+
+    Raises:
+        UserError: it is missing or not YAML.
     """
     try:
         data = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=_Loader)
@@ -211,10 +219,23 @@ def read(file: Path = paths.PARAMS) -> Params:
         raise UserError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise UserError(f"{file}: must be a mapping of keys to values, but is {type(data).__name__}")
+    return data
+
+
+def check(data: dict[str, Any], where: str) -> Params:
+    """Parameters as typed values.
+
+    Args:
+        where: they come from, for the message.
+
+    Raises:
+        UserError: a key is unknown, missing, mistyped or out of range; one line each, with the key, the
+            value, what is allowed and the nearest known key.
+    """
     try:
         return Params.model_validate(data)
     except ValidationError as error:
-        raise UserError("\n".join(f"{file}: {_explain(e)}" for e in error.errors())) from None
+        raise UserError("\n".join(f"{where}: {_explain(e)}" for e in error.errors())) from None
 
 
 _TAGS = frozenset("sample kaggle archive cifar100 sgd adamw constant step cosine one_cycle".split())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 REPORTS = Path("reports")
+LEADERBOARD = REPORTS / "leaderboard.json"
 
 
 def checkpoints() -> Path:

@@ -193,7 +193,7 @@ def find_model(wanted: str | None) -> tuple[Path, Path]:
     if wanted and Path("models", dataset, f"{wanted}.safetensors").is_file():
         name = wanted
     else:
-        board = record.read_json(paths.REPORTS / "leaderboard.json")
+        board = record.read_json(paths.LEADERBOARD)
         model = wanted or board["winner"]
         if model not in board["models"]:
             known = ", ".join(board["models"])

@@ -8,7 +8,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +50,10 @@ class _Unseeded(paths.Run):
         return self.model
 
 
+class NoRevision(UserError):
+    """There is none of that name."""
+
+
 class _Tree:
     """The project's files at a revision."""
 
@@ -67,7 +71,7 @@ class _Tree:
             self.commit: str | None = None if name == WORKSPACE else self._files.repo.get_rev()
         except DvcException as error:
             reason = " ".join(str(error).split())
-            raise UserError(
+            raise NoRevision(
                 f"{name}: {reason}; give a branch, tag or commit, or an experiment "
                 "(`dvc exp list --all --name-only`), in the project's folder"
             ) from None
@@ -127,6 +131,34 @@ def read(*names: str) -> list[Side]:
             return [replace(_side(tree, _right), nameless=str(error)) for tree in trees]
         except _NoPredictions:
             raise error from None
+
+
+@dataclass(frozen=True)
+class Validated:
+    """How well a revision's winner does on the validation images."""
+
+    top1: float
+    loss: float
+    images: int
+
+
+def validated(name: str) -> Validated:
+    """The validation result of a revision, from git alone.
+
+    Raises:
+        NoRevision: there is none of that name. UserError: it has no results.
+    """
+    tree = _Tree(name)
+    try:
+        asked = _Asked.model_validate(tree.mapping(paths.PARAMS, "name a revision of this project"))
+        board = json.loads(tree.result(paths.LEADERBOARD))
+        best = board["models"][board["winner"]]
+        split = json.loads(tree.result(paths.Data(asked.dataset.name).split_metrics))
+        return Validated(best["val_top1"], best["val_loss"], split["images"]["val"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{name}: {paths.LEADERBOARD} or the split's metrics are not whole ({error!r})"
+        ) from None
 
 
 def _side(tree: _Tree, answers: Callable[[_Tree, paths.Run], pd.DataFrame]) -> Side:

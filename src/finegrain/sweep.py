@@ -1,0 +1,206 @@
+"""``finegrain sweep``: trials of other parameters, each a DVC experiment, the next one chosen by Optuna.
+
+Trials are judged by the validation images alone. A sweep that was broken off goes on where it stood: what was
+asked, and how it ended, is in ``sweeps/<name>/trials.json``, and a broken training resumes by its checkpoint.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from finegrain import chart, extras, params, paths, record, scores, sides
+from finegrain.errors import UserError
+from finegrain.report import percent
+
+FOLDER = Path("sweeps")
+FAILURES = 3
+"""So many failed trials, one after another, end the sweep."""
+SHOWN = 5
+
+
+@dataclass
+class Trial:
+    number: int
+    values: dict[str, str]
+    """As `dvc exp run -S` takes them."""
+    state: Literal["running", "done", "failed"] = "running"
+    top1: float | None = None
+    """Of the best model on the validation images; ``loss`` alike."""
+    loss: float | None = None
+    images: int | None = None
+    """Of the validation split."""
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Sorts best first."""
+        assert self.top1 is not None and self.loss is not None
+        return -self.top1, self.loss
+
+
+@dataclass
+class Book:
+    """A sweep's record on disk."""
+
+    folder: Path
+    about: dict[str, Any]
+    trials: list[Trial]
+
+    def write(self) -> None:
+        record.write_json(
+            self.folder / "trials.json", {**self.about, "trials": [asdict(trial) for trial in self.trials]}
+        )
+
+    def name(self, trial: Trial) -> str:
+        """Of its experiment."""
+        return f"{self.folder.name}-{trial.number:03d}"
+
+    @property
+    def done(self) -> list[Trial]:
+        return [trial for trial in self.trials if trial.state == "done"]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns the exit status: 1 where no trial has a result."""
+    with extras.needed_for("finegrain sweep"):
+        from finegrain import space, sweep_figure
+    tried, now = space.parse(args.space), params.load()
+    fixed = dict(_setting(text) for text in args.set)
+    space.refuse_impossible(tried, now)
+    about = {
+        "space": args.space,
+        "set": args.set,
+        "sampler": args.sampler,
+        "seed": args.seed,
+        "of": _inputs(),
+    }
+    until = time.monotonic() + 3600 * args.hours
+    failures = 0
+    with _opened(FOLDER / args.name, about) as book:
+        while time.monotonic() < until and failures < FAILURES:
+            trial = next((trial for trial in book.trials if trial.state == "running"), None)
+            if trial is None:
+                if len(book.trials) >= args.trials:
+                    break
+                values = space.ask(tried, now, book.trials, args.sampler, args.seed)
+                trial = Trial(len(book.trials), values)
+                book.trials.append(trial)
+                book.write()
+            _finish(book, trial, fixed)
+            failures = failures + 1 if trial.state == "failed" else 0
+            if len(book.done) > 1:
+                chart.save(sweep_figure.what_mattered(tried, book.done), book.folder / "what_mattered.png")
+        if failures == FAILURES:
+            raise UserError(
+                f"{FAILURES} trials have failed one after another, see above; mend it, and run this again"
+            )
+        print(summary(book), end="", flush=True)
+        return int(not book.done)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise UserError(f"--set {text}: must be PARAMETER=VALUE, as for `dvc exp run -S`")
+    return name, value
+
+
+def _inputs() -> str:
+    """Hash of all that a trial's result depends on but its values."""
+    files = [paths.PARAMS, Path("dvc.yaml"), *sorted(Path("src").rglob("*.py"))]
+    content = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files if file.is_file())
+    return hashlib.sha256(content).hexdigest()
+
+
+@contextmanager
+def _opened(folder: Path, about: dict[str, Any]) -> Iterator[Book]:
+    """The record of a new sweep, or of one that goes on; by one process at a time.
+
+    Raises:
+        UserError: another process has it open, or it is of another space, code or params.yaml.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"{folder}: this sweep is running already; wait for it, or name another"
+            ) from None
+        file = folder / "trials.json"
+        if not file.exists():
+            yield Book(folder, about, [])
+            return
+        kept = record.read_json(file)
+        trials = [Trial(**trial) for trial in kept.pop("trials")]
+        if other := [key for key in about if kept.get(key) != about[key]]:
+            names = {"of": "code, dvc.yaml or params.yaml", "set": "--set"}
+            what = ", ".join(names.get(key, key) for key in other)
+            raise UserError(f"{file}: was begun with another {what}; give this sweep another name")
+        yield Book(folder, about, trials)
+
+
+def _finish(book: Book, trial: Trial, fixed: dict[str, str]) -> None:
+    """Run a trial's experiment, unless it has ended before, and note its result."""
+    name = book.name(trial)
+    told = ", ".join(f"{key}={value}" for key, value in trial.values.items())
+    try:
+        found = sides.validated(name)
+    except sides.NoRevision:
+        record.say(f"trial {trial.number}: {told}")
+        settings = [f"{key}={value}" for key, value in (fixed | trial.values).items()]
+        options = [word for setting in settings for word in ("-S", setting)]
+        command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "-n", name, *options]
+        if _waited_for(command):
+            trial.state = "failed"
+            book.write()
+            record.say(f"trial {trial.number} has failed: {told}")
+            return
+        found = sides.validated(name)
+    trial.state, trial.top1, trial.loss, trial.images = "done", found.top1, found.loss, found.images
+    book.write()
+    record.say(f"trial {trial.number}: validation top-1 {percent(found.top1)}: {told}")
+
+
+def _waited_for(command: Sequence[str]) -> int:
+    """Exit status. Ctrl-C reaches the command too, which has something to keep before it ends."""
+    running = subprocess.Popen(command)
+    try:
+        return running.wait()
+    except KeyboardInterrupt:
+        running.wait()
+        raise
+
+
+def summary(book: Book) -> str:
+    """The best trials as a Markdown table, and how sure that order is."""
+    ranked = sorted(book.done, key=lambda trial: trial.rank)
+    failed = sum(trial.state == "failed" for trial in book.trials)
+    if not ranked:
+        return f"{failed} trials, all of them failed.\n"
+    names = list(ranked[0].values)
+    rows = [
+        [book.name(trial), percent(trial.top1 or 0.0), *(trial.values[name] for name in names)]
+        for trial in ranked[:SHOWN]
+    ]
+    table = [["experiment", "validation top-1", *names], ["---"] * (2 + len(names)), *rows]
+    best = ranked[0]
+    low, high = scores.wilson((best.top1 or 0.0) * (best.images or 1), best.images or 1)
+    close = sum((trial.top1 or 0.0) >= low for trial in ranked)
+    lines = [f"| {' | '.join(row)} |" for row in table]
+    more = f" ({failed} more failed)" if failed else ""
+    lines += [
+        "",
+        f"{len(ranked)} trials{more}. {close} of them lie within the 95 % interval of the best, "
+        f"{percent(low, 1)} to {percent(high, 1)}: {best.images} validation images cannot tell these apart, "
+        "and the best of many trials owes something to luck. `seeds` show how much.",
+        f"`dvc exp apply {book.name(best)}` takes it over; {book.folder}/what_mattered.png shows all.",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,156 @@
+"""Trials by real DVC experiments, broken off and gone on with; the figure of what mattered."""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clone import Clone
+from pipeline import ROOT
+from test_params import changed
+from test_stages import SMALL
+
+from finegrain import chart, cli, space, sweep, sweep_figure
+from finegrain.errors import UserError
+from finegrain.sweep import Book, Trial
+
+TRIED = space.parse(["lr=1e-4..1e-2:log", "batch_size=8,16", "phases.all.epochs=2..8"])
+
+
+def trials(count: int, seed: int = 0) -> list[Trial]:
+    """In which only the rate matters."""
+    rng, made = np.random.default_rng(seed), []
+    for number in range(count):
+        log_lr = rng.uniform(-4, -2)
+        values = {"lr": f"{10**log_lr:.4g}", "batch_size": str(rng.choice([8, 16]))}
+        values["phases.all.epochs"] = str(rng.integers(2, 9))
+        top1 = 0.8 - 0.3 * abs(log_lr + 3) + rng.normal(0, 0.01)
+        made.append(Trial(number, values, "done", top1, 1 - top1, 100))
+    return made
+
+
+def test_what_mattered_is_found():
+    shares = sweep_figure.importances(TRIED, trials(30))
+    assert shares["lr"] > 0.8 and sum(shares.values()) == pytest.approx(1)
+    assert sweep_figure.importances(TRIED, trials(7)) == {}
+    same = [Trial(trial.number, trial.values, "done", 0.5, 1.0, 100) for trial in trials(10)]
+    assert sweep_figure.importances(TRIED, same) == {}
+
+
+def test_the_figure_has_a_panel_for_each_parameter_the_first_being_what_mattered_most():
+    made = trials(30)
+    figure = sweep_figure.what_mattered(TRIED, made)
+    course, first, *rest = (axes for axes in figure.axes if axes.get_visible() and axes.get_title(loc="left"))
+    assert course.get_title(loc="left").startswith("30 trials")
+    assert re.match(r"lr: \d\d% of the spread", first.get_title(loc="left")) and first.get_xscale() == "log"
+    assert len(rest) == 2
+    dots = first.collections[0].get_offsets()
+    assert sorted(dots[:, 0]) == pytest.approx(sorted(float(trial.values["lr"]) for trial in made))
+    best = min(made, key=lambda trial: trial.rank)
+    assert first.collections[1].get_offsets().tolist() == [[float(best.values["lr"]), best.top1]]
+    assert chart.png(figure) == chart.png(sweep_figure.what_mattered(TRIED, made))
+
+
+def test_the_summary_says_how_sure_the_order_is(tmp_path):
+    book = Book(tmp_path / "tune", {}, trials(12))
+    book.trials[3].state = "failed"
+    text = sweep.summary(book).replace("\N{NO-BREAK SPACE}", " ")
+    best = min(book.done, key=lambda trial: trial.rank)
+    assert f"| tune-{best.number:03d} | {best.top1:.2%}".replace("%", " %") in text
+    # of 100 images 80 or so are right: the interval reaches some 9 points down
+    close = sum(trial.top1 > best.top1 - 0.09 for trial in book.done)
+    assert (
+        0 < close < 11 and f"11 trials (1 more failed). {close} of them lie within the 95 % interval" in text
+    )
+    for trial in book.trials:
+        trial.state = "failed"
+    assert sweep.summary(book) == "12 trials, all of them failed.\n"
+
+
+def args(*words: str) -> argparse.Namespace:
+    return cli.parser().parse_args(["sweep", *words])
+
+
+def test_a_sweep_goes_on_only_with_the_same_question_and_in_one_process(project):
+    about = {"space": ["lr=1..2"], "set": [], "sampler": "tpe", "seed": 0, "of": "x"}
+    with sweep._opened(Path("sweeps/tune"), about) as book:
+        book.trials.append(Trial(0, {"lr": "1.0"}))
+        book.write()
+        with pytest.raises(UserError, match="sweeps/tune: this sweep is running already"):
+            with sweep._opened(Path("sweeps/tune"), about):
+                pass
+    with sweep._opened(Path("sweeps/tune"), about) as book:
+        assert book.trials == [Trial(0, {"lr": "1.0"})]
+    for key, value, named in (("space", ["lr=1..3"], "space"), ("of", "y", "code, dvc.yaml or params.yaml")):
+        with pytest.raises(UserError, match=f"was begun with another {named}; give this sweep another name"):
+            with sweep._opened(Path("sweeps/tune"), about | {key: value}):
+                pass
+
+
+@pytest.mark.parametrize("name", ["../x", "1", "a b", "-x", ""])
+def test_a_name_that_is_no_experiment_s_is_refused(name, capsys):
+    with pytest.raises(SystemExit):
+        args(name, "lr=1..2")
+
+
+@pytest.mark.slow
+def test_trials_are_experiments_and_one_that_was_broken_off_goes_on(tmp_path_factory):
+    """Killed in the middle of a training, with all that it started."""
+    clone = Clone(tmp_path_factory.mktemp("sweep") / "mine")
+    small = {**SMALL, "models": ["resnet18"], "seeds": [0], "dataset__images_per_class": 24}
+    changed(clone.folder, **small, checkpoint_seconds=0.2)
+    clone("dvc repro pack")
+    clone.commit("pack")
+    base = f"{sys.executable} -m finegrain.cli sweep tune lr=1e-4..1e-2:log batch_size=8,16 --trials 2"
+    clone.environment["PYTHONPATH"] = str(ROOT / "src")
+    record = clone.folder / "sweeps/tune/trials.json"
+    running = subprocess.Popen(
+        base.split(), cwd=clone.folder, env=clone.environment, start_new_session=True, stderr=subprocess.PIPE
+    )
+    state = None
+    for _ in range(1200):
+        state = next(clone.folder.glob(".checkpoints/*/state.pt"), None)
+        if state:
+            break
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
+    assert state and [trial["state"] for trial in json.loads(record.read_text())["trials"]] == ["running"]
+
+    output = clone(base)
+    assert "resumed after epoch" in output
+    assert clone("git status --porcelain") == ""  # the workspace is as it was
+    kept = json.loads(record.read_text())["trials"]
+    assert [trial["state"] for trial in kept] == ["done", "done"]
+    assert kept[0]["values"] == {"lr": "0.001", "batch_size": "16"}  # params.yaml's own
+    names = clone("dvc exp list --name-only").split()
+    assert sorted(names) == ["tune-000", "tune-001"]
+    for trial, name in zip(kept, sorted(names), strict=True):
+        clone(f"dvc exp apply {name}")
+        assert clone.json("reports/leaderboard.json")["models"]["resnet18"]["val_top1"] == trial["top1"]
+        assert f"lr: {float(trial['values']['lr'])}" in (clone.folder / "params.yaml").read_text()
+        clone("git checkout -q .")
+    assert (clone.folder / "sweeps/tune/what_mattered.png").stat().st_size > 1000
+    best = max(kept, key=lambda trial: (trial["top1"], -trial["loss"]))["number"]
+    assert f"`dvc exp apply tune-{best:03d}`" in output
+    clone("git clean -fdq")
+    assert "epoch" not in clone(base)  # nothing is left to do
+
+
+@pytest.mark.slow
+def test_trials_that_fail_one_after_another_end_the_sweep(tmp_path_factory):
+    clone = Clone(tmp_path_factory.mktemp("failing") / "mine")
+    (clone.folder / "src/download.py").write_text("raise SystemExit('error: no such thing')\n")
+    clone.commit("break")
+    clone.environment["PYTHONPATH"] = str(ROOT / "src")
+    output = clone(f"{sys.executable} -m finegrain.cli sweep bad lr=1e-4..1e-2", code=1)
+    assert output.count("has failed") == 3 and "3 trials have failed one after another" in output
+    kept = clone.json("sweeps/bad/trials.json")["trials"]
+    assert [trial["state"] for trial in kept] == ["failed"] * 3
