@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             pieces = split_up(Path(temporary, "photos", SPLIT), args.piece)
             runs: list[dict[str, Any]] = []
             for name in args.models:
-                ways = prepare(name)
+                ways = prepare(name, args.flip)
                 for work in ways.values():
                     work(pieces[0])  # warm up
                 for round_ in range(args.rounds):
@@ -83,6 +83,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--enlarge", type=int, default=1, help="so many times as wide and high as they are")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=inputs.ROOT / ".predict", help="folder of the results")
+    parser.add_argument("--flip", action="store_true", help="average with the mirror image")
     parser.add_argument("--toy", action="store_true", help="other defaults: drawn images, within a minute")
     parser.set_defaults(batch_size=32)  # of the trainings that the project could run
     if parser.parse_known_args(argv)[0].toy:
@@ -133,7 +134,7 @@ def split_up(folder: Path, size: int) -> list[Piece]:
     return [Piece(number, files[start : start + size], start) for number, start in enumerate(starts)]
 
 
-def prepare(name: str) -> dict[str, Callable[[Piece], None]]:
+def prepare(name: str, flip: bool) -> dict[str, Callable[[Piece], None]]:
     """The ways to ask a model of random weights: what it answers does not matter to the speed."""
     config, pack = params.read(), paths.Data(inputs.DATASET).pack
     facts = record.read_json(pack / "pack.json")
@@ -148,11 +149,12 @@ def prepare(name: str) -> dict[str, Callable[[Piece], None]]:
     }  # fmt: skip
     net = model.build(name, len(facts["classes"]), "none", config.head, seed=0).to(device)
     model.save(run.weights, run.sidecar, net.state_dict(), sidecar)
-    predictor = Predictor(run.weights, run.sidecar, device, bf16, None, False)
+    predictor = Predictor(run.weights, run.sidecar, device, bf16, None, flip)
     predict.Predictor = lambda *_: predictor  # type: ignore[assignment, misc]  # it is loaded
 
     def evaluate(piece: Piece) -> None:
-        logits, labels = loop.predict(net, packed.Split(piece.folder, SPLIT, device, mean, std), side, bf16)
+        split = packed.Split(piece.folder, SPLIT, device, mean, std)
+        logits, labels = loop.predict(net, split, side, bf16, flip)
         given = answers.of(logits.numpy(), labels.numpy())
         names, shares = (facts["classes"][i] for i in given.predicted), (f"{p:.6g}" for p in given.confidence)
         piece.said["evaluate"] = pd.DataFrame({"class_1": list(names), "p_1": list(shares)})
@@ -191,8 +193,8 @@ def write(args: argparse.Namespace, pieces: Sequence[Piece], runs: Sequence[dict
     size = statistics.mean(file.stat().st_size for file in files) / 1e3
     lines = [
         f"{len(files):,} {'photos' if args.archive else 'drawn images'} of {size:,.0f} kB in the mean, the "
-        f"first one {width} x {height}; the network sees {args.side} px; {args.rounds} rounds; "
-        f"{os.cpu_count()} x {throughput.cpu()}.",
+        f"first one {width} x {height}; the network sees {args.side} px{' and their mirror image' * args.flip}; "
+        f"{args.rounds} rounds; {os.cpu_count()} x {throughput.cpu()}.",
         "Medians over the rounds, in brackets the smallest and the largest; at best: of each piece its best.",
         "",
         "| model | | images/s | against evaluate | images/s at best | against evaluate | CPU ms an image |",

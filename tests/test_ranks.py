@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -133,6 +134,48 @@ def test_a_whole_network_learns_as_well_on_two(project, tiny_pack):
     # of the third epoch; the first begins at ln 3 = 1.1
     assert found[2]["train_loss"] == pytest.approx(found[1]["train_loss"], rel=0.25)
     assert max(run["train_loss"] for run in found.values()) < 0.9
+
+
+def repacked(folder: Path, images: int, side: int) -> int:
+    """Give a pack larger train images; returns their bytes."""
+    facts = json.loads((folder / "pack.json").read_text())
+    for part, count in (facts["counts"] | {"train": images}).items():
+        np.save(folder / f"{part}.npy", np.full((count, side, side, 3), 90, np.uint8))
+        np.save(folder / f"{part}_labels.npy", np.arange(count) % 3)
+    (folder / "pack.json").write_text(json.dumps(facts | {"side_pixels": side}))
+    return (folder / "train.npy").stat().st_size
+
+
+def peaks(folder: Path) -> list[int]:
+    """Resident bytes, at most, of each of two processes that train together."""
+    found: dict[int, int] = {}
+    with (folder / "log").open("w") as log:
+        running = subprocess.Popen(COMMAND, cwd=folder, env=ENVIRONMENT, stdout=log, stderr=log)
+        while running.poll() is None:
+            for process in psutil.Process(running.pid).children():
+                try:
+                    status = Path(f"/proc/{process.pid}/status").read_text()
+                except OSError:
+                    continue  # it has just ended
+                if found_there := re.search(r"VmHWM:\s+(\d+) kB", status):
+                    found[process.pid] = int(found_there[1]) * 1024
+            time.sleep(0.05)
+    assert running.returncode == 0, (folder / "log").read_text()
+    return sorted(found.values())[-2:]
+
+
+@pytest.mark.slow
+def test_no_process_holds_the_array(project, tiny_pack):
+    """An array 30 times as large leaves the memory of both as it was, but for a tenth of the array."""
+    phase = {**TINY["phases"]["all"], "epochs": 1}
+    wanted = {**TINY, "phases": {"all": phase}, "pack__side_pixels": 256, "batch_size": 24}
+    changed(project, **wanted, devices=2)
+    repacked(tiny_pack, 24, 256)
+    small = peaks(project)
+    array = repacked(tiny_pack, 720, 256)
+    large = peaks(project)
+    assert array > 140e6 and len(small) == len(large) == 2
+    assert max(large) - max(small) < array / 10, (small, large)
 
 
 def wait_for(condition: Any, seconds: float = 60) -> Any:

@@ -1,0 +1,120 @@
+"""How fast packed images come from the disk, and what large datasets need: python benchmarks/scaling.py
+
+Writes a file as stage pack does (``--gigabytes`` of TMPDIR, removed at the end) and reads whole images of it
+in random order, as an epoch does: from memory, and from the disk after Linux was asked to forget the file.
+Prints both as images a second by number of threads, then sizes and times by number of images.
+"""
+
+import argparse
+import hashlib
+import os
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from finegrain import crop
+from finegrain.pixels import Pixels
+
+BATCH = 32
+DATASETS = {
+    "Stanford Cars": 16_185,
+    "one million photos": 1_000_000,
+    "ImageNet-1k": 1_331_167,
+    "iNaturalist 2021": 2_786_843,
+    "ImageNet-21k, winter 2021": 13_153_500,
+}
+RATES = (1_000, 5_000, 20_000)
+"""Trained images a second, of all GPUs together."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--gigabytes", type=float, default=4.0)
+    parser.add_argument("--side", type=int, default=256, help="pixels")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="on the disk to measure; else TMPDIR")
+    args = parser.parse_args()
+    image_bytes = 3 * args.side**2
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        file = Path(folder) / "train.npy"
+        write(file, int(args.gigabytes * 1e9 / image_bytes), args.side)
+        pixels = Pixels([file])
+        print(f"{len(pixels):,} images of {args.side} px, {len(pixels) * image_bytes / 1e9:.1f} GB\n")
+        print("| threads | from memory, images/s | from the disk, images/s | MB/s |")
+        print("|---:|---:|---:|---:|")
+        for threads in args.threads:
+            warm = [read(pixels, threads, seed) for seed in range(args.rounds)]
+            cold = []
+            for seed in range(args.rounds):
+                forget(file)
+                cold.append(read(pixels, threads, seed))
+            print(f"| {threads} | {told(warm)} | {told(cold)} | {np.median(cold) * image_bytes / 1e6:,.0f} |")
+        start = time.perf_counter()
+        with file.open("rb") as stream:
+            hashlib.file_digest(stream, "md5")
+        speed = file.stat().st_size / 1e6 / (time.perf_counter() - start)
+        print(f"\nmd5, as DVC takes it of every out: {speed:,.0f} MB/s\n")
+    sizes(args.side)
+
+
+def write(file: Path, images: int, side: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, side, side, 3), np.uint8)
+    with file.open("wb") as stream:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (images, side, side, 3)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for start in range(0, images, len(noise)):
+            stream.write(noise[: images - start])
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def forget(file: Path) -> None:
+    with file.open("rb") as stream:
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read(pixels: Pixels, threads: int, seed: int) -> float:
+    """Images a second, each read once, in batches."""
+    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed)).split(BATCH)
+    side = pixels.side
+    buffers = np.zeros((threads, BATCH, side, side, 3), np.uint8)
+
+    def work(number: int) -> None:
+        for chosen in order[number::threads]:
+            pixels.read(chosen, crop.whole(len(chosen), side, side), buffers[number])
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(threads)))
+    return len(pixels) / (time.perf_counter() - start)
+
+
+def told(rates: list[float]) -> str:
+    return f"{np.median(rates):,.0f} [{min(rates):,.0f}, {max(rates):,.0f}]"
+
+
+def sizes(side: int) -> None:
+    image_bytes = 3 * side**2
+    columns = [f"epoch at {rate:,} images/s" for rate in RATES]
+    print(f"| | images | pack at {side} px, GB | {' | '.join(columns)} |")
+    print("|---|---:|---:|" + "---:|" * len(RATES))
+    for name, images in DATASETS.items():
+        epochs = [minutes(images / rate) for rate in RATES]
+        print(f"| {name} | {images:,} | {images * image_bytes / 1e9:,.0f} | {' | '.join(epochs)} |")
+    needed = [f"{rate * image_bytes / 1e6:,.0f} MB/s" for rate in RATES]
+    print(f"| to read, where memory does not hold it | | | {' | '.join(needed)} |")
+
+
+def minutes(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.1f} min"
+
+
+if __name__ == "__main__":
+    main()
