@@ -14,7 +14,7 @@ $(VENV)/.installed-app: $(VENV)/.installed requirements-app.txt
 	$(VENV)/bin/pip install -q -r requirements-app.txt
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed-app requirements-dev.txt
+$(VENV)/.installed-dev: $(VENV)/.installed-app requirements-dev.txt .github/requirements.txt
 	$(VENV)/bin/pip install -q -r requirements-dev.txt
 	@touch $@
 

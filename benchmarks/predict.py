@@ -193,7 +193,7 @@ def write(args: argparse.Namespace, pieces: Sequence[Piece], runs: Sequence[dict
     size = statistics.mean(file.stat().st_size for file in files) / 1e3
     lines = [
         f"{len(files):,} {'photos' if args.archive else 'drawn images'} of {size:,.0f} kB in the mean, the "
-        f"first one {width} x {height}; the network sees {args.side} px{' and their mirror image' * args.flip}; "
+        f"first one {width} x {height}; the network sees {args.side} px{', mirrored too' * args.flip}; "
         f"{args.rounds} rounds; {os.cpu_count()} x {throughput.cpu()}.",
         "Medians over the rounds, in brackets the smallest and the largest; at best: of each piece its best.",
         "",

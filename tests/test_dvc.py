@@ -2,11 +2,12 @@
 
 import json
 import shutil
-import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import yaml
+from chaos import processes, stage_of
 from clone import Clone
 from test_params import changed
 from test_recipes import shrunk
@@ -119,17 +120,30 @@ def test_a_temp_experiment_runs_its_own_code_not_the_workspace_s(clone):
     assert clone.json("metrics/sample/resnet18-0.json")["test"]["loss"] < 1000
 
 
-def test_a_queue_of_rates_runs_and_is_shown(clone):
-    clone("dvc exp run --queue -S 'lr=0.001,0.002'")
-    clone("dvc queue start")
-    for _ in range(120):
-        status = clone("dvc queue status")
-        if status.count("Success") + status.count("Failed") >= 2:
+def test_two_of_a_queue_side_by_side_do_not_harm_each_other(clone, tmp_path):
+    """Two workers train from one pack at the same time what each makes alone, to the bit."""
+    before = clone("dvc exp list --name-only").split()
+    clone("dvc exp run --queue -S 'lr=0.002,0.004' -S phases.all.epochs=3")
+    clone("dvc queue start -j 2")
+    most = 0
+    for _ in range(1200):
+        trainings = [p for p in processes(clone.folder) if stage_of(p) == "train"]
+        most = max(most, len({process.cwd() for process in trainings}))
+        if not trainings and _ % 20 == 0 and clone("dvc queue status").count("Success") == 2:
             break
-        subprocess.run(["sleep", "2"])
-    assert status.count("Success") == 2, status
-    shown = clone("dvc exp show --csv")
-    assert "0.001" in shown and "0.002" in shown
+        time.sleep(0.1)
+    assert most == 2 and "Failed" not in clone("dvc queue status")
+    model, made = "models/sample/resnet18-0.safetensors", {}
+    for name in set(clone("dvc exp list --name-only").split()) - set(before):
+        clone(f"dvc get -q . {model} --rev {name} -o {tmp_path / name}")
+        clone(f"dvc get -q . params.yaml --rev {name} -o {tmp_path / name}.yaml")
+        rate = yaml.safe_load((tmp_path / f"{name}.yaml").read_text())["lr"]
+        made[rate] = (tmp_path / name).read_bytes()
+    alone = "dvc exp run --temp --force --single-item -n alone -S phases.all.epochs=3 -S"
+    clone(f"{alone} lr=0.004 train@resnet18-0")
+    clone(f"dvc get -q . {model} --rev alone -o {tmp_path / 'alone'}")
+    assert made[0.004] == (tmp_path / "alone").read_bytes() != made[0.002]
+    assert not list((clone.folder / ".checkpoints").glob("*/state.pt"))
 
 
 def test_a_reference_recipe_ends_without_credentials_in_a_clear_error(clone):
