@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 VENV := .venv
 export BASE ?= main
+# a process for each core; the tests of a file stay together, as they share what is slow to make
+IN_PARALLEL := -n logical --dist loadfile
 # dvc runs `python src/...`: the environment's own python must come first
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -31,9 +33,9 @@ demo: $(VENV)/.installed-app ## Open a page on this machine that answers photos 
 pr-report: $(VENV)/.installed ## What this branch changes (BASE=main), as its pull request's comment: pr-report.md
 	finegrain review --out pr-report.md $(REVIEW) -- "$$BASE"
 test: $(VENV)/.installed-dev ## Run every test
-	python -m pytest
+	python -m pytest $(IN_PARALLEL)
 test-fast: $(VENV)/.installed-dev ## Run the tests that start no DVC pipeline
-	python -m pytest -m "not slow"
+	python -m pytest $(IN_PARALLEL) -m "not slow"
 check: $(VENV)/.installed-dev ## Lint, format check, types
 	ruff check .
 	ruff format --check .

@@ -57,12 +57,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parts = ("test", "train") if facts["refit"] else ("test", "val", "train")
     splits = {part: packed.Split(data.pack, part, device, *normal) for part in parts}
     given: dict[str, tuple[Answers, Answers]] = {}
-    for part, split in splits.items():
-        logits, labels = loop.predict(net, split, side, bf16, flip, label=part)
-        plain, calibrated = (
-            answers.of(logits.numpy(), labels.numpy(), t) for t in (1.0, facts["temperature"])
-        )
-        given[part] = plain, calibrated
+    with runtime.cores(device):
+        for part, split in splits.items():
+            logits, labels = loop.predict(net, split, side, bf16, flip, label=part)
+            plain, calibrated = (
+                answers.of(logits.numpy(), labels.numpy(), t) for t in (1.0, facts["temperature"])
+            )
+            given[part] = plain, calibrated
     quality = {part: scores.metrics(plain) for part, (plain, _) in given.items()}
     # a refit model has learnt from the validation images: what counts is how they chose it
     quality.setdefault("val", {"top1": facts["val_top1"], "loss": facts["val_loss"]})

@@ -90,6 +90,8 @@ def train(config: params.Params, run: paths.Run, ours: Ranks) -> None:
     disk.require(run.weights, model.bytes_of(net), "the model")
     with contextlib.ExitStack() as stack:
         keeper = kept(f"{run.dataset}-{run.name}", net)
+        if ours.alone:
+            stack.enter_context(runtime.cores(device))
         for row in loop.fit(net, config, seed, train, val, keeper, chosen, bf16):
             if ours.first:
                 write_history(run, chosen)

@@ -42,13 +42,19 @@ SMALL = {
 QUICK = SMALL | {"dataset__images_per_class": 8, "models": ["resnet18"], "phases__all__epochs": 2}
 COMPARED = ("metrics/sample", "plots/sample", "models/sample", "data/sample", "winner/sample")
 COSTS = "metrics/sample/cost"
+LOST = 75
+"""Exit status where the queue has no worker at work for half a minute and the experiment has not ended."""
 WAYS = {
     "repro": "exec dvc repro",
     "exp run": "exec dvc exp run -n {name}",
     "exp run --temp": "exec dvc exp run --temp -n {name}",
     # a worker that was asked to end (SIGTERM) works its task off first: so long no other starts
-    "queue": "dvc exp run --queue -n {name} && dvc queue start && "
-    "until dvc queue status | grep {name} | grep -qE 'Success|Failed'; do sleep 5; dvc queue start; done",
+    "queue": """dvc exp run --queue -n {name} && dvc queue start && idle=0
+        until dvc queue status > ../status; grep {name} ../status | grep -qE 'Success|Failed'; do
+            grep -q ' 0 active' ../status && idle=$((idle + 1)) || idle=0
+            [ $idle -lt 6 ] || exit {lost}
+            sleep 5; dvc queue start
+        done""",
 }
 
 
@@ -88,7 +94,8 @@ def send(number: int, wanted: Callable[[psutil.Process], bool]) -> Callable[[Pat
 
 def power_cut(folder: Path, _: int) -> None:
     """Everything at once; what was being written is half there."""
-    send(signal.SIGKILL, lambda process: True)(folder, _)
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # no process sees another one die first
+        send(number, lambda process: True)(folder, _)
     for state in (folder / ".checkpoints").glob("*/lock"):
         state.with_name("state.tmp").write_bytes(os.urandom(1000))
     for file in folder.rglob(".*.tmp"):
@@ -130,6 +137,8 @@ class Tally:
     """Commands that ended with an error though nobody broke them off."""
     left_over: list[str] = field(default_factory=list)
     """Processes that outlived a kill, and files that outlived a round."""
+    lost: list[str] = field(default_factory=list)
+    """Experiments that DVC's queue calls running while no worker runs one: they were queued again."""
     repaired: list[str] = field(default_factory=list)
     """Ways, each time that DVC refused its own lock table and it was removed, as docs/RELIABILITY.md says."""
 
@@ -182,7 +191,7 @@ def fresh(clone: Clone) -> None:
 
 def one_round(clone: Clone, way: str, rng: random.Random, tally: Tally, kills: int, longest: float) -> None:
     """Start the command, break it off, start it again, until it ends by itself."""
-    before = len(tally.kills)
+    before, broken_off_by = len(tally.kills), ""
     for attempt in range(1000):
         name = f"{way.replace(' ', '').replace('-', '')}-{sum(tally.rounds.values())}-{attempt}"
         kinds = [k for k in (*KILLS, FULL_DISK) if way != "queue" or k not in NOT_IN_QUEUE]
@@ -190,20 +199,25 @@ def one_round(clone: Clone, way: str, rng: random.Random, tally: Tally, kills: i
         kind = rng.choice(kinds) if len(tally.kills) < min(kills, before + most) else ""
         delay = rng.uniform(0.3, longest)
         largest_file = rng.randrange(100_000, 60_000_000) if kind == FULL_DISK else None
-        code, output = start(clone, WAYS[way].format(name=name), kind, delay, largest_file, tally, way)
+        code, output = start(
+            clone, WAYS[way].format(name=name, lost=LOST), kind, delay, largest_file, tally, way
+        )
         if code == 0 and succeeded(clone, way, name):
             if way in ("exp run --temp", "queue"):
                 clone(f"dvc exp apply {name}")
             return
         if code is not None and "Unable to read RWLock-file" in output:
             (clone.folder / ".dvc/tmp/rwlock").unlink()
-            tally.repaired.append(way)
+            tally.repaired.append(f"{way} after {broken_off_by or 'nothing'}")
+        elif way == "queue" and code == LOST:
+            tally.lost.append(f"{way} after {broken_off_by or 'nothing'}")
         elif kind == FULL_DISK and code is not None:
             tally.kills.append((way, kind, "any", 0.0))
         elif code is not None:
             tally.failed.append(f"{way}, attempt {attempt}, exit {code}:\n{output[-3000:]}")
             return
         wait_for_quiet(clone, way, tally, kind)
+        broken_off_by = kind
 
 
 def start(
@@ -298,6 +312,7 @@ def report(tally: Tally, seed: int, seconds: float) -> str:
         f"| files that differ | {len(tally.different)} |",
         f"| commands that failed unbroken | {len(tally.failed)} |",
         f"| processes and states left over | {len(tally.left_over)} |",
+        f"| experiments that DVC's queue lost, queued again | {len(tally.lost)} |",
         f"| DVC's empty lock table removed | {len(tally.repaired)} |",
         f"| work done again, median | {statistics.median(repeated or [0]):.1f} s |",
         f"| work done again, longest | {max(repeated or [0]):.1f} s |",
@@ -310,7 +325,8 @@ def report(tally: Tally, seed: int, seconds: float) -> str:
         lines.append("| " + " | ".join([kind, *(str(by_kind[kind, way]) for way in WAYS)]) + " |")
     stages = Counter(stage for _, kind, stage, _ in tally.kills if kind != FULL_DISK)
     lines += ["", "Hit: " + ", ".join(f"{stage} {count}" for stage, count in stages.most_common()) + ".", ""]
-    for title, found in [("differs", tally.different), ("failed", tally.failed), ("left", tally.left_over)]:
+    told = {"differs": tally.different, "failed": tally.failed, "left": tally.left_over}
+    for title, found in (told | {"repaired": tally.repaired, "lost": tally.lost}).items():
         lines += [f"{title}: {text}" for text in found]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a worker already; before anything imports torch
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 import hypothesis
 import numpy as np
 import pytest

@@ -1,15 +1,19 @@
 """The machine: allocator, device, precision, peak memory. Import this before anything that imports torch."""
 
 import ctypes
+import fcntl
 import mmap
 import os
 import platform
 import resource
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
+from finegrain import record
 from finegrain.errors import UserError
 
 HUGE_PAGE = 2**21
@@ -63,6 +67,35 @@ def bf16(wanted: Literal["auto", "fp32", "bf16"], on: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return bool(native())
+
+
+@contextmanager
+def cores(on: torch.device) -> Iterator[None]:
+    """Wait until nobody else of this user trains or evaluates on all cores of this machine.
+
+    Two networks that each compute with as many threads as there are cores wait for each other at every
+    barrier: together they were 20 times slower than one (benchmarks/side_by_side.py). Threads for no more
+    than half of the cores, by OMP_NUM_THREADS, run side by side without waiting.
+    """
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if on.type != "cpu" or torch.get_num_threads() <= max(1, there // 2):
+        yield
+        return
+    file = Path(tempfile.gettempdir()) / f"finegrain-cores-{os.getuid()}.lock"
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            each = max(1, there // 2)
+            record.say(
+                "another training uses all cores of this machine: this one waits for it; with "
+                f"OMP_NUM_THREADS={each} for each, two run side by side"
+            )
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def upload(values: torch.Tensor, to: torch.device) -> torch.Tensor:
