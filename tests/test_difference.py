@@ -117,6 +117,15 @@ def test_a_wrong_answer_is_the_most_frequent_one_among_the_wrong():
     assert [(flip.after, flip.right_after) for flip in flips] == [("owl", 0.4)]
 
 
+def test_a_model_that_is_right_where_it_was_is_unchanged_and_told_in_a_line():
+    net, other = trained(wrong(1, 2), wrong(3)), trained(wrong(5))
+    found = difference.of(side("x", {"net": net, "other": other}), side("y", {"net": net, "other": net}))
+    assert [change.unchanged for change in found.models] == [True, False]
+    assert found.facts()["models"][0]["verdict"] == "unchanged" and not found.worse
+    assert text(found).startswith("**Within noise: other (−1.2) points of top-1; unchanged: net.**")
+    assert "### other" in text(found) and "### net" not in text(found)
+
+
 def test_classes_that_moved_by_more_than_one_image_and_which_of_them_beyond_chance():
     labels = ["cat"] * 10 + ["dog"] * 10 + ["owl"] * 10
     before = {"net": trained("1" * 10 + "0" * 10 + "1" * 10, labels=labels)}

@@ -81,7 +81,7 @@ def test_a_new_model_and_a_dropped_one(history, capsys):
     history.results({"net-0": GOOD, "big-0": OTHER}, models=["net", "big"], seeds=[0], lr=0.1)
     history.commit("add")
     text = comment(capsys)[1]
-    assert headline(text) == "Within noise: net (+0.0) points of top-1; added: big."
+    assert headline(text) == "Unchanged: net; added: big."
     assert re.search(r"\| big +\| +1 \| +\| +95.00 % .* added +\|", text)
     history.git("checkout", "-q", "-b", "drop")
     history.results({"big-0": OTHER}, models=["big"], seeds=[0], lr=0.1)

@@ -129,6 +129,12 @@ class Change:
     """Of which more than one image moved, the furthest first."""
     flips: list[Flip]
     """Losses, then gains; of each the furthest first."""
+    unchanged: bool
+    """Every training gets right what it got right before, and nothing else."""
+
+    @property
+    def verdict(self) -> str:
+        return "unchanged" if self.unchanged else self.comparison.verdict
 
     @property
     def losses(self) -> list[Flip]:
@@ -237,6 +243,7 @@ def _change(old: Side, new: Side, first: str, second: str, comparison: Compariso
         comparison,
         _moved_classes(labels, before, after),
         _flips(old.images["path"].tolist(), labels, *answers),
+        unchanged=np.array_equal(before, after),
     )
 
 
@@ -312,7 +319,7 @@ def _flat(change: Change) -> dict[str, Any]:
         "before": asdict(change.before),
         "after": asdict(change.after),
         **asdict(change.comparison),
-        "verdict": change.comparison.verdict,
+        "verdict": change.verdict,
         "classes": [asdict(each) | {"beyond_chance": each.beyond_chance} for each in change.classes],
         "flips": [asdict(flip) for flip in change.flips],
     }

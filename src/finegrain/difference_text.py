@@ -21,7 +21,7 @@ def markdown(difference: Difference, images: int) -> str:
         images: the most that are listed of each model.
     """
     blocks = [f"**{statement(difference)}**", *summary(difference)]
-    for change in difference.changes:
+    for change in (change for change in difference.changes if not change.unchanged):
         title, *parts = details(change, difference, images)
         blocks += [f"### {title}", *parts]
     return "\n\n".join(blocks) + "\n"
@@ -42,13 +42,17 @@ def statement(difference: Difference) -> str:
     """
     parts = []
     for verdict in ("really worse", "really better", "within noise"):
-        found = [each for each in difference.models if each.comparison.verdict == verdict]
+        found = [each for each in difference.models if each.verdict == verdict]
         if found:
             named = [f"{each.after.model} ({points(each.comparison.difference)})" for each in found]
             parts.append(f"{verdict}: {', '.join(named)}")
-    said = f"{'; '.join(parts)} points of top-1" if parts else "no model is on both sides"
+    if parts:
+        parts[-1] += " points of top-1"
+    if same := [each.after.model for each in difference.models if each.unchanged]:
+        parts.append(f"unchanged: {', '.join(same)}")
+    said = "; ".join(parts) or "no model is on both sides"
     if difference.winners:
-        said += f"; the winner is another one, {difference.winners.comparison.verdict}"
+        said += f"; the winner is another one, {difference.winners.verdict}"
     for what, scores in (("added", difference.added), ("dropped", difference.dropped)):
         if scores:
             said += f"; {what}: {', '.join(score.model for score in scores)}"
@@ -103,7 +107,7 @@ def _compared(name: str, change: Change) -> list[str]:
         _top1(after),
         f"{points(found.difference)} [{points(found.low)}, {points(found.high)}]",
         p_value(found.p_value).removeprefix("= "),
-        found.verdict,
+        change.verdict,
     ]
 
 

@@ -110,7 +110,7 @@ def _blocks(found: Found, args: argparse.Namespace) -> Iterator[str]:
         yield "### Figures"
         yield from figures
     if told:
-        for change in told.changes:
+        for change in (change for change in told.changes if not change.unchanged):
             title, *parts = difference_text.details(change, told, args.images)
             yield folded(f"{title}: classes and images", "\n\n".join(parts))
     for what in ("params", "metrics"):
