@@ -87,10 +87,7 @@ def test_a_new_model_and_a_dropped_one(history, capsys):
     history.results({"big-0": OTHER}, models=["big"], seeds=[0], lr=0.1)
     history.commit("drop")
     text = comment(capsys, base="change")[1]
-    assert (
-        headline(text)
-        == "Within noise: big (+0.0) points of top-1; the winner is another one, within noise; dropped: net."
-    )
+    assert headline(text) == "Unchanged: big; the winner is another one, within noise; dropped: net."
     assert re.search(r"\| net .* dropped +\|", text)
 
 
