@@ -124,7 +124,7 @@ def test_two_of_a_queue_side_by_side_do_not_harm_each_other(clone, tmp_path):
     """Two workers train from one pack at the same time what each makes alone, to the bit."""
     before = clone("dvc exp list --name-only").split()
     clone("dvc exp run --queue -S 'lr=0.002,0.004' -S phases.all.epochs=3")
-    clone("dvc queue start -j 2")
+    clone("dvc queue start -j 2 > ../queue.log 2>&1")  # a worker would keep our pipe open to its end
     most = 0
     for _ in range(1200):
         trainings = [p for p in processes(clone.folder) if stage_of(p) == "train"]
@@ -143,7 +143,7 @@ def test_two_of_a_queue_side_by_side_do_not_harm_each_other(clone, tmp_path):
     clone(f"{alone} lr=0.004 train@resnet18-0")
     clone(f"dvc get -q . {model} --rev alone -o {tmp_path / 'alone'}")
     assert made[0.004] == (tmp_path / "alone").read_bytes() != made[0.002]
-    assert not list((clone.folder / ".checkpoints").glob("*/state.pt"))
+    clone("git checkout -q . && dvc checkout -q")
 
 
 def test_a_reference_recipe_ends_without_credentials_in_a_clear_error(clone):
@@ -154,9 +154,9 @@ def test_a_reference_recipe_ends_without_credentials_in_a_clear_error(clone):
 
 
 def test_a_wrong_parameter_stops_the_run_before_any_work(clone):
-    changed(clone.folder, **TINY, lr="3e-3")
+    changed(clone.folder, **TINY, lr="0,003")
     output = clone("dvc repro", code=255)
-    assert "params.yaml: lr: '3e-3'" in output and "Traceback" not in output
+    assert "params.yaml: lr: '0,003'" in output and "Traceback" not in output
     clone("git checkout -q . && dvc checkout -q")  # what DVC removed before the stage ran is in its cache
     assert "up to date" in clone("dvc status")
 
