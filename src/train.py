@@ -81,7 +81,7 @@ def train(config: params.Params, run: paths.Run, ours: Ranks) -> None:
     def kept(name: str, net: nn.Module) -> checkpoint.Shared:
         keeper = None
         if ours.first:
-            keeper = checkpoint.Keeper(name, key, code, config.checkpoint_seconds)
+            keeper = checkpoint.Keeper(name, key, code, config.checkpoint_seconds, waits=ours.alone)
             keepers.append(stack.enter_context(keeper))
             keeper.require_room(state_bytes(net, config))
         return checkpoint.Shared(keeper, ours)

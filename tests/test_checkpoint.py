@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -168,7 +169,47 @@ def test_experiments_share_the_workspace_s_folder(project, monkeypatch):
     assert paths.checkpoints() == project / ".checkpoints"
 
 
-def test_a_second_trainer_is_kept_out(project):
+def test_a_second_trainer_waits_and_goes_on_from_the_first_one_s_state(project, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoint, "POLL_SECONDS", 0.05)
+    found: list[object] = []
+
+    def second() -> None:
+        with Keeper("m", KEY, []) as keeper:
+            found.append(keeper.read())
+
+    with Keeper("m", KEY, []) as first:
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive() and not found
+        first.write({"step": 3})
+    waiting.join(10)
+    assert found == [{"step": 3}]
+    assert capsys.readouterr().err.count("another run is training this very model: this one waits") == 1
+
+
+def test_a_second_trainer_begins_anew_where_the_first_one_has_removed_its_folder(project, monkeypatch):
+    monkeypatch.setattr(checkpoint, "POLL_SECONDS", 0.05)
+    folders: list[bool] = []
+
+    def second() -> None:
+        with Keeper("m", KEY, []) as keeper:
+            folders.append((keeper.folder / "lock").exists() and keeper.read() is None)
+
+    with Keeper("m", KEY, []) as first:
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        waiting.join(0.3)
+        first.write({"step": 3})
+        shutil.rmtree(first.folder)
+    waiting.join(10)
+    assert folders == [True]
+
+
+def test_one_of_several_processes_does_not_wait(project):
     with Keeper("m", KEY, []):
-        with pytest.raises(UserError, match="another run is training this very model"), Keeper("m", KEY, []):
+        with (
+            pytest.raises(UserError, match="another run is training this very model"),
+            Keeper("m", KEY, [], waits=False),
+        ):
             pass

@@ -23,6 +23,7 @@ from finegrain.ranks import Ranks
 KEPT = 20
 """States of interrupted runs; some hundred MB each."""
 TEMPORARY = "state.tmp"
+POLL_SECONDS = 1.0
 RESULT = "result.md5"
 """In the folder of a run that has ended: its weights' md5, as dvc.lock is going to have it."""
 
@@ -39,11 +40,17 @@ class Keeper:
     """The checkpoint of one model under one exact set of params, code and data; a context manager.
 
     The folder's name holds a hash of all three, so that a changed run never starts from an old state. A
-    lock keeps a second trainer out.
+    lock keeps a second trainer waiting: two queued experiments may ask for the very same training, and one
+    that a queue's old worker still works off must not fail the next.
     """
 
     def __init__(
-        self, name: str, key: dict[str, Any], code: Sequence[Path], seconds: float = math.inf
+        self,
+        name: str,
+        key: dict[str, Any],
+        code: Sequence[Path],
+        seconds: float = math.inf,
+        waits: bool = True,
     ) -> None:
         """Name the folder.
 
@@ -52,26 +59,40 @@ class Keeper:
             key: the resolved parameters, the data's fingerprint and what else the bits depend on.
             code: source files whose text counts as well.
             seconds: how long a state may go unwritten.
+            waits: for another trainer of the same; else that is an error, as of several processes that train
+                together the others would wait in vain.
         """
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode())
         for file in sorted(code):
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
         self.folder = paths.checkpoints() / f"{name}-{digest.hexdigest()[:16]}"
         self.file = self.folder / "state.pt"
-        self._seconds, self._written = seconds, time.monotonic()
+        self._seconds, self._written, self._waits = seconds, time.monotonic(), waits
 
     def __enter__(self) -> "Keeper":
         remove_recorded()  # this very run's too: it is wanted anew
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(self.folder)
-        if lock is None:
-            raise UserError(f"{self.folder}: another run is training this very model; wait for it")
-        self._held = lock
+        self._held = self._hold()
         (self.folder / TEMPORARY).unlink(missing_ok=True)
         os.utime(self.folder)
         _remove_old(self.folder.parent)
         self._written = time.monotonic()
         return self
+
+    def _hold(self) -> int:
+        said = False
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = _lock(self.folder)
+            if lock is not None:
+                return lock
+            if not self._waits:
+                raise UserError(f"{self.folder}: another run is training this very model; wait for it")
+            if not said:
+                record.say(
+                    "another run is training this very model: this one waits, and goes on from its state"
+                )
+            said = True
+            time.sleep(POLL_SECONDS)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -172,14 +193,18 @@ def _remove(folder: Path) -> None:
 
 
 def _lock(folder: Path) -> int | None:
-    """An open file by which this process holds the folder; None if another one does."""
-    lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+    """An open file by which this process holds the folder; None if another one does, or removes it now."""
+    lock = None
     try:
+        lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it when we die
-    except BlockingIOError:
+        if os.path.samestat(os.fstat(lock), os.stat(folder / "lock")):
+            return lock
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    if lock is not None:
         os.close(lock)
-        return None
-    return lock
+    return None
 
 
 def _remove_old(top: Path) -> None:
