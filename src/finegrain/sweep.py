@@ -198,9 +198,9 @@ def summary(book: Book) -> str:
     more = f" ({failed} more failed)" if failed else ""
     lines += [
         "",
-        f"{len(ranked)} trials{more}. {close} of them lie within the 95 % interval of the best, "
-        f"{percent(low, 1)} to {percent(high, 1)}: {best.images} validation images cannot tell these apart, "
-        "and the best of many trials owes something to luck. `seeds` show how much.",
+        f"{len(ranked)} trials{more}. Within the 95 % interval of the best, {percent(low, 1)} to "
+        f"{percent(high, 1)}, within which {best.images} validation images cannot tell trials apart: "
+        f"{close - 1} others. The best of many owes something to luck; `seeds` show how much.",
         f"`dvc exp apply {book.name(best)}` takes it over; {book.folder}/what_mattered.png shows all.",
     ]
     return "\n".join(lines) + "\n"
