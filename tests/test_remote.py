@@ -134,6 +134,11 @@ def test_a_clone_gets_what_was_pushed(team, pulled):
     assert output.split("following targets:\n")[1].startswith("data/sample/pack\nIs your cache")
 
 
+def test_repro_has_nothing_to_do_where_the_pack_may_be_missing(pulled):
+    assert not stages_run(pulled("dvc repro --allow-missing"))
+    assert not (pulled.folder / "data/sample/pack").exists() and pulled("git status --porcelain") == ""
+
+
 def test_repro_makes_the_pack_again_and_trains_nothing(team, pulled):
     assert stages_run(pulled("dvc repro")) == {"pack"}
     assert same(team.author, pulled, PACK)
