@@ -86,6 +86,20 @@ def test_drawn_values_are_in_the_space_and_as_params_yaml_takes_them():
     assert len({trial.values["lr"] for trial in trials}) == 30
 
 
+def test_a_range_s_ends_may_have_more_digits_than_what_is_drawn():
+    narrow = space.parse(["lr=0.00123456..0.00123457"])
+    trials: list[Trial] = []
+    for number in range(5):
+        values = space.ask(narrow, NOW, trials, "random", 0)
+        assert 0.00123456 <= float(values["lr"]) <= 0.00123457
+        trials.append(Trial(number, values, "done", 0.5, 1.0, 10))
+
+
+def test_params_yaml_is_tried_with_all_its_digits():
+    now = {**NOW, "lr": 0.00123456789}
+    assert space.ask(space.parse(["lr=1e-4..1e-2"]), now, [], "tpe", 0) == {"lr": "0.00123456789"}
+
+
 def test_the_same_trials_are_followed_by_the_same_one():
     trials = [Trial(i, ask([]), "done", 0.1 * i, 1.0, 10) for i in range(3)]
     assert ask(trials) == ask(trials) != ask(trials, seed=1)

@@ -141,6 +141,8 @@ def test_trials_are_experiments_and_one_that_was_broken_off_goes_on(tmp_path_fac
     assert f"`dvc exp apply tune-{best:03d}`" in output
     clone("git clean -fdq")
     assert "epoch" not in clone(base)  # nothing is left to do
+    record.unlink()
+    assert "error: tune-000: there is an experiment, branch or tag of that name" in clone(base, code=1)
 
 
 @pytest.mark.slow

@@ -101,7 +101,7 @@ def _blocks(found: Found, args: argparse.Namespace) -> Iterator[str]:
     if found.outdated:
         yield from _outdated(found.outdated)
     if args.log:
-        yield folded("How the run ended", _fenced(_tail(args.log)))
+        yield _folded("How the run ended", _fenced(_tail(args.log)))
     if told:
         yield from difference_text.summary(told)
     elif found.after:
@@ -112,9 +112,9 @@ def _blocks(found: Found, args: argparse.Namespace) -> Iterator[str]:
     if told:
         for change in (change for change in told.changes if not change.unchanged):
             title, *parts = difference_text.details(change, told, args.images)
-            yield folded(f"{title}: classes and images", "\n\n".join(parts))
+            yield _folded(f"{title}: classes and images", "\n\n".join(parts))
     for what in ("params", "metrics"):
-        yield folded(
+        yield _folded(
             f"<code>dvc {what} diff</code>", _dvc_diff(what, found.commit).replace(found.commit, found.base)
         )
 
@@ -151,7 +151,7 @@ def _figures(found: Found, files_at: str) -> Iterator[str]:
         changed = [file for file in files if file.is_file() and revisions.differs(found.commit, str(file))]
         if changed:
             shown = "\n".join(f"![{file.parent.name} of {model}]({files_at}{file})" for file in changed)
-            yield folded(f"{model}: confusion, reliability", shown)
+            yield _folded(f"{model}: confusion, reliability", shown)
 
 
 def _of(run: paths.Run) -> tuple[Path, Path]:
@@ -188,5 +188,5 @@ def _quoted(text: str) -> str:
     return re.sub(r"([<>@|\[\]])", r"\\\1", " ".join(text.split()))
 
 
-def folded(title: str, text: str) -> str:
+def _folded(title: str, text: str) -> str:
     return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"

@@ -142,6 +142,15 @@ class Validated:
     images: int
 
 
+def exists(name: str) -> bool:
+    """Whether a branch, tag, commit or experiment is called so."""
+    try:
+        _Tree(name)
+    except NoRevision:
+        return False
+    return True
+
+
 def validated(name: str) -> Validated:
     """The validation result of a revision, from git alone.
 

@@ -95,10 +95,16 @@ def _as_number(value: Any) -> Any:
 
 
 def written(value: Any) -> str:
-    """A value that was drawn, as `dvc exp run -S` and params.yaml take it."""
-    if isinstance(value, float):
-        return repr(float(f"{value:.{DIGITS}g}"))
-    return str(value)
+    """A value, as `dvc exp run -S` and params.yaml take it."""
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _rounded(distribution: BaseDistribution, value: Any) -> Any:
+    """A number from a range with few digits, unless those lie beyond its ends."""
+    if not isinstance(distribution, FloatDistribution):
+        return value
+    short = float(f"{value:.{DIGITS}g}")
+    return short if distribution.low <= short <= distribution.high else value
 
 
 def read(value: str) -> Any:
@@ -183,7 +189,7 @@ def ask(
         "tpe": lambda: optuna.samplers.TPESampler(seed=drawing, n_startup_trials=STARTUP),
     }
     drawn = study(space, trials, kinds[sampler]()).ask(space).params
-    return {name: written(value) for name, value in drawn.items()}
+    return {name: written(_rounded(space[name], value)) for name, value in drawn.items()}
 
 
 def study(

@@ -91,6 +91,11 @@ def run(args: argparse.Namespace) -> int:
                     break
                 values = space.ask(tried, now, book.trials, args.sampler, args.seed)
                 trial = Trial(len(book.trials), values)
+                if sides.exists(book.name(trial)):  # of a sweep that has been forgotten: not of these values
+                    raise UserError(
+                        f"{book.name(trial)}: there is an experiment, branch or tag of that name; give the sweep "
+                        f"another name, or `dvc exp remove {book.name(trial)}`"
+                    )
                 book.trials.append(trial)
                 book.write()
             _finish(book, trial, fixed)
