@@ -93,8 +93,8 @@ def run(args: argparse.Namespace) -> int:
                 trial = Trial(len(book.trials), values)
                 if sides.exists(book.name(trial)):  # of a sweep that has been forgotten: not of these values
                     raise UserError(
-                        f"{book.name(trial)}: there is an experiment, branch or tag of that name; give the sweep "
-                        f"another name, or `dvc exp remove {book.name(trial)}`"
+                        f"{book.name(trial)}: there is an experiment, branch or tag of that name; give the "
+                        f"sweep another name, or `dvc exp remove {book.name(trial)}`"
                     )
                 book.trials.append(trial)
                 book.write()
