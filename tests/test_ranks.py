@@ -1,12 +1,15 @@
 """Two processes on the CPU train as one does; a lost one ends all, and the next run goes on."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,8 @@ from safetensors.torch import load_file
 from test_params import changed
 
 from finegrain import packed
-from finegrain.ranks import Ranks
+from finegrain.errors import UserError
+from finegrain.ranks import Ranks, joined
 from finegrain.recipe import Augment
 
 CPU = torch.device("cpu")
@@ -186,34 +190,95 @@ def wait_for(condition: Any, seconds: float = 60) -> Any:
     pytest.fail("it did not come")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("elastic", [False, True])
-def test_a_killed_process_ends_all_and_the_next_run_goes_on(project, tiny_pack, elastic):
-    """Under torchrun with restarts, the next run comes by itself."""
+ON_ONE = ["--standalone", "--nproc-per-node", "2"]
+ON_TWO = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "x"]
+
+
+Running = subprocess.Popen[bytes]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def started(
+    folder: Path, *commands: list[str], **environment: str
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Run the commands side by side, with one log for all; none of their processes outlives the test."""
+    with (folder / "log").open("a") as log:
+        running = [
+            subprocess.Popen(command, cwd=folder, env=ENVIRONMENT | environment, stdout=log, stderr=log)
+            for command in commands
+        ]
+    below: list[psutil.Process] = []
+    try:
+        wait_for(lambda: "epoch 2: train loss" in (folder / "log").read_text())
+        below = [child for one in running for child in psutil.Process(one.pid).children(recursive=True)]
+        yield running
+    finally:
+        for process in [*running, *below]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def trainers(*of: Running) -> list[psutil.Process]:
+    children = [child for one in of for child in psutil.Process(one.pid).children()]
+    return [child for child in children if "train.py" in " ".join(child.cmdline())]
+
+
+def gone(workers: list[psutil.Process]) -> bool:
+    return not any(worker.is_running() and worker.status() != "zombie" for worker in workers)
+
+
+def six_epochs(folder: Path, devices: int) -> None:
     phase = {**TINY["phases"]["all"], "epochs": 6}
-    changed(
-        project, **{**TINY, "phases": {"all": phase}}, devices=1 if elastic else 2, checkpoint_seconds=0.0
-    )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "--max-restarts", "3", *COMMAND[1:]] if elastic else COMMAND
-    with (project / "log").open("w") as log:
-        running = subprocess.Popen(command, cwd=project, env=ENVIRONMENT, stdout=log, stderr=log)
-        wait_for(lambda: "epoch 2: train loss" in (project / "log").read_text())
-        workers = [p for p in psutil.Process(running.pid).children() if "train.py" in " ".join(p.cmdline())]
+    changed(folder, **{**TINY, "phases": {"all": phase}}, devices=devices, checkpoint_seconds=0.0)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_all_and_the_next_run_goes_on(project, tiny_pack):
+    six_epochs(project, devices=2)
+    with started(project, COMMAND) as (running,):
+        workers = trainers(running)
         assert len(workers) == 2
         workers[1].send_signal(signal.SIGKILL)
-        code = running.wait(120)
+        assert running.wait(60) == 1
+        assert gone(workers)
     said = (project / "log").read_text()
-    assert not any(worker.is_running() and worker.status() != "zombie" for worker in workers)
-    if elastic:
-        assert code == 0, said
-    else:
-        assert code == 1
-        what = "error: process 1 of 2 was ended by signal 9; the others were ended too"
-        assert said.splitlines()[-1] == f"{what}; `dvc repro` goes on from here"
-        assert "Traceback" not in said
-        done = subprocess.run(COMMAND, cwd=project, env=ENVIRONMENT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        said = done.stderr
-    assert "resumed after epoch" in said
+    what = "error: process 1 of 2 was ended by signal 9; the others were ended too"
+    assert said.splitlines()[-1] == f"{what}; `dvc repro` goes on from here"
+    assert "Traceback" not in said
+    done = subprocess.run(COMMAND, cwd=project, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "resumed after epoch" in done.stderr
     assert history(project)["epoch"].tolist() == list(range(1, 7))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machines", [1, 2])
+def test_torchrun_s_restart_goes_on_by_itself(project, tiny_pack, machines):
+    """Two agents of torchrun that meet by the network, as on two machines."""
+    six_epochs(project, devices=1)
+    where = ON_ONE if machines == 1 else [*ON_TWO, "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *where, "--max-restarts", "3", *COMMAND[1:]]
+    own = {} if machines == 1 else {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    with started(project, *[torchrun] * machines, **own) as running:
+        workers = trainers(*running)
+        assert len(workers) == 2
+        workers[1].send_signal(signal.SIGKILL)
+        assert [one.wait(90) for one in running] == [0] * machines, (project / "log").read_text()
+        assert gone(workers)
+    assert "resumed after epoch" in (project / "log").read_text()
+    assert history(project)["epoch"].tolist() == list(range(1, 7))
+
+
+def test_restarts_on_several_machines_ask_for_a_store_of_their_own(project, monkeypatch):
+    """Refused before anything is waited for."""
+    told = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_MAX_RESTARTS": "3"}
+    for name, value in {**told, "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"), joined(CPU):
+        pass

@@ -109,6 +109,29 @@ def launched() -> bool:
     return "WORLD_SIZE" in os.environ
 
 
+def _store() -> dist.Store:
+    """Where the processes find each other's addresses, and none of those that ended before a restart.
+
+    torchrun keeps one store over its restarts, and in it the addresses of the dead
+    (https://github.com/pytorch/pytorch/issues/135712). On one machine the number of the start tells them
+    apart; several machines may count differently.
+
+    Raises:
+        UserError: torchrun may restart on several machines, and keeps its store.
+    """
+    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    several = os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]
+    if kept and several and os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0":
+        raise UserError(
+            "torchrun: --max-restarts on several machines needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the "
+            "environment of each; else restarted processes look for those that have ended"
+        )
+    store, _, _ = next(dist.rendezvous("env://"))
+    if not kept or several:
+        return store
+    return dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+
+
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
     """Meet the other processes that torchrun has started; alone where it has not.
@@ -122,12 +145,15 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if not launched() or os.environ["WORLD_SIZE"] == "1":
         yield Ranks(device=device)
         return
+    index, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", store=_store(), rank=index, world_size=count
+        )
+        yield Ranks(index, count, device)
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
