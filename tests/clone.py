@@ -7,8 +7,28 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from pipeline import ROOT
+from test_params import changed
+
+TINY: dict[str, Any] = {
+    "dataset__images_per_class": 24,
+    "dataset__side_pixels": 32,
+    "pack__side_pixels": 32,
+    "models": ["resnet18"],
+    "seeds": [0],
+    "phases": {
+        "all": {
+            "part": "all",
+            "epochs": 1,
+            "side_pixels": 32,
+            "optimizer": {"kind": "sgd", "momentum": 0.9},
+            "schedule": {"kind": "cosine", "warmup_epochs": 0.5},
+        }
+    },
+}
+"""One training of seconds."""
 
 
 class Clone:
@@ -44,6 +64,14 @@ class Clone:
         self("git init -q -b main")
         self.commit("start")
 
+    @classmethod
+    def tiny(cls, folder: Path) -> "Clone":
+        """With ``TINY`` as its committed parameters; nothing has run."""
+        made = cls(folder)
+        changed(folder, **TINY)
+        made.commit("shrink")
+        return made
+
     def __call__(self, command: str, code: int = 0) -> str:
         done = subprocess.run(
             command,
@@ -56,6 +84,13 @@ class Clone:
         )
         assert done.returncode == code, f"{command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
+
+    def copied(self, folder: Path) -> "Clone":
+        """Another one that has come as far, with a cache of its own."""
+        subprocess.run(["cp", "-a", self.folder, folder], check=True)  # with its hard links
+        other = copy.copy(self)
+        other.folder, other.environment = folder, dict(self.environment)
+        return other
 
     def colleague(self, url: Path, folder: Path) -> "Clone":
         """What someone else gets from `git clone`: the last commit alone, and a cache of their own."""

@@ -1,7 +1,9 @@
 """Fixtures shared by the tests: a project folder of its own for each test, and a tiny packed dataset."""
 
+import fcntl
 import json
 import os
+import pickle
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a worker already; before anything imports torch
@@ -9,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a worker already; befor
 import hypothesis
 import numpy as np
 import pytest
+from clone import Clone
 
 # the same cases in every run of the suite; HYPOTHESIS_PROFILE=long looks for new ones
 hypothesis.settings.register_profile(
@@ -24,6 +27,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first: of several workers none then begins one when the others are done."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory) -> Clone:
+    """A clone in which ``dvc repro`` has run once and its results are committed; to be copied, not changed.
+
+    Made once for all processes of pytest-xdist.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    made = shared / "ran.pickle"
+    with (shared / "ran.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.is_file():
+            clone = Clone.tiny(shared / "ran" / "clone")
+            clone("dvc repro")
+            clone.commit("run")
+            made.write_bytes(pickle.dumps(clone))
+    return pickle.loads(made.read_bytes())
 
 
 @pytest.fixture

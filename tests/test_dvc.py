@@ -8,30 +8,16 @@ from pathlib import Path
 import pytest
 import yaml
 from chaos import processes, stage_of
-from clone import Clone
+from clone import TINY, Clone
 from test_params import changed
 from test_recipes import shrunk
-from test_stages import SMALL
 
 pytestmark = pytest.mark.slow
 
-TINY = {
-    **SMALL,
-    "models": ["resnet18"],
-    "seeds": [0],
-    "phases": {"all": {**SMALL["phases"]["all"], "epochs": 1}},
-}
-
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory) -> Clone:
-    """A clone in which `dvc repro` has run once and its results are committed."""
-    made = Clone(tmp_path_factory.mktemp("clone"))
-    changed(made.folder, **TINY)
-    made.commit("shrink")
-    made("dvc repro")
-    made.commit("run")
-    return made
+def clone(tmp_path_factory, ran) -> Clone:
+    return ran.copied(tmp_path_factory.mktemp("dvc") / "clone")
 
 
 def stages_run(output: str) -> set[str]:
@@ -171,8 +157,7 @@ def test_a_parameter_is_never_a_command_of_the_shell(clone):
 
 
 def test_two_clones_give_the_same_bits(clone, tmp_path_factory):
-    other = Clone(tmp_path_factory.mktemp("other"))
-    changed(other.folder, **TINY)
+    other = Clone.tiny(tmp_path_factory.mktemp("other") / "clone")
     other("dvc repro")
     same = [
         *(f"metrics/sample/{name}.json" for name in ("resnet18-0", "data/split", "data/source")),

@@ -11,9 +11,9 @@ from pathlib import Path
 import boto3
 import pytest
 import yaml
-from clone import Clone
+from clone import TINY, Clone
 from moto.server import ThreadedMotoServer
-from test_dvc import TINY, stages_run
+from test_dvc import stages_run
 from test_params import changed
 
 pytestmark = pytest.mark.slow
@@ -82,16 +82,13 @@ class Team:
 
 
 @pytest.fixture(scope="module")
-def team(tmp_path_factory, bucket) -> Team:
-    author = Clone(tmp_path_factory.mktemp("team") / "author")
-    changed(author.folder, **TINY)
+def team(tmp_path_factory, bucket, ran) -> Team:
+    author = ran.copied(tmp_path_factory.mktemp("team") / "author")
     author(f"dvc remote add -d team s3://{bucket.name}/finegrain")
     author(f"dvc remote modify team endpointurl {bucket.endpoint} && dvc remote modify team verify true")
-    author.commit("shrink, and share")
+    author.commit("share")
     author(f"dvc remote modify --local team access_key_id {KEY}")
     author(f"dvc remote modify --local team secret_access_key {SECRET}")
-    author("dvc repro")
-    author.commit("run")
     author("dvc push")
     origin = author.folder.parent / "origin.git"
     author(f"git clone -q --bare . {origin} && git remote add origin {origin}")

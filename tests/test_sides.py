@@ -9,11 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from clone import Clone
 from history import History
 from pipeline import ROOT
-from test_params import changed
-from test_stages import SMALL
 
 from finegrain import cli, diff, paths, record, sides
 from finegrain.difference import Side
@@ -181,14 +178,10 @@ def test_without_the_predictions_both_sides_are_judged_by_what_git_holds(history
 
 
 @pytest.mark.slow
-def test_commits_experiments_a_remote_and_a_cache_that_was_cleared(tmp_path_factory, monkeypatch):
+def test_commits_experiments_a_remote_and_a_cache_that_was_cleared(tmp_path_factory, monkeypatch, ran):
     """Real DVC: what is compared was trained, and is read from the cache, then a remote, then is gone."""
-    clone = Clone(tmp_path_factory.mktemp("diff"))
-    small = {**SMALL, "models": ["resnet18"], "seeds": [0], "dataset__images_per_class": 24}
-    changed(clone.folder, **small)
+    clone = ran.copied(tmp_path_factory.mktemp("diff") / "clone")
     clone(f"dvc remote add -q --local -d store {clone.folder.parent / 'store'}")  # in no revision
-    clone("dvc repro")
-    clone.commit("one")
     clone("dvc push -q")
     clone("dvc exp run -n tried -S lr=0.01 -S 'seeds=[0,1]'")
     clone.commit("two")

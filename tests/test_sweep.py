@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clone import Clone
+from clone import TINY, Clone
 from pipeline import ROOT
 from test_params import changed
-from test_stages import SMALL
 
 from finegrain import chart, cli, space, sweep, sweep_figure
 from finegrain.errors import UserError
@@ -100,13 +99,11 @@ def test_a_name_that_is_no_experiment_s_is_refused(name, capsys):
 
 
 @pytest.mark.slow
-def test_trials_are_experiments_and_one_that_was_broken_off_goes_on(tmp_path_factory):
+def test_trials_are_experiments_and_one_that_was_broken_off_goes_on(tmp_path_factory, ran):
     """Killed in the middle of a training, with all that it started."""
-    clone = Clone(tmp_path_factory.mktemp("sweep") / "mine")
-    small = {**SMALL, "models": ["resnet18"], "seeds": [0], "dataset__images_per_class": 24}
-    changed(clone.folder, **small, checkpoint_seconds=0.2)
-    clone("dvc repro pack")
-    clone.commit("pack")
+    clone = ran.copied(tmp_path_factory.mktemp("sweep") / "mine")
+    changed(clone.folder, **TINY, checkpoint_seconds=0.2, phases__all__epochs=2)
+    clone.commit("longer")
     base = f"{sys.executable} -m finegrain.cli sweep tune lr=1e-4..1e-2:log batch_size=8,16 --trials 2"
     clone.environment["PYTHONPATH"] = str(ROOT / "src")
     record = clone.folder / "sweeps/tune/trials.json"
