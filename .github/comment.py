@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 from github import Auth, Github
 from github.PullRequest import PullRequest
@@ -30,10 +31,12 @@ def main() -> None:
     # GitHub does not name the pull request of a fork's run
     head = f"{event['head_repository']['owner']['login']}:{event['head_branch']}"
     found = [p for p in repository.get_pulls(state="open", head=head) if p.head.sha == event["head_sha"]]
+    base = report.splitlines()[1:2]
+    found = [pull for pull in found if base == [f"<!-- base {quote(pull.base.ref, safe='')} -->"]]
     for pull in found:
         print(f"pull request {pull.number}: comment {post(pull, report)}")
     if not found:
-        print(f"no open pull request has {event['head_sha']} as its last commit: nothing to say")
+        print(f"no open pull request of this base has {event['head_sha']} as its last commit: nothing to say")
 
 
 def post(pull: PullRequest, report: str) -> str:

@@ -1,6 +1,7 @@
 """A git repository with the results of trainings that nobody has run."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +24,9 @@ class History:
         return subprocess.run(
             ["git", *who, *words], cwd=self.folder, check=True, capture_output=True, text=True
         ).stdout
+
+    def dvc(self, *words: str) -> None:
+        subprocess.run([sys.executable, "-m", "dvc", *words], cwd=self.folder, check=True)
 
     def results(
         self, runs: dict[str, str], val_top1: float = 0.5, first: int = 0, **parameters: object

@@ -21,6 +21,7 @@ from finegrain import review
 WORKFLOWS = {file.stem: file for file in (ROOT / ".github/workflows").glob("*.yml")}
 GITLAB = (ROOT / "docs/PULL_REQUESTS.md").read_text()
 PAGE = 30
+ONE, TWO = (f"{review.MARK}\n{review.base_mark('main')}\n{text}" for text in ("one", "two"))
 
 
 @dataclass
@@ -45,7 +46,13 @@ class Forge:
 
     def pulls(self, head: str) -> list[dict[str, Any]]:
         api = f"{self.url}/repos/o/r/issues/7"
-        pull = {"number": 7, "issue_url": api, "head": {"sha": self.sha}, "url": f"{self.url}/pulls/7"}
+        pull = {
+            "number": 7,
+            "issue_url": api,
+            "head": {"sha": self.sha},
+            "base": {"ref": "main"},
+            "url": f"{self.url}/pulls/7",
+        }
         return [pull] if head == self.head else []
 
 
@@ -135,15 +142,22 @@ def test_the_first_report_of_a_fork_is_a_comment_and_the_next_replaces_it(forge,
     for number in range(PAGE):
         forge.add(f"other bot's {number}")
     others = forge.bodies()
-    assert on_github(forge, tmp_path, f"{review.MARK}\none") == "pull request 7: comment created\n"
-    assert on_github(forge, tmp_path, f"{review.MARK}\ntwo") == "pull request 7: comment updated\n"
-    assert forge.bodies() == [*others, f"{review.MARK}\ntwo"]
+    assert on_github(forge, tmp_path, ONE) == "pull request 7: comment created\n"
+    assert on_github(forge, tmp_path, TWO) == "pull request 7: comment updated\n"
+    assert forge.bodies() == [*others, TWO]
     assert [method for method, _ in forge.written] == ["POST", "PATCH"]
     assert forge.tokens <= {"token secret", "Bearer secret"}
 
 
 def test_a_report_that_a_newer_commit_has_overtaken_says_nothing(forge, tmp_path):
-    assert "nothing to say" in on_github(forge, tmp_path, f"{review.MARK}\none", sha="b" * 40)
+    assert "nothing to say" in on_github(forge, tmp_path, ONE, sha="b" * 40)
+    assert not forge.written
+
+
+def test_a_report_against_another_base_is_not_this_pull_request_s(forge, tmp_path):
+    """The same branch may be proposed to a release too."""
+    other = f"{review.MARK}\n{review.base_mark('release/1')}\none"
+    assert "nothing to say" in on_github(forge, tmp_path, other)
     assert not forge.written
 
 
@@ -162,9 +176,9 @@ def test_on_gitlab_as_the_docs_say(forge, tmp_path):
         "REPORT_TOKEN": "secret",
     }
     forge.add("other")
-    for text in ("one", "two"):
-        run(script, tmp_path, f"{review.MARK}\n{text}", environment)
-    assert forge.bodies() == ["other", f"{review.MARK}\ntwo"]
+    for report in (ONE, TWO):
+        run(script, tmp_path, report, environment)
+    assert forge.bodies() == ["other", TWO]
     assert [method for method, _ in forge.written] == ["POST", "PUT"] and forge.tokens == {"secret"}
 
 

@@ -11,7 +11,7 @@ from history import History
 from pipeline import ROOT
 from test_params import changed
 
-from finegrain import cli, outdated, review, revisions
+from finegrain import cli, outdated, record, review, revisions
 from finegrain.errors import UserError
 
 GOOD, BAD, OTHER = "1" * 20, "0" * 10 + "1" * 10, "01" + "1" * 18
@@ -39,8 +39,8 @@ def plain(text: str) -> str:
 
 
 def headline(text: str) -> str:
-    mark, line, *_ = text.splitlines()
-    assert mark == "<!-- finegrain review -->"
+    mark, base, line, *_ = text.splitlines()
+    assert mark == "<!-- finegrain review -->" and base.startswith("<!-- base ")
     return line.removeprefix("## ")
 
 
@@ -133,6 +133,13 @@ def test_another_dataset_has_nothing_to_be_compared_with(history, capsys):
     assert "0 test images in common" in text and "95.00 %" in text
 
 
+def kept_by_dvc(history: History, message: str) -> None:
+    """Commit, with the predictions in DVC's cache and not in git."""
+    history.dvc("add", "-q", "data/d/predictions/net-0.parquet")
+    history.git("add", "-A")
+    history.git("commit", "-q", "-m", message)
+
+
 @pytest.mark.parametrize("shallow", [False, True])
 def test_a_clone_as_continuous_integration_makes_it(history, tmp_path, monkeypatch, capsys, shallow):
     """One commit, one branch, no local main, and a remote that nobody may read without secrets."""
@@ -140,13 +147,11 @@ def test_a_clone_as_continuous_integration_makes_it(history, tmp_path, monkeypat
     remote += "    endpointurl = http://127.0.0.1:9\n    connect_timeout = 1\n"
     (history.folder / ".dvc/config").write_text(remote)
     history.git("rm", "-q", "-r", "--cached", "data")
-    (history.folder / ".gitignore").write_text("data/\n")
-    history.git("add", "-A")
-    history.git("commit", "-q", "-m", "share")
+    kept_by_dvc(history, "share")
     history.git("branch", "-f", "main")
     for number in range(3):
         history.results({"net-0": BAD}, models=["net"], seeds=[0], lr=0.1 + number)
-        history.git("commit", "-q", "-a", "-m", str(number))
+        kept_by_dvc(history, str(number))
     history.git("checkout", "-q", "main")
     few = ["--depth", "1", "--single-branch"] if shallow else []
     history.git("clone", "-q", *few, "-b", "change", f"file://{history.folder}", str(tmp_path / "clone"))
@@ -158,6 +163,68 @@ def test_a_clone_as_continuous_integration_makes_it(history, tmp_path, monkeypat
     status, text = comment(capsys)
     assert status == 0 and headline(text) == "Really worse: net (−50.0) points of top-1."
     assert "Which images flipped is not known here" in text and "Right before, wrong after: 10 im" in text
+    assert re.search(r"because main: data/d/predictions/net-0.parquet is not .* \(.*credentials.*\)", text)
+
+
+def test_another_branch_s_predictions_in_the_folder_are_not_taken_for_this_one_s(history, capsys):
+    """After `git checkout` without `dvc checkout`, which git calls clean."""
+    history.git("rm", "-q", "-r", "--cached", "data")
+    kept_by_dvc(history, "share")
+    history.git("branch", "-f", "main")
+    good = (history.folder / "data/d/predictions/net-0.parquet").read_bytes()
+    history.results({"net-0": BAD}, models=["net"], seeds=[0], lr=0.2)
+    kept_by_dvc(history, "worse")
+    (history.folder / "data/d/predictions/net-0.parquet").write_bytes(good)
+    status, text = comment(capsys, "--fail-if-worse")
+    assert status == 1 and headline(text) == "Really worse: net (−50.0) points of top-1."
+
+
+def test_a_leaderboard_of_other_predictions_is_told(history, capsys):
+    """As after `dvc repro evaluate@net-0` alone."""
+    history.results({"net-0": BAD}, models=["net"], seeds=[0])
+    board = {"winner": "net", "models": {"net": {"test_top1": 1.0}}}
+    record.write_json(history.folder / "reports/leaderboard.json", board)
+    history.commit("half")
+    status, text = comment(capsys)
+    assert status == 1 and headline(text) == "The results are not those of this code"
+    assert "- `compare`: reports/leaderboard.json is not of these predictions" in text
+    board["models"]["net"]["test_top1"] = 0.5
+    record.write_json(history.folder / "reports/leaderboard.json", board)
+    history.commit("whole")
+    assert comment(capsys)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("dvc.lock", "<<<<<<< HEAD\n", "DVC cannot read this project: .*dvc.lock"),
+        ("dvc.yaml", "stages: [1", "DVC cannot read this project: .*dvc.yaml"),
+        (
+            "dvc.yaml",
+            "vars: [params.yaml]\nstages: {a: {matrix: {m: '${lr}'}, cmd: x}}",
+            "DVC cannot read this project",
+        ),
+    ],
+)
+def test_a_project_that_dvc_cannot_read_gets_a_comment_too(history, capsys, file, text, said):
+    (history.folder / file).write_text(text)
+    history.commit("broken")
+    status, told = comment(capsys)
+    assert status == 1 and headline(told) == "No results to judge" and re.search(said, told)
+
+
+def test_a_figure_that_is_not_yet_committed_is_named_instead(history, capsys):
+    curves = history.folder / "reports/curves.png"
+    history.results({"net-0": BAD}, models=["net"], seeds=[0])
+    curves.write_bytes(b"new")
+    history.commit("worse")
+    assert (
+        "![curves](https://example.org/reports/curves.png)"
+        in comment(capsys, "--files-at", "https://example.org/")[1]
+    )
+    curves.write_bytes(b"newer")
+    text = comment(capsys, "--files-at", "https://example.org/")[1]
+    assert "![curves]" not in text and "`reports/curves.png` is not yet committed." in text
 
 
 def test_no_such_branch_and_no_common_commit(history):
@@ -185,7 +252,8 @@ def test_a_comment_keeps_within_the_limit(history, capsys, tmp_path):
     assert len(short) <= 1_200 < len(whole) and plain(Path("c.md").read_text()) == short
     assert headline(short) == headline(whole) and short.count("<details>") == short.count("</details>")
     left_out = whole.count("\n\n") - short.count("\n\n")
-    assert left_out > 0 and re.search(r"\n\d more parts are in the full report.\n$", short)
+    said = r"\n\d more parts are left out here; `finegrain review main --limit 1000000` shows them.\n$"
+    assert left_out > 0 and re.search(said, short)
 
 
 @pytest.mark.slow

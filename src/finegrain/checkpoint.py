@@ -1,5 +1,6 @@
 """Keep a training run's state outside DVC's outs, so that a killed run goes on where it stood."""
 
+import contextlib
 import fcntl
 import hashlib
 import io
@@ -180,8 +181,9 @@ def remove_recorded() -> None:
     text = lock_file.read_text() if lock_file.is_file() else ""
     recorded = set(re.findall(r"md5: ([0-9a-f]{32})\b", text))
     for result in paths.checkpoints().glob(f"*/{RESULT}"):
-        if result.read_text() in recorded:
-            _remove(result.parent)
+        with contextlib.suppress(FileNotFoundError):  # another stage has just removed it
+            if result.read_text() in recorded:
+                _remove(result.parent)
 
 
 def _remove(folder: Path) -> None:
@@ -209,7 +211,9 @@ def _lock(folder: Path) -> int | None:
 
 def _remove_old(top: Path) -> None:
     """Keep the newest ``KEPT``: a changed parameter or line of code leaves its state behind for good."""
-    folders = [file.parent for file in top.glob("*/lock")]
-    folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
-    for folder in folders[KEPT:]:
+    found = []
+    for file in top.glob("*/lock"):
+        with contextlib.suppress(FileNotFoundError):  # another run has just removed it
+            found.append((file.parent.stat().st_mtime, file.parent))
+    for _, folder in sorted(found, reverse=True)[KEPT:]:
         _remove(folder)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -134,7 +135,7 @@ def _notes(difference: Difference) -> Iterator[str]:
     if difference.after.nameless:
         yield (
             "Which images flipped is not known here: this is judged by what git holds of each class, because "
-            f"{difference.after.nameless}."
+            f"{quoted(difference.after.nameless)}."
         )
     for side in sides:
         if side.stale:
@@ -233,6 +234,11 @@ def _flip(flip: Flip, change: Change) -> list[str]:
 def code(text: str) -> str:
     """Names from archives and commits, so that no letter in them is taken for Markdown or HTML."""
     return "`" + " ".join(text.split()).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def quoted(message: str) -> str:
+    """A message's own `code` stays; names from a branch must not become Markdown or HTML."""
+    return re.sub(r"([<>@|\[\]])", r"\\\1", " ".join(message.split()))
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:

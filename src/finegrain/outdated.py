@@ -23,12 +23,12 @@ def stages() -> dict[str, list[str]]:
         UserError: DVC cannot read dvc.yaml or dvc.lock.
     """
     os.environ["DVC_NO_ANALYTICS"] = "1"
-    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     try:
         index = Repo().index
-    except DvcException as error:
+        _ = index.stages
+    except Exception as error:  # also the TypeError of a matrix over what is no list
         reason = " ".join(str(error).split())
         raise UserError(f"DVC cannot read this project: {reason}; `dvc status` says more") from None
     made = {out.fs_path: out for out in index.outs}

@@ -5,12 +5,14 @@ read, no credentials: verdicts are then made of what git holds (``predictions.ri
 """
 
 import argparse
+import math
 import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from finegrain import difference, difference_text, outdated, paths, record, revisions, sides
 from finegrain.difference import Difference, Side
@@ -18,8 +20,14 @@ from finegrain.errors import UserError
 
 MARK = "<!-- finegrain review -->"
 """First line of the comment, by which it is found again."""
-LOG_LINES = 40
+LOG_LINES, LOG_COLUMNS = 40, 500
+"""Of a log's end, so many, each so wide."""
 FIGURES = ("curves.png", "accuracy_vs_time.png")
+
+
+def base_mark(base: str) -> str:
+    """The comment's second line: a branch may be proposed to several, each with a report of its own."""
+    return f"<!-- base {quote(base, safe='')} -->"
 
 
 @dataclass(frozen=True)
@@ -58,34 +66,50 @@ def run(args: argparse.Namespace) -> int:
 
 
 def look(base: str) -> Found:
+    """What is committed, or, where files that git keeps are changed, what lies in the folder."""
     commit = revisions.parting(base)
-    stale = outdated.stages()
+    stale: Mapping[str, Sequence[str]] = {}
+    own = sides.THIS_BRANCH if revisions.is_clean() else sides.WORKSPACE
     try:
-        before, after = (_named(side, base) for side in sides.read(commit, sides.WORKSPACE))
+        stale = outdated.stages()
+        (alone,) = sides.read(own)
     except UserError as error:
-        try:
-            (alone,) = sides.read(sides.WORKSPACE)
-        except UserError as own:
-            return Found(base, commit, stale, None, str(own), None)
-        return Found(base, commit, stale, None, str(error).replace(commit, base), _named(alone, base))
+        return Found(base, commit, stale, None, str(error), None)
+    stale = {**stale, **_not_of_its_predictions(alone)}
     try:
+        before, after = (_as_called(side, commit, base) for side in sides.read(commit, own))
         return Found(base, commit, stale, difference.of(before, after), None, after)
     except UserError as error:
-        return Found(base, commit, stale, None, str(error), after)
+        return Found(base, commit, stale, None, str(error).replace(commit, base), alone)
 
 
-def _named(side: Side, base: str) -> Side:
-    """As a reviewer calls it."""
-    if side.commit:
-        return replace(side, name=base)
-    return replace(side, name="this branch", commit=revisions.head()) if revisions.is_clean() else side
+def _as_called(side: Side, commit: str, base: str) -> Side:
+    """By the name that a reviewer knows."""
+    nameless = side.nameless and side.nameless.replace(commit, base)
+    return replace(side, name=base if side.name == commit else side.name, nameless=nameless)
+
+
+def _not_of_its_predictions(side: Side) -> dict[str, list[str]]:
+    """Stage compare, where the leaderboard beside the predictions is of others.
+
+    Its deps are folders, which dvc.lock alone cannot tell: they may hold more than the stages' outs.
+    """
+    if not paths.LEADERBOARD.is_file():
+        return {}  # told as a missing out, or the project has none
+    board = record.read_json(paths.LEADERBOARD)["models"]
+    top1 = {name: float(side.right(name).mean()) for name in side.models}
+    same = board.keys() == top1.keys() and all(
+        math.isclose(board[name]["test_top1"], value, abs_tol=1e-9) for name, value in top1.items()
+    )
+    return {} if same else {"compare": [f"{paths.LEADERBOARD} is not of these predictions"]}
 
 
 def comment(found: Found, args: argparse.Namespace) -> str:
     """Markdown of at most ``args.limit`` characters: what does not fit is left out from the end."""
     blocks, dropped = list(_blocks(found, args)), 0
+    whole = f"`finegrain review {found.base} --limit 1000000` shows"
     while True:
-        rest = f"\n\n{dropped} more parts are in the full report." if dropped else ""
+        rest = f"\n\n{dropped} more parts are left out here; {whole} them." if dropped else ""
         text = "\n\n".join(blocks) + rest + "\n"
         if len(text) <= args.limit or len(blocks) < 3:
             return text
@@ -95,9 +119,9 @@ def comment(found: Found, args: argparse.Namespace) -> str:
 
 def _blocks(found: Found, args: argparse.Namespace) -> Iterator[str]:
     told = found.difference
-    yield f"{MARK}\n## {_headline(found)}"
+    yield f"{MARK}\n{base_mark(found.base)}\n## {_headline(found)}"
     if found.reason:
-        yield _quoted(found.reason)
+        yield difference_text.quoted(found.reason)
     if found.outdated:
         yield from _outdated(found.outdated)
     if args.log:
@@ -109,14 +133,14 @@ def _blocks(found: Found, args: argparse.Namespace) -> Iterator[str]:
     if found.after and (figures := list(_figures(found, args.files_at))):
         yield "### Figures"
         yield from figures
-    if told:
-        for change in (change for change in told.changes if not change.unchanged):
-            title, *parts = difference_text.details(change, told, args.images)
-            yield _folded(f"{title}: classes and images", "\n\n".join(parts))
     for what in ("params", "metrics"):
         yield _folded(
             f"<code>dvc {what} diff</code>", _dvc_diff(what, found.commit).replace(found.commit, found.base)
         )
+    if told:
+        for change in (change for change in told.changes if not change.unchanged):
+            title, *parts = difference_text.details(change, told, args.images)
+            yield _folded(f"{title}: classes and images", "\n\n".join(parts))
 
 
 def _headline(found: Found) -> str:
@@ -134,24 +158,30 @@ def _outdated(stages: Mapping[str, Sequence[str]]) -> Iterator[str]:
     by_reason: dict[str, list[str]] = {}
     for stage, reasons in stages.items():
         by_reason.setdefault(", ".join(reasons), []).append(difference_text.code(stage))
-    yield "\n".join(f"- {', '.join(names)}: {_quoted(reason)}" for reason, names in by_reason.items())
+    yield "\n".join(
+        f"- {', '.join(names)}: {difference_text.quoted(reason)}" for reason, names in by_reason.items()
+    )
 
 
 def _figures(found: Found, files_at: str) -> Iterator[str]:
     """Those that git keeps and that are new or others than before: a comment can show nothing else."""
     assert found.after is not None
-    general = [paths.REPORTS / name for name in FIGURES]
-    for file in general:
-        if file.is_file() and revisions.differs(found.commit, str(file)):
-            yield f"![{file.stem}]({files_at}{file})"
+
+    def shown(name: str, file: Path) -> str:
+        if revisions.differs("HEAD", str(file)):  # its address would show an older one, or none
+            return f"{difference_text.code(str(file))} is not yet committed."
+        return f"![{name}]({files_at}{file})"
+
+    def has_changed(file: Path) -> bool:
+        return file.is_file() and revisions.differs(found.commit, str(file))
+
+    yield from (shown(f.stem, f) for f in (paths.REPORTS / name for name in FIGURES) if has_changed(f))
     dataset = found.after.parameters["dataset"]["name"]
     for model in found.after.models:
         seeds = found.after.parameters.get("seeds", [])
         files = [f for seed in seeds[:1] for f in _of(paths.Run(dataset, model, seed))]
-        changed = [file for file in files if file.is_file() and revisions.differs(found.commit, str(file))]
-        if changed:
-            shown = "\n".join(f"![{file.parent.name} of {model}]({files_at}{file})" for file in changed)
-            yield _folded(f"{model}: confusion, reliability", shown)
+        if lines := [shown(f"{file.parent.name} of {model}", file) for file in files if has_changed(file)]:
+            yield _folded(f"{model}: confusion, reliability", "\n".join(lines))
 
 
 def _of(run: paths.Run) -> tuple[Path, Path]:
@@ -174,18 +204,13 @@ def _tail(log: Path) -> str:
         raise UserError(f"--log {log}: {error.strerror}; name the file that the run's output is in") from None
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
     lines = [line.rsplit("\r", 1)[-1] for line in plain.split("\n")]
-    return "\n".join([line for line in lines if line.strip()][-LOG_LINES:])
+    return "\n".join([line[:LOG_COLUMNS] for line in lines if line.strip()][-LOG_LINES:])
 
 
 def _fenced(text: str) -> str:
     """As it is, whatever is in it."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}text\n{text}\n{fence}"
-
-
-def _quoted(text: str) -> str:
-    """A message's own `code` stays; names from the branch must not become Markdown or HTML."""
-    return re.sub(r"([<>@|\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def _folded(title: str, text: str) -> str:

@@ -31,10 +31,6 @@ def parting(base: str) -> str:
         raise UserError(f"{base} and this branch have no commit in common; give another one") from None
 
 
-def head() -> str:
-    return _git("rev-parse", "HEAD")
-
-
 def is_clean() -> bool:
     """Whether the files that git keeps are as committed."""
     return not _git("status", "--porcelain", "--untracked-files=no")

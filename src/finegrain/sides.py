@@ -4,6 +4,7 @@ The only module that imports dvc, which knows experiments by name and finds a fi
 a remote.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -21,6 +22,8 @@ from finegrain.difference import Side, Trained
 from finegrain.errors import UserError
 
 WORKSPACE = "workspace"
+THIS_BRANCH = "this branch"
+"""Its last commit."""
 LOCK = Path("dvc.lock")
 DATA_STAGES = ("download", "split", "pack")
 
@@ -64,10 +67,10 @@ class _Tree:
         from dvc.exceptions import DvcException
 
         self.name = name
-        self._errors = (OSError, DvcException)
         try:
             remote = Config.from_cwd()["core"].get("remote")  # today's: an old revision may have had none
-            self._files = DVCFileSystem(rev=None if name == WORKSPACE else name, remote=remote)
+            revision = {WORKSPACE: None, THIS_BRANCH: "HEAD"}.get(name, name)
+            self._files = DVCFileSystem(rev=revision, remote=remote)
             self.commit: str | None = None if name == WORKSPACE else self._files.repo.get_rev()
         except DvcException as error:
             reason = " ".join(str(error).split())
@@ -84,14 +87,14 @@ class _Tree:
         """
         try:
             return bytes(self._files.read_bytes(str(file)))
-        except self._errors as error:
+        except Exception as error:  # each kind of remote raises its own, as botocore's NoCredentialsError
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             where = "in git, DVC's cache or a remote"
             raise UserError(f"{self.name}: {file} is not to be found {where} ({reason}); {cure}") from None
 
     def result(self, file: Path) -> bytes:
         """The bytes of a file that a stage has made."""
-        if self.commit is None:
+        if self.commit is None or self.name == THIS_BRANCH:
             return self.read(file, "`dvc repro` makes it, `dvc pull` fetches it")
         again = f"`git checkout {self.commit[:7]}`, `dvc repro` and `dvc exp save -n again`"
         cure = "`dvc fetch --all-commits` brings it here if a remote has it; else make it again"
@@ -99,11 +102,13 @@ class _Tree:
 
     def mapping(self, file: Path, cure: str) -> dict[str, Any]:
         """A YAML file, as DVC reads it: PyYAML would take the 1e-06 that DVC writes for text."""
+        from dvc.exceptions import DvcException
         from dvc.utils.serialize import parse_yaml
 
+        content = self.read(file, cure)
         try:
-            found = parse_yaml(self.read(file, cure).decode(), str(file))
-        except (*self._errors, UnicodeDecodeError) as error:
+            found = parse_yaml(content.decode(), str(file))
+        except (DvcException, UnicodeDecodeError) as error:
             raise UserError(f"{self.name}: {file} is not YAML ({' '.join(str(error).split())})") from None
         if not isinstance(found, dict):
             raise UserError(f"{self.name}: {file} is no mapping of keys to values")
@@ -209,10 +214,25 @@ def _predictions(tree: _Tree, run: paths.Run) -> pd.DataFrame:
         content = tree.result(run.predictions)
     except UserError as error:
         raise _NoPredictions(str(error)) from None
+    if tree.commit is None and _md5_in(tree.mapping(LOCK, "commit it"), run) not in (None, _md5(content)):
+        raise UserError(
+            f"{tree.name}: {run.predictions} is not what {LOCK} records; `dvc checkout` brings that, "
+            "`dvc repro` makes it anew"
+        )
     try:
         return predictions.parse(io.BytesIO(content))
     except (OSError, ValueError) as error:
         raise UserError(f"{tree.name}: {run.predictions} is not a Parquet file ({error})") from None
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def _md5_in(lock: Mapping[str, Any], run: paths.Run) -> str | None:
+    """Of a training's predictions, by dvc.lock; None where it does not say."""
+    outs = lock.get("stages", {}).get(f"evaluate@{run.name}", {}).get("outs", [])
+    return next((out["md5"] for out in outs if out["path"] == str(run.predictions)), None)
 
 
 def _right(tree: _Tree, run: paths.Run) -> pd.DataFrame:
