@@ -119,17 +119,16 @@ def _store() -> dist.Store:
     Raises:
         UserError: torchrun may restart on several machines, and keeps its store.
     """
-    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return next(dist.rendezvous("env://"))[0]
     several = os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]
-    if kept and several and os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0":
+    if several and os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0":
         raise UserError(
             "torchrun: --max-restarts on several machines needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the "
             "environment of each; else restarted processes look for those that have ended"
         )
     store, _, _ = next(dist.rendezvous("env://"))
-    if not kept or several:
-        return store
-    return dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    return store if several else dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
 
 
 @contextlib.contextmanager
