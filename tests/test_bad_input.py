@@ -165,14 +165,14 @@ def test_a_gpu_that_is_not_there(tmp_path, tiny_pack):
 
 
 def test_too_little_memory_names_the_batch_size(tmp_path, tiny_pack):
-    """42 images of 1024 px through ResNet-50 want tens of GB of activations; this process may have 6."""
+    """42 images of 1024 px through ResNet-50 want tens of GB of activations; this process may have 3."""
     changed(
         tmp_path, device="cpu", dataset__name="tiny", batch_size=42, models=["resnet50"],
         phases__all__side_pixels=1024,
     )  # fmt: skip
 
     def little() -> None:
-        resource.setrlimit(resource.RLIMIT_DATA, (6 * 2**30, 6 * 2**30))
+        resource.setrlimit(resource.RLIMIT_DATA, (3 * 2**30, 3 * 2**30))
 
     done = run("train --model resnet50 --seed 0", tmp_path, preexec_fn=little)
     assert done.returncode == 1 and "Traceback" not in done.stderr
