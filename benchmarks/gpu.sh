@@ -1,15 +1,24 @@
 #!/usr/bin/env bash
-# Training speed on one GPU, within 9 minutes and without a network:
+# Measure training on one GPU, within 9 minutes and without a network. Speed:
 #
 #     bash benchmarks/gpu.sh [OUT] [PHOTOS.zip ...]     images are drawn where no photos are given
 #     bash benchmarks/gpu.sh [OUT] --toy                on a CPU, within a minute
 #
+# What the recipes reach, and a run that is killed (benchmarks/gpu_study.py says how; call it until it is through):
+#
+#     bash benchmarks/gpu.sh study [OUT] [PHOTOS.zip ...]
+#
 # Prints the tables and writes them to OUT (./gpu-results) as they grow. Needs torch, torchvision, numpy, pandas,
-# pillow, imagehash, pydantic, pyyaml, tqdm, safetensors of python3 (or $PYTHON); WHEELS=FOLDER with wheels of those that are
-# missing installs them from there, for this run only.
+# pillow, imagehash, pydantic, pyyaml, tqdm, safetensors, scipy, matplotlib, pyarrow of python3 (or $PYTHON);
+# WHEELS=FOLDER with wheels of those that are missing installs them from there, for this run only.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
+script=gpu.py
+if [ "${1:-}" = study ]; then
+    script=gpu_study.py
+    shift
+fi
 export PYTHONPATH="$here/../src${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 if [ -n "${WHEELS:-}" ]; then
     site=$(mktemp -d)
@@ -17,4 +26,4 @@ if [ -n "${WHEELS:-}" ]; then
     "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" "$WHEELS"/*.whl
     export PYTHONPATH="$PYTHONPATH:$site"
 fi
-timeout 535 "$python" "$here/gpu.py" "$@"
+timeout 535 "$python" "$here/$script" "$@"

@@ -1,8 +1,9 @@
-"""What the speed benchmarks train on: photos as train, val and test folders, and a params.yaml."""
+"""What the benchmarks train on: photos as train, val and test folders, and params.yaml of the recipes."""
 
 import hashlib
 import io
 import random
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,8 @@ from PIL import Image
 from finegrain.sources import archive, folders
 
 ROOT = Path(__file__).resolve().parent.parent
-DATASET = "photos"
+DATASET, CARS = "photos", "cars"
+"""Names in params.yaml: of photos that are only timed, and of those that recipes are compared on."""
 OTHERS = 16
 """Images in each of val and test: the stages and fastai want some; nothing is timed on them."""
 CLASSES_DRAWN = 12
@@ -112,3 +114,29 @@ def settings(photos: Path, side: int, batch_size: int) -> dict[str, Any]:
     data["pack"]["side_pixels"] = pack_side(side)
     data["phases"]["all"]["side_pixels"] = side
     return data
+
+
+def recipe(name: str, archives: Sequence[Path], model: str, seed: int) -> dict[str, Any]:
+    """The parameters of a recipe for one training on these photos, from random weights, without a refit."""
+    data: dict[str, Any] = yaml.safe_load((ROOT / "recipes" / f"{name}.yaml").read_text())
+    data["dataset"] = {"name": CARS, "source": "archive", "path": [str(file.resolve()) for file in archives]}
+    return data | {"models": [model], "weights": "none", "seeds": [seed], "refit": False}
+
+
+def lengthen(data: dict[str, Any], epochs: int) -> None:
+    """Scale the phases, and what their schedules count in epochs, to so many epochs in all."""
+    total = sum(phase["epochs"] for phase in data["phases"].values())
+    for phase in data["phases"].values():
+        phase["epochs"] = round(phase["epochs"] * epochs / total)
+        schedule = phase["schedule"]
+        if "every_epochs" in schedule:
+            schedule["every_epochs"] = round(schedule["every_epochs"] * epochs / total)
+        if "warmup_epochs" in schedule:
+            schedule["warmup_epochs"] = schedule["warmup_epochs"] * epochs / total
+    assert sum(phase["epochs"] for phase in data["phases"].values()) == epochs, "epochs do not add up"
+
+
+def command(stage: str, model: str, seed: int) -> list[str]:
+    """That runs a stage of this checkout by hand, in the current folder."""
+    which = ["--model", model, "--seed", str(seed)] if stage in ("train", "evaluate") else []
+    return [sys.executable, str(ROOT / "src" / f"{stage}.py"), *which]

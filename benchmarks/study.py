@@ -20,11 +20,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import yaml
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+import inputs  # noqa: E402
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import yaml  # noqa: E402
 
 
 def main() -> None:
@@ -54,23 +56,10 @@ def main() -> None:
 
 def shrunk(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """The recipe's parameters for this machine."""
-    file = ROOT / "recipes" / f"{recipe.split('@')[0]}.yaml"
-    data = yaml.safe_load(file.read_text())
-    data["dataset"] = {"name": "cars", "source": "archive", "path": [str(f.resolve()) for f in args.archive]}
-    data |= {
-        "models": [args.model],
-        "weights": "none",
-        "seeds": [seed],
-        "refit": False,
-        "checkpoint_seconds": 600,
-    }
-    total = sum(phase["epochs"] for phase in data["phases"].values())
+    data = inputs.recipe(recipe.split("@")[0], args.archive, args.model, seed)
+    data["checkpoint_seconds"] = 600
+    inputs.lengthen(data, args.epochs)
     for phase in data["phases"].values():
-        phase["epochs"] = round(phase["epochs"] * args.epochs / total)
-        if "every_epochs" in phase["schedule"]:
-            phase["schedule"]["every_epochs"] = round(phase["schedule"]["every_epochs"] * args.epochs / total)
-        if "warmup_epochs" in phase["schedule"]:
-            phase["schedule"]["warmup_epochs"] = phase["schedule"]["warmup_epochs"] * args.epochs / total
         phase["lr_range_test"] = False
         one = isinstance(phase["side_pixels"], int)
         small = [
@@ -78,7 +67,6 @@ def shrunk(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
             for side in ([phase["side_pixels"]] if one else phase["side_pixels"])
         ]
         phase["side_pixels"] = small[0] if one else small
-    assert sum(phase["epochs"] for phase in data["phases"].values()) == args.epochs, "epochs do not add up"
     data["split"]["val_ratio"] = 0.15  # or the recipes would not see equally many images
     data["pack"]["side_pixels"] = 128
     data["evaluate"]["side_pixels"] = None
@@ -104,11 +92,8 @@ def run(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     if not (metrics.is_file() and file.read_text() == text):
         file.write_text(text)
         for stage in ("download", "split", "pack", "train", "evaluate"):
-            words = [stage + ".py"]
-            if stage in ("train", "evaluate"):
-                words += ["--model", args.model, "--seed", str(seed)]
             print(f"{recipe}, seed {seed}: {stage}", file=sys.stderr, flush=True)
-            command = [sys.executable, str(ROOT / "src" / words[0]), *words[1:]]
+            command = inputs.command(stage, args.model, seed)
             subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PYTHONPATH": ""})
     predictions = pd.read_parquet(folder / "data" / "cars" / "predictions" / f"{args.model}-{seed}.parquet")
     result = json.loads(metrics.read_text())

@@ -3,16 +3,25 @@
 import importlib
 import json
 import os
+import runpy
+import signal
 import subprocess
 import sys
+import traceback
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from drawn import encode, picture
 from pipeline import ROOT
+
+from finegrain import ceiling, paired, record
+from finegrain.errors import UserError
 
 BENCHMARKS = ROOT / "benchmarks"
 WAYS = ["tutorial-large", "torchvision", "ours", "ceiling"]
@@ -147,3 +156,172 @@ def test_photos_come_from_the_train_folder_without_repeats(module, tmp_path):
         inputs.write_photos([tmp_path / "photos.zip"], tmp_path / "more", 500, 32)
     inputs.write_photos([tmp_path / "photos.zip"], tmp_path / "more", 500, 32, repeat=True)
     assert len(list((tmp_path / "more" / "train").glob("*/*.jpg"))) == 500
+
+
+class Forked:
+    """What ``subprocess.Popen`` is for a stage: forked off this process, which has torch imported already."""
+
+    commands: list[list[str]] = []
+
+    def __init__(self, command: list[str], cwd: Path, stdout: Any, stderr: Any) -> None:
+        self.commands.append([Path(command[1]).stem, *command[2:]])
+        self._code: int | None = None
+        self._pid = os.fork()
+        if not self._pid:
+            code = 1
+            try:
+                os.chdir(cwd)
+                os.dup2(stdout.fileno(), 1)
+                os.dup2(stderr.fileno(), 2)
+                sys.stdout, sys.stderr = (open(i, "w", buffering=1, closefd=False) for i in (1, 2))
+                torch.set_num_threads(1)
+                sys.argv = command[1:]
+                runpy.run_path(command[1], run_name="__main__")
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+
+    def poll(self) -> int | None:
+        return self._ended(os.WNOHANG)
+
+    def wait(self, timeout: float | None = None) -> int:
+        code = self._ended(0)
+        assert code is not None
+        return code
+
+    def kill(self) -> None:
+        if self._code is None:
+            os.kill(self._pid, signal.SIGKILL)
+
+    def _ended(self, how: int) -> int | None:
+        if self._code is None:
+            pid, status = os.waitpid(self._pid, how)
+            self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code
+
+
+@pytest.mark.slow
+def test_the_gpu_study_goes_on_where_it_ended_and_repeats_nothing(module, tmp_path, monkeypatch):
+    study = module("gpu_study")
+    monkeypatch.setattr(module("gpu_run"), "_popen", Forked)
+    monkeypatch.setattr(Forked, "commands", [])
+    monkeypatch.setattr(ceiling, "SECONDS", 0.05)  # a forked stage has it too
+    common = ["--toy", "--work", str(tmp_path / "work"), "--minutes", "5"]
+    common += ["--kinds", "reference", "equal-epochs", "resume", "--resume-kinds", "equal-epochs"]
+
+    def call(number: int, *more: str) -> dict[str, Any]:
+        out = tmp_path / f"out-{number}"
+        study.main([str(out), *common, *more])
+        found = json.loads((out / "gpu_study.json").read_text())
+        assert found == json.loads((tmp_path / "work" / "gpu_study.json").read_text())
+        return found
+
+    found = call(1, "--reserve-seconds", "1000")
+    assert not Forked.commands and not found["runs"]
+    assert found["left_out"][0] == "reference, resnet18, seed 0" and len(found["left_out"]) == 3
+
+    found = call(2)
+    assert not found["failed"] and not found["left_out"]
+    assert [run["kind"] for run in found["runs"]] == ["reference", "equal-epochs"]
+    begun = Counter(command[0] for command in Forked.commands)
+    assert begun == {"train": 2 + 1 + 2, "evaluate": 2}  # one of them whole, the other in two pieces
+    for run in found["runs"]:
+        assert len(run["val_top1"]) == 2 and run["pieces"] == 1
+        assert 0 < run["reached_seconds"][0] < run["reached_seconds"][1] < run["wall_seconds"]
+    (resumed,) = found["resumes"]
+    assert resumed["resumed"] == ["resumed after epoch 1"]
+    assert resumed["differ"] == [] and set(resumed["files"]) == {"weights", "facts", "history"}
+
+    again = call(3)
+    assert again == found and sum(begun.values()) == len(Forked.commands)
+    assert (tmp_path / "out-3" / "gpu_study.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def a_run(kind: str, model: str, right: str, seconds: float, **changes: Any) -> dict[str, Any]:
+    """As the study writes it: of two epochs, with the test images that it got right as ones."""
+    share = right.count("1") / len(right)
+    return {
+        "kind": kind,
+        "model": model,
+        "seed": 0,
+        "wall_seconds": seconds,
+        "pieces": 1,
+        "reached_seconds": [0.4 * seconds, 0.8 * seconds],
+        "side_pixels": [224, 224],
+        "val_top1": [0.25, 0.5],
+        "cost": {"seconds": 0.6 * seconds, "images_per_second": 100.0, "fraction_of_ceiling": 0.97},
+        "test": {"top1": share, "top1_low": share / 2, "top1_high": (1 + share) / 2, "top5": 1.0},
+        "right": f"class,images,right\ncar,{'0' * 16},{right}\n",
+        **changes,
+    }
+
+
+def results(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    there = {"device_name": "a GPU", "torch": "2", "precision": "bf16"}
+    facts = {"cores": 16, "revision": None, "environment": there, "images": {"train": 4072, "test": 40}}
+    lists = {"runs": runs, "resumes": [], "left_out": [], "failed": []}
+    return facts | {"prepare_seconds": {"pack": 2.0}} | lists
+
+
+def test_the_reference_table_s_time_is_the_sum_of_its_runs(module):
+    table = module("gpu_study_table")
+    runs = [
+        a_run("reference", "resnet18", "1" * 40, 60.0),
+        a_run("equal-time", "resnet18", "1" * 40, 55.0),
+        a_run("reference", "resnet50", "1" * 40, 100.0, pieces=2),
+        a_run("reference", "resnet18", "1" * 40, 61.0, seed=1),
+    ]
+    assert table.table_seconds(runs) == 160.0
+    # twice the photos: the epochs' 36 and 60 seconds twice
+    assert table.scaled_seconds(runs, 8144, 4072) == pytest.approx(160 + 96)
+    text = table.markdown(results(runs))
+    assert "| 2 models | | 160.0 | | | | | 71 |" in text
+    assert "In proportion to 8,144 photos instead of 4,072, computed: 4.3 minutes." in text
+    assert (
+        "| resnet18 | reference | | 25.0% | | | | | 50.0% (48 s) |".replace("| | ", "|  | ", 1)[:22] in text
+    )
+
+
+def test_ours_is_compared_with_the_reference_on_the_same_images(module, tmp_path):
+    table = module("gpu_study_table")
+    few, many = "1" * 10 + "0" * 30, "0" * 5 + "1" * 30 + "0" * 5
+    runs = [a_run("equal-time", "resnet18", many, 55.0), a_run("reference", "resnet18", few, 60.0)]
+    runs += [a_run("equal-epochs", "resnet18", few, 20.0), a_run("best", "resnet50", many, 480.0)]
+    ours, theirs = (np.array([[mark == "1" for mark in marks]]) for marks in (many, few))
+    pairs = table.comparisons(runs)
+    assert [(pair["kind"], pair["model"]) for pair in pairs] == [
+        ("equal-epochs", "resnet18"),
+        ("equal-time", "resnet18"),
+    ]
+    plain = [paired.compare(theirs, theirs), paired.compare(ours, theirs)]
+    assert [pair["comparison"] for pair in pairs] == paired.corrected(plain)
+    assert pairs[1]["comparison"].difference == pytest.approx(0.5)
+    assert (pairs[1]["seconds"], pairs[1]["reference_seconds"]) == (55.0, 60.0)
+    text = table.markdown(results(runs))
+    assert "| equal time | resnet18 | 55 | 60 | 1 | +50.0 [" in text and "| really better |" in text
+    runs[0]["right"] = runs[0]["right"].replace("0" * 16, "1" * 16)  # other images of that class
+    with pytest.raises(UserError, match="scored on other test images"):
+        table.comparisons(runs)
+
+
+def test_a_run_is_planned_to_take_no_longer_than_its_time(module):
+    study = module("gpu_study")
+    known = {"wall_seconds": 30.0, "reached_seconds": [10.0, 12.0, 14.0, 16.0], "side_pixels": [224] * 4}
+    assert study.epoch_seconds(known) == 2.0  # so 22 of the 30 are for start and end
+    epochs = study.epochs_within(100.0, known, [224])
+    assert 22 + 2 * epochs <= 0.93 * 100 < 22 + 2 * (epochs + 1)
+    doubled = study.epochs_within(100.0, known, [448, 448])
+    assert doubled == epochs // 4
+    assert study.epochs_within(1.0, known, [224]) == 1
+
+
+def test_a_table_of_nothing_yet_can_be_written(module, tmp_path):
+    table = module("gpu_study_table")
+    nothing = results([])
+    del nothing["environment"], nothing["images"], nothing["prepare_seconds"]
+    assert "no run yet" in table.markdown(nothing)
+    record.write_json(tmp_path / "gpu_study.json", results([a_run("best", "resnet18", "10", 8.0)]))
+    table.draw(record.read_json(tmp_path / "gpu_study.json"), tmp_path / "gpu_study.png")
+    assert (tmp_path / "gpu_study.png").read_bytes()[:4] == b"\x89PNG"

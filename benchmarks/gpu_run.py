@@ -1,0 +1,170 @@
+"""One run of stage train in a folder of its own: begun, broken off, gone on with, timed; then evaluated."""
+
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import inputs
+import pandas as pd
+import yaml
+
+from finegrain import paths, record
+
+POLL_SECONDS = 0.01
+_popen = subprocess.Popen
+FINISHED, BROKEN_OFF, FAILED = "finished", "broken off", "failed"
+
+
+class Run:
+    """What is known of it is kept in the folder, so that another process goes on where this one ended."""
+
+    def __init__(self, folder: Path, model: str, seed: int) -> None:
+        self.folder, self.files = folder, paths.Run(inputs.CARS, model, seed)
+        self._track, self._log = folder / "track.json", folder / "log"
+        self.track: dict[str, Any] = {"pieces": [], "reached": {}, "resumed": []}
+        if self._track.is_file():
+            self.track = record.read_json(self._track)
+
+    def set_up(self, data: dict[str, Any], prepared: Path) -> None:
+        """Give it parameters, once, and the pack of another folder."""
+        if not self.begun:
+            here = self.folder / paths.Data(inputs.CARS).folder
+            here.mkdir(parents=True, exist_ok=True)
+            for name in ("pack", "manifest.csv"):
+                (here / name).unlink(missing_ok=True)
+                (here / name).symlink_to((prepared / paths.Data(inputs.CARS).folder / name).resolve())
+            record.write_text(self.folder / "params.yaml", yaml.safe_dump(data, sort_keys=False))
+
+    @property
+    def begun(self) -> bool:
+        return (self.folder / "params.yaml").is_file()
+
+    @property
+    def finished(self) -> bool:
+        return any(piece["ended"] == FINISHED for piece in self.track["pieces"])
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all pieces, from the start of the process to its end."""
+        return sum(piece["seconds"] for piece in self.track["pieces"] if piece["ended"] != FAILED)
+
+    def go_on(self, deadline: float, break_off: bool = False) -> None:
+        """Train until the end or the deadline, by the monotonic clock.
+
+        Args:
+            break_off: kill it as soon as it has written a checkpoint after its first epoch.
+
+        Raises:
+            RuntimeError: the stage failed.
+        """
+        piece = {"seconds": 0.0, "ended": BROKEN_OFF}
+        earlier, started = self.seconds, time.monotonic()
+        self.track["pieces"].append(piece)
+        read = self._log.stat().st_size if self._log.is_file() else 0
+        process, enough = self._start("train"), False
+        try:
+            while process.poll() is None and not enough:
+                time.sleep(POLL_SECONDS)
+                piece["seconds"] = time.monotonic() - started
+                read = self._notice(read, earlier + piece["seconds"])
+                enough = time.monotonic() > deadline or (break_off and self._has_more_than_an_epoch())
+        finally:
+            process.kill()
+            code = process.wait()
+        piece["seconds"] = time.monotonic() - started
+        self._notice(read, self.seconds)
+        piece["ended"] = FINISHED if code == 0 else BROKEN_OFF if enough else FAILED
+        self._save()
+        if piece["ended"] == FAILED:
+            raise self.failure()
+
+    def _start(self, stage: str) -> "subprocess.Popen[bytes]":
+        command = inputs.command(stage, self.files.model, self.files.seed)
+        with self._log.open("ab") as log:
+            return _popen(command, cwd=self.folder, stdout=log, stderr=log)
+
+    def _notice(self, start: int, now: float) -> int:
+        """Note what the log says from there on; returns where its last whole line ends."""
+        with self._log.open("rb") as log:
+            log.seek(start)
+            text = log.read()
+        text = text[: text.rfind(b"\n") + 1]
+        said = text.decode(errors="replace")
+        epochs = re.findall(rf"{self.files.name} epoch (\d+): train loss", said)
+        for epoch in epochs:
+            self.track["reached"].setdefault(epoch, now)  # a resumed run repeats what it has said
+        self.track["resumed"] += re.findall(r"resumed after epoch .*", said)
+        if epochs:
+            self._save()
+        return start + len(text)
+
+    def _save(self) -> None:
+        record.write_json(self._track, self.track)
+
+    def _has_more_than_an_epoch(self) -> bool:
+        if not self.track["reached"]:
+            return False
+        states = self.folder.glob(".checkpoints/*/state.pt")
+        return any(state.stat().st_mtime > self._track.stat().st_mtime for state in states)
+
+    def failure(self) -> RuntimeError:
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return RuntimeError(lines[-1] if lines else "it said nothing")
+
+    def evaluation(self) -> "subprocess.Popen[bytes]":
+        """Start stage evaluate."""
+        return self._start("evaluate")
+
+    def learnt(self) -> dict[str, Any]:
+        """What training says of itself: when each epoch ended, what validation said, and the cost."""
+        history = pd.read_csv(self.folder / self.files.history)
+        sidecar = record.read_json(self.folder / self.files.sidecar)
+        reached = self.track["reached"]
+        return {
+            "wall_seconds": round(self.seconds, 2),
+            "pieces": len(self.track["pieces"]),
+            "reached_seconds": [round(reached[str(epoch)], 2) for epoch in history["epoch"]],
+            "side_pixels": history["side_pixels"].tolist(),
+            **{name: history[name].round(5).tolist() for name in ("train_loss", "val_loss", "val_top1")},
+            "best_epoch": sidecar["best_epoch"],
+            "cost": record.read_json(self.folder / self.files.cost),
+            "environment": sidecar["environment"],
+        }
+
+    def scored(self) -> dict[str, Any]:
+        """What stage evaluate says, and which test images it got right."""
+        return {
+            "test": record.read_json(self.folder / self.files.metrics)["test"],
+            "right": (self.folder / self.files.right).read_text(),
+        }
+
+    def results(self) -> dict[str, str]:
+        """Hash of each file that must be the same to the bit in every run of the same."""
+        files = {"weights": self.files.weights, "facts": self.files.sidecar, "history": self.files.history}
+        return {name: record.sha256(self.folder / file) for name, file in files.items()}
+
+
+def prepare(folder: Path, data: dict[str, Any], other: Path | None = None) -> dict[str, float]:
+    """Run the stages before train, once; seconds of each.
+
+    Args:
+        other: a folder prepared from the same photos for another size: only stage pack runs.
+    """
+    done, here = folder / "seconds.json", folder / paths.Data(inputs.CARS).folder
+    if done.is_file():
+        return record.read_json(done)
+    here.mkdir(parents=True, exist_ok=True)
+    if other:
+        for name in ("archive", "manifest.csv"):
+            (here / name).unlink(missing_ok=True)
+            (here / name).symlink_to((other / paths.Data(inputs.CARS).folder / name).resolve())
+    record.write_text(folder / "params.yaml", yaml.safe_dump(data, sort_keys=False))
+    seconds = {}
+    for stage in ("pack",) if other else ("download", "split", "pack"):
+        started = time.monotonic()
+        subprocess.run(inputs.command(stage, "", 0), cwd=folder, check=True)
+        seconds[stage] = round(time.monotonic() - started, 2)
+    record.write_json(done, seconds)
+    return seconds

@@ -1,0 +1,375 @@
+r"""What the recipes reach on one GPU within minutes, from random weights: accuracy by wall time.
+
+    bash benchmarks/gpu.sh study OUT PHOTOS.zip ...     again and again, until nothing is left out
+    bash benchmarks/gpu.sh study OUT --toy              drawn images, on a CPU
+
+- reference: recipes/stanford-cars-sgd.yaml as it is, four networks: the whole table, and the time it takes;
+- ours: recipes/stanford-cars.yaml for as many epochs at the same size; for as many epochs as take no longer
+  than the reference took; and with growing images for --best-minutes, the network being the best one on
+  validation;
+- a run under `deterministic: true`, and the same one killed and resumed: the same files to the bit?
+
+All through the project's stages. What is finished stays in --work: the next call goes on, in the middle of a
+training too, and the results so far are written to OUT as gpu_study.json, .md and .png at every step. Where
+--work is lost, a gpu_study.json put there brings back what was finished. Which test images each training gets
+right is in the JSON: `python benchmarks/gpu_study_table.py gpu_study.json` makes table and figure from it.
+
+Where a command gets no more than 64 MiB of files and ten minutes, and has no network and neither pydantic nor
+imagehash: beforehand, in the repository's root,
+
+    mkdir -p .git/info && printf '/.photos/\n/.wheels/\n' >> .git/info/exclude
+    python -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d .wheels \
+        pydantic==2.14.3 pydantic-core==2.50.4 annotated-types typing-inspection typing-extensions \
+        ImageHash==4.3.2
+    mkdir -p .photos && tar -C ../shared/stanford-cars -cf - part-1.zip part-2.zip part-3.zip part-4.zip \
+        | split -b 54000000 - .photos/tar.
+
+then these commands there, each with the named ignored paths beside the working tree:
+
+    1. .wheels .photos/tar.aa
+       mkdir -p /tmp/photos; cp .photos/tar.* /tmp/photos/;
+       tar --occurrence=1 -C /tmp/photos -xf /tmp/photos/tar.aa part-1.zip;
+       WHEELS=.wheels bash benchmarks/gpu.sh $OUT /tmp/photos/part-1.zip --minutes 6
+    2. .photos/tar.ab
+       cp .photos/tar.* /tmp/photos/
+    3. .wheels .photos/tar.ac
+       cp .photos/tar.* /tmp/photos/; cat /tmp/photos/tar.* | tar -C /tmp/photos -xf -;
+       WHEELS=.wheels bash benchmarks/gpu.sh study $OUT /tmp/photos/part-?.zip
+    4. .wheels, and again until nothing is left out
+       WHEELS=.wheels bash benchmarks/gpu.sh study $OUT /tmp/photos/part-?.zip
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gpu_study_table
+import inputs
+from gpu_run import Run, prepare
+from gpu_study_table import BEST, EPOCHS, KINDS, REFERENCE, TIME, label
+
+from finegrain import record
+
+MODELS = ["resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d"]
+RECIPES = {kind: "stanford-cars-sgd" if kind == REFERENCE else "stanford-cars" for kind in KINDS}
+RESUME = "resume"
+MARGIN = 0.93
+"""Of the time that a run may take, planned for: epochs are not all alike, and checkpoints are written."""
+TOY = {
+    "models": ["resnet18"], "side": 32, "best_side": [32, 64], "epochs": 2, "resume_epochs": 2, "images": 24,
+    "best_minutes": 0.25, "checkpoint_seconds": 0.0, "least_seconds": 0.0, "reserve_seconds": 20.0,
+}  # fmt: skip
+Work = tuple[str, Callable[[], bool]]
+"""What a piece of work is called, and the function that does it; false: something it needs is not there."""
+
+
+class OutOfTime(Exception):
+    """A training was broken off at the deadline; the next call goes on with it."""
+
+
+class Study:
+    """The results so far, and where runs live."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.work = args, args.work
+        self.deadline = time.monotonic() + 60 * args.minutes
+        kept, facts = self.work / "gpu_study.json", _facts(args)
+        self.results = record.read_json(kept) if kept.is_file() else {
+            **facts, "revision": record.revision(), "runs": [], "resumes": [],
+        }  # fmt: skip
+        if facts != {name: self.results[name] for name in facts}:
+            sys.exit(f"{self.work}: holds results of other photos or sizes; give another --work")
+        self.results["runs"] = [
+            run for run in self.results["runs"] if "test" in run or self._run(run).finished
+        ]
+        self.results |= {"left_out": [], "failed": []}
+        self.photos = args.archives or [self.work / "photos"]
+
+    @property
+    def training_deadline(self) -> float:
+        return self.deadline - self.args.reserve_seconds
+
+    def prepare(self) -> None:
+        """Photos to packs; images are drawn where no photos are given."""
+        if not self.args.archives and not self.photos[0].is_dir():
+            inputs.write_photos([], self.photos[0], self.args.images, self.args.side)
+        self.results["prepare_seconds"] = self._pack(inputs.pack_side(self.args.side))
+        counts = record.read_json(
+            self._packed(inputs.pack_side(self.args.side)) / f"data/{inputs.CARS}/pack/pack.json"
+        )
+        self.results["images"] = counts["counts"]
+
+    def _packed(self, side: int) -> Path:
+        return self.work / f"prepared-{side}"
+
+    def _pack(self, side: int) -> dict[str, float]:
+        data = inputs.recipe(RECIPES[REFERENCE], self.photos, self.args.models[0], 0)
+        data["pack"]["side_pixels"] = side
+        first = inputs.pack_side(self.args.side)
+        return prepare(self._packed(side), data, None if side == first else self._packed(first))
+
+    def _run(self, known: dict[str, Any]) -> Run:
+        name = f"{known['kind']}-{known['model']}-{known['seed']}"
+        return Run(self.work / name, known["model"], known["seed"])
+
+    def find(self, kind: str, model: str, seed: int) -> dict[str, Any] | None:
+        """A training that has ended."""
+        wanted = {"kind": kind, "model": model, "seed": seed}
+        return next((run for run in self.results["runs"] if run.items() >= wanted.items()), None)
+
+    def train(self, kind: str, model: str, seed: int) -> bool:
+        if self.find(kind, model, seed):
+            return True
+        known = {"kind": kind, "model": model, "seed": seed}
+        run = self._run(known)
+        if not run.begun:
+            planned = self.plan(kind, model, seed)
+            if planned is None:
+                return False
+            epochs, sides = planned
+            self._set_up(run, kind, epochs, sides)
+        self._go_on(run)
+        found = known | run.learnt()
+        if self.results.setdefault("environment", found["environment"]) != found["environment"]:
+            raise RuntimeError("this is another machine than the one of the results so far")
+        self.results["runs"].append(found)
+        return True
+
+    def _set_up(self, run: Run, kind: str, epochs: int, sides: list[int], **changes: Any) -> None:
+        data = inputs.recipe(RECIPES[kind], self.photos, run.files.model, run.files.seed) | changes
+        inputs.lengthen(data, epochs)
+        pack = max(inputs.pack_side(self.args.side), sides[-1])
+        self._pack(pack)
+        data["pack"]["side_pixels"] = pack
+        for phase in data["phases"].values():
+            phase["side_pixels"] = sides[0] if len(sides) == 1 else sides
+        run.set_up(data, self._packed(pack))
+
+    def _go_on(self, run: Run, break_off: bool = False) -> None:
+        if not run.finished:
+            if time.monotonic() + self.args.least_seconds > self.training_deadline:
+                raise OutOfTime
+            run.go_on(self.training_deadline, break_off)
+        if not run.finished and not break_off:
+            raise OutOfTime
+
+    def plan(self, kind: str, model: str, seed: int) -> tuple[int, list[int]] | None:
+        """Epochs and image sizes, first and last; None where what decides them is not there."""
+        args, side = self.args, [self.args.side]
+        if kind in (REFERENCE, EPOCHS):
+            return args.epochs, side
+        known, reference = self.find(EPOCHS, model, seed), self.find(REFERENCE, model, seed)
+        if known is None or reference is None:
+            return None
+        if kind == TIME:
+            return epochs_within(reference["wall_seconds"], known, side), side
+        spent = sum(self.results["prepare_seconds"].values())
+        return epochs_within(60 * args.best_minutes - spent, known, args.best_side), args.best_side
+
+    def train_best(self, seed: int) -> bool:
+        """The network that is best on validation after equal time; one that was begun stays."""
+        ended = [run for run in self.results["runs"] if run["kind"] == TIME and run["seed"] == seed]
+        begun = [m for m in MODELS if self._run({"kind": BEST, "model": m, "seed": seed}).begun]
+        begun += [run["model"] for run in self.results["runs"] if run["kind"] == BEST]
+        ended.sort(key=lambda run: -max(run["val_top1"]))
+        models = begun + [run["model"] for run in ended]
+        return bool(models) and self.train(BEST, models[0], seed)
+
+    def resume(self, kind: str, model: str) -> bool:
+        done, usual = self.results["resumes"], self.find(kind, model, self.args.seeds[0])
+        if usual and not any((one["kind"], one["model"]) == (kind, model) for one in done):
+            done.append(self._resumed(kind, model, usual))
+        return usual is not None
+
+    def _resumed(self, kind: str, model: str, usual: dict[str, Any]) -> dict[str, Any]:
+        """A deterministic run, and the same one killed and resumed; its speed against the usual run's."""
+        folder, seed = self.work / f"{RESUME}-{kind}-{model}", self.args.seeds[0]
+        unbroken, broken = (Run(folder / name, model, seed) for name in ("unbroken", "broken"))
+        often = {"checkpoint_seconds": self.args.checkpoint_seconds}
+        for run, changes in ((unbroken, {}), (broken, often)):
+            self._set_up(run, kind, self.args.resume_epochs, [self.args.side], deterministic=True, **changes)
+        self._go_on(unbroken)
+        if not broken.track["pieces"]:
+            self._go_on(broken, break_off=True)
+        self._go_on(broken)
+        ours, theirs = unbroken.results(), broken.results()
+        return {
+            "kind": kind,
+            "model": model,
+            "epochs": self.args.resume_epochs,
+            "resumed": broken.track["resumed"],
+            "files": ours,
+            "differ": [name for name in ours if ours[name] != theirs[name]],
+            "epoch_seconds": {"deterministic": epoch_seconds(unbroken.learnt()), "not": epoch_seconds(usual)},
+        }
+
+    def evaluate(self) -> None:
+        """All that are trained and not yet scored, side by side: what takes long is the CPU's."""
+        waiting = [run for run in self.results["runs"] if "test" not in run]
+        started = [(known, self._run(known), self._run(known).evaluation()) for known in waiting]
+        for known, run, process in started:
+            try:
+                if process.wait(max(0.0, self.deadline - time.monotonic())):
+                    self.results["failed"].append(f"evaluation of {label(known)}: {run.failure()}")
+                else:
+                    known |= run.scored()
+            except subprocess.TimeoutExpired:
+                self.results["left_out"].append(f"evaluation of {label(known)}")
+            finally:
+                process.kill()
+                process.wait()
+
+    def publish(self) -> str:
+        text = gpu_study_table.markdown(self.results)
+        for folder in (self.work, self.args.out):
+            record.write_json(folder / "gpu_study.json", self.results)
+        record.write_text(self.args.out / "gpu_study.md", text)
+        return text
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    study = Study(args)
+    study.prepare()
+    study.publish()
+    for name, work in plan(study, args):
+        started = time.monotonic()
+        try:
+            if not work():
+                study.results["left_out"].append(f"{name} (what it is planned by is missing)")
+        except OutOfTime:
+            study.results["left_out"].append(name)
+        except Exception as error:  # a rented GPU's other measurements are worth more than an early end
+            traceback.print_exc()
+            study.results["failed"].append(f"{name}: {type(error).__name__}: {error}".splitlines()[0])
+        if (took := time.monotonic() - started) > 0.1:
+            left = study.deadline - started - took
+            print(f"{name}: {took:.1f} s, {left:.0f} s left", file=sys.stderr, flush=True)
+            study.publish()
+    study.evaluate()
+    print(study.publish())
+    gpu_study_table.draw(study.results, args.out / "gpu_study.png")
+    if study.results["failed"]:
+        sys.exit("something failed: see above")
+
+
+def plan(study: Study, args: argparse.Namespace) -> Iterator[Work]:
+    """The most wanted first."""
+    first, *others = args.models
+    seed, *more = args.seeds
+
+    def train(kind: str, model: str, seed: int = seed) -> Iterator[Work]:
+        if kind in args.kinds:
+            name = label({"kind": kind, "model": model, "seed": seed})
+            yield name, partial(study.train, kind, model, seed)
+
+    def resume(kind: str, model: str) -> Iterator[Work]:
+        if RESUME in args.kinds and kind in args.resume_kinds:
+            yield (
+                f"resumed run of {label({'kind': kind, 'model': model})}",
+                partial(study.resume, kind, model),
+            )
+
+    for kind in (REFERENCE, EPOCHS, TIME):
+        yield from train(kind, first)
+    yield from resume(EPOCHS, first)
+    for model in others:
+        yield from train(REFERENCE, model)
+    for number, model in enumerate(others):
+        if number == 1 and BEST in args.kinds:
+            yield label({"kind": BEST, "seed": seed}), partial(study.train_best, seed)
+        for kind in (EPOCHS, TIME):
+            yield from train(kind, model)
+    if len(others) < 2 and BEST in args.kinds:
+        yield label({"kind": BEST, "seed": seed}), partial(study.train_best, seed)
+    yield from resume(REFERENCE, first)
+    for model in others:
+        yield from resume(EPOCHS, model)
+    for another in more:
+        for model in args.models:
+            for kind in (REFERENCE, EPOCHS, TIME):
+                yield from train(kind, model, another)
+
+
+def epochs_within(seconds: float, known: dict[str, Any], sides: Sequence[int]) -> int:
+    """Epochs that should take no longer than that, start and end of the process included.
+
+    Args:
+        known: a run of the same network and recipe at one size. Larger images are taken to cost as much
+            more as they have pixels; they cost a little less.
+        sides: of the images, the first and the last one.
+    """
+    each, reached = epoch_seconds(known), known["reached_seconds"]
+    around = known["wall_seconds"] - each * len(reached)
+    a, b, side = sides[0], sides[-1], known["side_pixels"][0]
+    each *= (a * a + a * b + b * b) / (3 * side * side)
+    return max(1, int((MARGIN * seconds - around) / each))
+
+
+def epoch_seconds(known: dict[str, Any]) -> float:
+    """Median over the epochs after the first, validation included."""
+    reached = known["reached_seconds"]
+    later = [after - before for before, after in zip(reached, reached[1:], strict=False)]
+    return statistics.median(later) if later else known["wall_seconds"]
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "out", type=Path, nargs="?", default=Path("gpu-results"), help="folder of the results"
+    )
+    parser.add_argument("archives", type=Path, nargs="*", help="zips of class folders of JPEGs")
+    parser.add_argument(
+        "--work", type=Path, default=Path("/tmp/results"), help="folder of what is kept between calls"
+    )
+    parser.add_argument("--minutes", type=float, default=8.5, help="for all of this call")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=[*KINDS, RESUME], default=[*KINDS, RESUME], help="of work to do"
+    )
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument(
+        "--epochs", type=int, default=25, help="of the reference, and of ours at equal epochs"
+    )
+    parser.add_argument("--best-minutes", type=float, default=8.0, help="from photos to trained network")
+    parser.add_argument(
+        "--best-side", type=int, nargs="+", default=[224, 320], help="first and last size of that run"
+    )
+    both = [EPOCHS, REFERENCE]
+    parser.add_argument("--resume-kinds", nargs="+", choices=both, default=both, help="of run to kill")
+    parser.add_argument("--resume-epochs", type=int, default=4, help="of the run that is killed")
+    parser.add_argument("--checkpoint-seconds", type=float, default=0.5, help="of the run that is killed")
+    parser.add_argument(
+        "--least-seconds", type=float, default=25.0, help="with less left no training is begun"
+    )
+    parser.add_argument("--reserve-seconds", type=float, default=60.0, help="kept for the evaluations")
+    parser.add_argument("--images", type=int, default=4096, help="to train on, where they are drawn")
+    parser.add_argument("--toy", action="store_true", help="other defaults, for a CPU: within two minutes")
+    if "--toy" in (sys.argv[1:] if argv is None else argv):
+        parser.set_defaults(**TOY)
+    return parser.parse_intermixed_args(argv)
+
+
+def _facts(args: argparse.Namespace) -> dict[str, Any]:
+    """What all runs of a study share."""
+    return {
+        "cores": os.cpu_count(),
+        "photos": [file.name for file in args.archives] or "drawn",
+        **{name: getattr(args, name) for name in ("side", "epochs")},
+    }
+
+
+if __name__ == "__main__":
+    main()
