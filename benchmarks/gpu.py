@@ -1,5 +1,7 @@
 """Training speed on one GPU: torchvision's loader, our loader and step, and the step on one fixed batch.
 
+What bounds the step is counted, and a model that falls short of its ceiling is profiled.
+
     bash benchmarks/gpu.sh [OUT] [PHOTOS.zip ...]
 
 Random weights, bfloat16, photos from zips of class folders, else drawn images. Every figure is of whole
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from finegrain import runtime  # isort: skip  (sets the allocator before torch is imported)
+import gpu_bound
 import gpu_table
 import inputs
 import others
@@ -45,6 +48,8 @@ ALL_AUGMENTATION = {
     "erase_probability": 0.25, "mixup_alpha": 0.2,
 }  # fmt: skip
 GROWING_EPOCHS = 6
+WANTED = 0.95
+"""Of the ceiling; below it a profile says why."""
 SMALL_BATCH = 4
 """The SGD reference project's: where starting kernels takes longer than running them."""
 
@@ -65,6 +70,8 @@ class Bench:
             "cells": [],
             "growing": [],
             "batches_alone": [],
+            "bounds": [],
+            "profiles": [],
             "left_out": [],
             "failed": [],
         }
@@ -136,6 +143,29 @@ class Bench:
         row = {"augmentation": name, "batch_size": batch_size}
         self.results["batches_alone"].append(row | timed(epoch, self.args.seconds))
 
+    def bound(self, model: str, batch_size: int) -> None:
+        """What a step computes and moves, against what the chip can."""
+        reset_memory(self.device)
+        if "chip" not in self.results:
+            self.results["chip"] = gpu_bound.chip(self.device)
+        job = ways.our_job(self.config(batch_size), self.split, model)
+        row = {"model": model, "batch_size": batch_size}
+        self.results["bounds"].append(row | gpu_bound.count(job))
+
+    def profile(self, model: str, batch_size: int) -> None:
+        """Where the time of our epoch goes, for a model that falls short of its ceiling."""
+        speed = {
+            cell["way"]: cell["images_per_second"]
+            for cell in self.results["cells"]
+            if (cell["model"], cell["batch_size"]) == (model, batch_size)
+        }
+        for name in ("ours", "ours, all augmentation"):
+            if {name, "ceiling"} <= speed.keys() and speed[name] < WANTED * speed["ceiling"]:
+                reset_memory(self.device)
+                row = {"model": model, "batch_size": batch_size, "way": name}
+                found = gpu_bound.profile(self.way(name, model, batch_size), self.device)
+                self.results["profiles"].append(row | found)
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
@@ -200,6 +230,10 @@ def plan(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, str, Cal
             yield way, f"{model}, batch {size}, {way}", partial(bench.cell, way, model, size)
 
     yield from cells(first)
+    for model in args.models:
+        yield "bound", f"{model}, what bounds it", partial(bench.bound, model, first)
+    for model in args.models:
+        yield "profile", f"{model}, profile", partial(bench.profile, model, first)
     for model, way in itertools.product(args.models[:1], ("ours", "ceiling", "ceiling, kernel by kernel")):
         yield "small", f"{model}, batch {SMALL_BATCH}, {way}", partial(bench.cell, way, model, SMALL_BATCH)
     for name in gpu_table.AUGMENTATIONS:

@@ -20,11 +20,14 @@ def markdown(results: dict[str, Any]) -> str:
         "",
         *_speeds(results["cells"]),
         "",
+        *_bounds(results),
+        "",
         *_compiled(results["cells"]),
         "",
         *_growing(results["growing"]),
         "",
         *_alone(results["batches_alone"]),
+        *_profiles(results["profiles"]),
     ]
     if results["left_out"]:
         lines += ["", f"Left out for lack of time: {'; '.join(results['left_out'])}."]
@@ -35,24 +38,64 @@ def markdown(results: dict[str, Any]) -> str:
 
 def _speeds(cells: list[dict[str, Any]]) -> Iterator[str]:
     yield (
-        f"| model | batch | {' | '.join(WAYS)} | ours / torchvision | ours / ceiling "
-        "| all augmentation / ceiling | GiB, ours |"
+        f"| model | batch | {' | '.join(WAYS)} | ours / torchvision "
+        "| all augmentation / torchvision | ours / ceiling | all augmentation / ceiling | GiB, ours |"
     )
-    yield f"|---|---:|{'---:|' * (len(WAYS) + 4)}"
+    yield f"|---|---:|{'---:|' * (len(WAYS) + 5)}"
     for model, size in dict.fromkeys((cell["model"], cell["batch_size"]) for cell in cells):
         mine = {c["way"]: c for c in cells if (c["model"], c["batch_size"]) == (model, size)}
         speed = {way: cell["images_per_second"] for way, cell in mine.items()}
 
-        def ratio(above: str, below: str, digits: int, speed: dict[str, float] = speed) -> str:
+        def ratio(above: str, below: str, shown: str, speed: dict[str, float] = speed) -> str:
             known = above in speed and below in speed
-            return f"{speed[above] / speed[below]:.{digits}f}" if known else ""
+            return shown.format(speed[above] / speed[below]) if known else ""
 
         yield (
             f"| {model} | {size} | {' | '.join(f'{speed[w]:,.0f}' if w in speed else '' for w in WAYS)} "
-            f"| {ratio('ours', 'torchvision', 2)}x | {ratio('ours', 'ceiling', 3)} "
-            f"| {ratio('ours, all augmentation', 'ceiling', 3)} "
+            f"| {ratio('ours', 'torchvision', '{:.2f}x')} "
+            f"| {ratio('ours, all augmentation', 'torchvision', '{:.2f}x')} "
+            f"| {ratio('ours', 'ceiling', '{:.3f}')} "
+            f"| {ratio('ours, all augmentation', 'ceiling', '{:.3f}')} "
             f"| {mine['ours']['peak_memory_bytes'] / 2**30 if 'ours' in mine else 0:.1f} |"
         )
+
+
+def _bounds(results: dict[str, Any]) -> Iterator[str]:
+    """Of the ceiling: the time of its arithmetic and of its bytes, at the rates that the chip was seen at."""
+    if "chip" not in results:
+        return
+    chip = results["chip"]
+    yield (
+        f"A large copy moves {chip['bytes_per_second'] / 1e12:.2f} TB/s, a large bf16 product does "
+        f"{chip['flop_per_second'] / 1e12:.0f} TFLOP/s. Bytes: each operator's inputs and outputs, once."
+    )
+    yield ""
+    yield "| model | batch | GFLOP an image | MB an image | us by arithmetic | us by bytes | us, ceiling |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
+    speed = {
+        (c["model"], c["batch_size"]): c["images_per_second"]
+        for c in results["cells"]
+        if c["way"] == "ceiling"
+    }
+    for row in results["bounds"]:
+        known = speed.get((row["model"], row["batch_size"]))
+        yield (
+            f"| {row['model']} | {row['batch_size']} | {row['flop'] / 1e9:.2f} | {row['bytes'] / 1e6:.1f} "
+            f"| {1e6 * row['flop'] / chip['flop_per_second']:.1f} "
+            f"| {1e6 * row['bytes'] / chip['bytes_per_second']:.1f} "
+            f"| {f'{1e6 / known:.1f}' if known else ''} |"
+        )
+
+
+def _profiles(rows: list[dict[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        yield ""
+        yield (
+            f"{row['model']}, batch {row['batch_size']}, {row['way']}: the device computes "
+            f"{row['busy']:.1%} of the epoch; longest, as shares of it:"
+        )
+        yield ""
+        yield from (f"- {share:.1%} `{name}`" for name, share in row["longest"])
 
 
 def _compiled(cells: list[dict[str, Any]]) -> Iterator[str]:

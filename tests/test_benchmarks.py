@@ -86,6 +86,24 @@ def test_predict_gives_evaluate_s_answers_and_both_speeds(tmp_path):
     assert f"| {ratio:.2f} [" in row
 
 
+def ceiling_of(found: dict[str, Any]) -> float:
+    return next(cell["images_per_second"] for cell in found["cells"] if cell["way"] == "ceiling")
+
+
+def test_the_bytes_of_operators_are_their_inputs_and_outputs(module):
+    x, y = torch.ones(10, 10), torch.ones(10, 10)
+    for work, expected in [
+        (lambda: x + y, 3 * 400),
+        (lambda: x.view(100).t(), 0),
+        (lambda: x.add_(y), 3 * 400),
+        (lambda: torch._foreach_add_([x, y], 1.0), 4 * 400),
+        (lambda: x.to(torch.bfloat16), 400 + 200),
+    ]:
+        with module("gpu_bound").Bytes() as moved:
+            work()
+        assert moved.total == expected
+
+
 @pytest.mark.slow
 def test_gpu_runs_on_a_cpu_too(tmp_path):
     printed = run(tmp_path, "bash", str(BENCHMARKS / "gpu.sh"), "out", "--toy", "--minutes", "5")
@@ -95,6 +113,10 @@ def test_gpu_runs_on_a_cpu_too(tmp_path):
     assert [cell["batch_size"] for cell in found["cells"]] == [8] * 6 + [4] * 3
     assert len({cell["way"] for cell in found["cells"]}) == 6
     assert [row["side_pixels"] for row in found["growing"]] == [32, 32, 32, 64, 64, 64]
+    (bound,) = found["bounds"]
+    assert bound["flop"] == pytest.approx(3 * 2 * 1.82e9 * (64 / 224) ** 2, rel=0.05)  # of ResNet-18's paper
+    short = [c["way"] for c in found["cells"][:2] if c["images_per_second"] < 0.95 * ceiling_of(found)]
+    assert [row["way"] for row in found["profiles"]] == short
     rows = found["cells"] + found["growing"] + found["batches_alone"]
     assert all(0.1 < row["images_per_second"] < 1e6 for row in rows)
 

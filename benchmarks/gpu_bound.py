@@ -1,0 +1,118 @@
+"""What bounds a training step: its arithmetic and its bytes, counted; and how fast the chip does each."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from finegrain import loop, model
+from finegrain.passes import Passes
+
+SHOWN = 8
+"""Kernels of a profile."""
+
+
+class Bytes(TorchDispatchMode):
+    """Adds up what operators read and write at least: every input once, every output once.
+
+    Each operator counts by itself, so it is the least for this sequence of them, not for one that fuses some.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        outputs = func(*args, **kwargs)
+        read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        known = {_place(tensor) for tensor in read}
+        made = [
+            leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor) and _place(leaf) not in known
+        ]
+        named = zip(func._schema.arguments, args, strict=False)
+        changed = [
+            leaf
+            for a, value in named
+            if a.alias_info and a.alias_info.is_write
+            for leaf in tree_leaves(value)
+        ]
+        if (made or changed) and not func.__name__.startswith("empty"):  # others are views
+            self.total += sum(map(_bytes, [*read, *made, *changed]))
+        return outputs
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _bytes(tensor: Any) -> int:
+    return tensor.numel() * tensor.element_size() if isinstance(tensor, Tensor) else 0
+
+
+def count(job: Any) -> dict[str, float]:
+    """Floating-point operations, two a multiply-add, and bytes of one whole step, an image."""
+    vars(job)["passes"] = Passes(job.net, job.bf16, job.config.label_smoothing, planned=None)
+    images, labels = next(job.batches("count", job.phase.side(0)))
+    model.set_part(job.net, job.phase.part)
+    model.train_mode(job.net, job.phase.part, job.phase.frozen_statistics)
+    optimizer = job.optimizer(job.config.lr)
+    loop.take_step(job, optimizer, images, labels)  # makes the optimizer's state
+    with Bytes() as moved:
+        loop.take_step(job, optimizer, images, labels)
+    with FlopCounterMode(display=False) as done:
+        loop.take_step(job, optimizer, images, labels)
+    return {"flop": done.get_total_flops() / len(labels), "bytes": moved.total / len(labels)}
+
+
+def chip(device: torch.device) -> dict[str, float]:
+    """Bytes per second of a large copy, read and written, and bfloat16 operations per second of a product."""
+    large = device.type == "cuda"
+    source = torch.rand(2**28 if large else 2**22, device=device)
+    target = torch.empty_like(source)
+    side = 8192 if large else 256
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return {
+        "bytes_per_second": 2 * _bytes(source) / _seconds(lambda: target.copy_(source), device),
+        "flop_per_second": 2 * side**3 / _seconds(lambda: a @ b, device),
+    }
+
+
+def _seconds(work: Callable[[], Any], device: torch.device, times: int = 20) -> float:
+    """Of one, after three to warm up."""
+    for number in range(3 + times):
+        if number == 3:
+            _wait(device)
+            started = time.perf_counter()
+        work()
+    _wait(device)
+    return (time.perf_counter() - started) / times
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def profile(epoch: Callable[[int], int], device: torch.device) -> dict[str, Any]:
+    """Where an epoch's time goes: for how much of it the device computes, and its longest kernels.
+
+    On a CPU: operators.
+    """
+    activity = torch.profiler.ProfilerActivity
+    kind = activity.CUDA if device.type == "cuda" else activity.CPU
+    name = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    epoch(1)
+    _wait(device)
+    with torch.profiler.profile(activities=[kind]) as found:
+        started = time.perf_counter()
+        epoch(2)
+        _wait(device)
+        wall = time.perf_counter() - started
+    rows = sorted(found.key_averages(), key=lambda row: -getattr(row, name))
+    seconds = {row.key: getattr(row, name) / 1e6 for row in rows}
+    longest = [[key[:90], each / wall] for key, each in list(seconds.items())[:SHOWN]]
+    return {"busy": sum(seconds.values()) / wall, "longest": longest}
