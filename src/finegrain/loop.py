@@ -68,7 +68,9 @@ class Job:
         ranks = self.train.ranks
         recorded = self.train.device.type == "cuda" and ranks.alone
         net = ranks.wrap(self.net)
-        return Passes(net, self.bf16, self.config.label_smoothing, planned if recorded else None)
+        return Passes(
+            net, self.bf16, self.config.label_smoothing, planned if recorded else None, self.batch_size
+        )
 
     def batches(self, epoch: int | str, side: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Of an epoch, from its step ``first`` on."""

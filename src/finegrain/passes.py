@@ -25,17 +25,24 @@ class Passes:
     """
 
     def __init__(
-        self, net: nn.Module, bf16: bool, label_smoothing: float, planned: Callable[[int], int] | None
+        self,
+        net: nn.Module,
+        bf16: bool,
+        label_smoothing: float,
+        planned: Callable[[int], int] | None,
+        batch_size: int = 0,
     ) -> None:
         """What a step needs.
 
         Args:
             planned: how many steps the plan has for images of so many pixels. By the plan rather than the
                 clock, so that a resumed run does as the unbroken one did. None: never record.
+            batch_size: images of a whole batch, the shape that is recorded; a resumed run may begin with an
+                epoch's last one.
         """
         self._net, self._bf16, self._label_smoothing = net, bf16, label_smoothing
-        self._planned = planned
-        self._side = 0
+        self._planned, self._batch_size = planned, batch_size
+        self._side, self._due = 0, False
         self._graph: _Graph | None = None
 
     def __call__(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,8 +58,10 @@ class Passes:
         if self._planned and images.shape[3] != self._side:
             self._side = images.shape[3]
             self._graph = None  # frees its memory before the next one takes some
-            if self._planned(self._side) >= RECORD_FROM_STEPS:
-                self._graph = self._record(images, target)
+            self._due = self._planned(self._side) >= RECORD_FROM_STEPS
+        if self._due and len(images) == self._batch_size:
+            self._due = False
+            self._graph = self._record(images, target)
         if self._graph and self._graph.fits(images, target):
             return self._graph.replay(images, target)
         return self._kernel_by_kernel(images, target)
@@ -93,7 +102,8 @@ class _Graph:
             torch.cuda.current_stream(images.device).wait_stream(side)
             net.zero_grad(set_to_none=True)  # the recorded pass makes them anew, in memory of its own
             self._graph: Any = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            # the thread that fetches the next batch may wait for its copies meanwhile
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._outputs = run(self._images, self._target)
         finally:
             for name, value in net.named_buffers():
