@@ -22,7 +22,7 @@ imagehash: beforehand, in the repository's root,
         --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d .wheels \
         pydantic==2.14.3 pydantic-core==2.50.4 annotated-types typing-inspection typing-extensions \
         ImageHash==4.3.2
-    mkdir -p .photos && tar -C ../shared/stanford-cars -cf - part-1.zip part-2.zip part-3.zip part-4.zip \
+    mkdir -p .photos && tar -C FOLDER-OF-PHOTOS -cf - part-1.zip part-2.zip part-3.zip part-4.zip \
         | split -b 54000000 - .photos/tar.
 
 then these commands there, each with the named ignored paths beside the working tree:
