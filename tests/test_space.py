@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -19,20 +20,65 @@ NOW = params.load(ROOT / "params.yaml")
     [
         ("lr=1e-4..1e-1:log", FloatDistribution(1e-4, 1e-1, log=True)),
         ("label_smoothing=0..0.2", FloatDistribution(0, 0.2)),
+        ("augment.mixup_alpha=0..1", FloatDistribution(0, 1)),
+        ("augment.zoom=1..8:log", FloatDistribution(1, 8, log=True)),
         ("phases.all.epochs=4..12", IntDistribution(4, 12)),
         ("batch_size=8..64:log", IntDistribution(8, 64, log=True)),
+        ("evaluate.side_pixels=32..64", IntDistribution(32, 64)),
         ("batch_size=8,16", CategoricalDistribution(["8", "16"])),
         ("lr=1e-3,auto", CategoricalDistribution(["0.001", '"auto"'])),
         ("augment.flip=true,false", CategoricalDistribution(["true", "false"])),
         ("ema_decay=null,0.99", CategoricalDistribution(["null", "0.99"])),
         ("models=[resnet18],[resnet34]", CategoricalDistribution(['["resnet18"]', '["resnet34"]'])),
+        ("weights=../a.safetensors,../b.pth", CategoricalDistribution(['"../a.safetensors"', '"../b.pth"'])),
+        ("weights=../a.safetensors", CategoricalDistribution(['"../a.safetensors"'])),
     ],
 )
 def test_ranges_and_choices(text, meant):
     name = text.split("=")[0]
-    found = space.parse([text])
+    found = space.parse([text], NOW)
     assert found == {name: meant}
     space.refuse_impossible(found, NOW)
+
+
+def test_a_range_is_of_real_numbers_where_params_yaml_writes_one_without_a_point():
+    now = {**NOW, "augment": {**NOW["augment"], "rotate_degrees": 10}}
+    assert space.parse(["augment.rotate_degrees=0..15"], now) == {
+        "augment.rotate_degrees": FloatDistribution(0, 15)
+    }
+
+
+def test_the_settings_for_all_trials_are_part_of_what_is_checked(project):
+    shutil.copy(ROOT / "params.yaml", project)
+    assert space.parameters_with([]) == NOW
+    settings = ["batch_size=12", "lr=1e-3", "seeds=[0,1]", "phases.all.part=head"]
+    phase = {**NOW["phases"]["all"], "part": "head"}
+    now = space.parameters_with(settings)
+    assert now == {**NOW, "batch_size": 12, "lr": 0.001, "seeds": [0, 1], "phases": {"all": phase}}
+    space.refuse_impossible(space.parse(["devices=2,3"], now), now)
+    with pytest.raises(UserError, match="devices=3: batch_size: 16 images must be divisible by 3"):
+        space.refuse_impossible(space.parse(["devices=2,3"], NOW), NOW)
+    assert space.parameters_with(["devices=3", "batch_size=12"])["devices"] == 3  # neither would do alone
+    assert params.load() == NOW
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["models=[resnet19]"], r"params.yaml --set models=\[resnet19\]: models.0: .*did you mean"),
+        (["devices=3"], "--set devices=3: batch_size: 16 images must be divisible by 3"),
+        (["nope=1"], r"--set nope=1: `dvc exp run -S` would not take it \(Could not override 'nope'.\)"),
+        (["lr=0.1,0.2"], "--set lr=0.1,0.2: `dvc exp run -S` would not take it"),
+        (["lr=range(1,3)"], r"--set lr=range\(1,3\): `dvc exp run -S` would not take it"),
+        (["lr='"], "--set lr=': `dvc exp run -S` would not take it"),
+        (["weights=${nope}"], "`dvc exp run -S` would not take it"),
+        (["+nope=1"], r"--set \+nope=1: unknown key 'nope'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_runs(settings, message, project):
+    shutil.copy(ROOT / "params.yaml", project)
+    with pytest.raises(UserError, match=message):
+        space.parameters_with(settings)
 
 
 @pytest.mark.parametrize(
@@ -51,17 +97,18 @@ def test_ranges_and_choices(text, meant):
         (["batch_size=8]"], "is no list of values"),
         (["learning_rate=1,2"], "params.yaml has no learning_rate"),
         (["lr.all=1,2"], "params.yaml has no lr.all"),
+        (["lr.all=1..2"], "params.yaml has no lr.all"),
         (["batch_size=-1..8"], "batch_size=-1: batch_size: -1"),
         (["models=[resnet18],[resnet19]"], r'models=\["resnet19"\]: models.0: .*did you mean'),
-        (["label_smoothing=0..2"], "label_smoothing=2: label_smoothing: 2: input should be less"),
+        (["label_smoothing=0..2"], "label_smoothing=2.0: label_smoothing: 2.0: input should be less"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(texts, message):
     with pytest.raises(UserError, match=message):
-        space.refuse_impossible(space.parse(texts), NOW)
+        space.refuse_impossible(space.parse(texts, NOW), NOW)
 
 
-TRIED = space.parse(["lr=1e-4..1e-2:log", "phases.all.epochs=2..8", "augment.flip=true,false"])
+TRIED = space.parse(["lr=1e-4..1e-2:log", "phases.all.epochs=2..8", "augment.flip=true,false"], NOW)
 
 
 def ask(trials, sampler="tpe", seed=0):
@@ -70,9 +117,9 @@ def ask(trials, sampler="tpe", seed=0):
 
 def test_the_first_trial_is_params_yaml_as_it_stands_where_that_is_in_the_space():
     assert ask([]) == {"lr": "0.001", "phases.all.epochs": "4", "augment.flip": "true"}
-    elsewhere = space.parse(["lr=0.1..0.2"])
+    elsewhere = space.parse(["lr=0.1..0.2"], NOW)
     assert 0.1 <= float(space.ask(elsewhere, NOW, [], "random", 0)["lr"]) <= 0.2
-    assert space.current(space.parse(["ema_decay=0.9..0.99"]), NOW) is None  # null is no number
+    assert space.current(space.parse(["ema_decay=0.9..0.99"], NOW), NOW) is None  # null is no number
 
 
 def test_drawn_values_are_in_the_space_and_as_params_yaml_takes_them():
@@ -87,7 +134,7 @@ def test_drawn_values_are_in_the_space_and_as_params_yaml_takes_them():
 
 
 def test_a_range_s_ends_may_have_more_digits_than_what_is_drawn():
-    narrow = space.parse(["lr=0.00123456..0.00123457"])
+    narrow = space.parse(["lr=0.00123456..0.00123457"], NOW)
     trials: list[Trial] = []
     for number in range(5):
         values = space.ask(narrow, NOW, trials, "random", 0)
@@ -97,7 +144,7 @@ def test_a_range_s_ends_may_have_more_digits_than_what_is_drawn():
 
 def test_params_yaml_is_tried_with_all_its_digits():
     now = {**NOW, "lr": 0.00123456789}
-    assert space.ask(space.parse(["lr=1e-4..1e-2"]), now, [], "tpe", 0) == {"lr": "0.00123456789"}
+    assert space.ask(space.parse(["lr=1e-4..1e-2"], NOW), now, [], "tpe", 0) == {"lr": "0.00123456789"}
 
 
 def test_the_same_trials_are_followed_by_the_same_one():

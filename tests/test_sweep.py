@@ -16,11 +16,13 @@ from clone import TINY, Clone
 from pipeline import ROOT
 from test_params import changed
 
-from finegrain import chart, cli, space, sweep, sweep_figure
+from finegrain import chart, cli, params, space, sweep, sweep_figure
 from finegrain.errors import UserError
 from finegrain.sweep import Book, Trial
 
-TRIED = space.parse(["lr=1e-4..1e-2:log", "batch_size=8,16", "phases.all.epochs=2..8"])
+TRIED = space.parse(
+    ["lr=1e-4..1e-2:log", "batch_size=8,16", "phases.all.epochs=2..8"], params.load(ROOT / "params.yaml")
+)
 
 
 def trials(count: int, seed: int = 0) -> list[Trial]:

@@ -1,13 +1,16 @@
 """What a sweep may try: parameters of params.yaml and their values, as the user types them.
 
 ``lr=1e-4..1e-1:log`` is a range (log: each factor of ten as likely), ``phases.all.epochs=4..12`` one of whole
-numbers, and ``batch_size=8,16,32`` or ``models=[resnet18],[resnet50]`` a choice.
+numbers, as epochs are, and ``batch_size=8,16,32`` or ``models=[resnet18],[resnet50]`` a choice.
 """
 
 import copy
 import json
 import math
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -19,7 +22,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from finegrain import params
+from finegrain import params, paths
 from finegrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,8 +37,36 @@ DIGITS = 4
 """Of a number from a range: more would only make the experiments hard to read."""
 
 
-def parse(texts: list[str]) -> Space:
+def parameters_with(settings: Sequence[str]) -> dict[str, Any]:
+    """Those of params.yaml, with the settings put in as `dvc exp run -S` does it: by DVC, in a copy.
+
+    Raises:
+        UserError: DVC does not take a setting, or all together are no valid parameters.
     """
+    from dvc.exceptions import DvcException
+    from dvc.utils.hydra import apply_overrides
+    from omegaconf.errors import OmegaConfBaseException
+    from ruamel.yaml.error import YAMLError
+
+    found = params.load()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(shutil.copy(paths.PARAMS, folder))
+        for setting in settings:
+            try:
+                apply_overrides(file, [setting])
+            except (DvcException, OmegaConfBaseException, YAMLError) as error:
+                reason = str(error.__cause__ or error).splitlines()[0]
+                raise UserError(f"--set {setting}: `dvc exp run -S` would not take it ({reason})") from None
+            found = params.load(file)
+    params.check(found, " ".join([str(paths.PARAMS), *(f"--set {setting}" for setting in settings)]))
+    return found
+
+
+def parse(texts: list[str], parameters: Mapping[str, Any]) -> Space:
+    """
+    Args:
+        parameters: valid ones, which tell a range of whole numbers from one of real numbers.
+
     Raises:
         UserError: a text is none of the forms above.
     """
@@ -46,11 +77,12 @@ def parse(texts: list[str]) -> Space:
             raise UserError(f"{text}: must be PARAMETER=VALUES, such as lr=1e-4..1e-1:log or batch_size=8,16")
         if name in space:
             raise UserError(f"{name}: is given twice")
-        space[name] = _range(name, values) if ".." in values else _choice(name, values)
+        ranged = ".." in values and not set(values) & set(",/")  # paths may hold .. too
+        space[name] = _range(name, values, parameters) if ranged else _choice(name, values)
     return space
 
 
-def _range(name: str, text: str) -> BaseDistribution:
+def _range(name: str, text: str, parameters: Mapping[str, Any]) -> BaseDistribution:
     ends, colon, scale = text.partition(":")
     try:
         low, high = (_number(end) for end in ends.split(".."))
@@ -62,9 +94,31 @@ def _range(name: str, text: str) -> BaseDistribution:
         raise UserError(f"{name}: {text} must begin below its end")
     if scale and low <= 0:
         raise UserError(f"{name}: {text}: a range on the log scale must begin above 0")
-    if isinstance(low, int) and isinstance(high, int):
+    if isinstance(low, int) and isinstance(high, int) and not _takes(parameters, name, low + 0.5):
         return IntDistribution(low, high, log=bool(scale))
     return FloatDistribution(low, high, log=bool(scale))
+
+
+def _takes(parameters: Mapping[str, Any], name: str, value: Any) -> bool:
+    """Whether params.yaml may have this value; the present one says less: a real number may be written 10."""
+    changed = _changed(parameters, name, value)
+    try:
+        params.check(changed, name)
+    except UserError:
+        return False
+    return True
+
+
+def _changed(parameters: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """A copy with another value of a parameter that there is."""
+    changed = copy.deepcopy(dict(parameters))
+    _at(changed, name)
+    *sections, last = name.split(".")
+    section: Any = changed
+    for key in sections:
+        section = section[key]
+    section[last] = value
+    return changed
 
 
 def _number(text: str) -> int | float:
@@ -151,14 +205,7 @@ def refuse_impossible(space: Space, parameters: Mapping[str, Any]) -> None:
         elif isinstance(distribution, FloatDistribution | IntDistribution):
             values = [distribution.low, distribution.high]
         for value in values:
-            changed = copy.deepcopy(dict(parameters))
-            _at(changed, name)
-            *sections, last = name.split(".")
-            section: Any = changed
-            for key in sections:
-                section = section[key]
-            section[last] = value
-            params.check(changed, f"{name}={json.dumps(value)}")
+            params.check(_changed(parameters, name, value), f"{name}={json.dumps(value)}")
 
 
 def _at(parameters: Mapping[str, Any], name: str) -> Any:

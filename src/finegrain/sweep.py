@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from finegrain import chart, extras, params, paths, record, scores, sides
+from finegrain import chart, extras, paths, record, scores, sides
 from finegrain.errors import UserError
 from finegrain.report import percent
 
@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
     """Returns the exit status: 1 where no trial has a result."""
     with extras.needed_for("finegrain sweep"):
         from finegrain import space, sweep_figure
-    tried, now = space.parse(args.space), params.load()
+    now = space.parameters_with(args.set)
+    tried = space.parse(args.space, now)
     fixed = dict(_setting(text) for text in args.set)
     space.refuse_impossible(tried, now)
     about = {
