@@ -11,12 +11,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from clone import TINY, Clone
 from pipeline import ROOT
 from test_params import changed
 
-from finegrain import chart, cli, params, space, sweep, sweep_figure
+from finegrain import chart, cli, params, sides, space, sweep, sweep_figure
 from finegrain.errors import UserError
 from finegrain.sweep import Book, Trial
 
@@ -100,9 +101,152 @@ def test_a_name_that_is_no_experiment_s_is_refused(name, capsys):
         args(name, "lr=1..2")
 
 
+class Experiments:
+    """In the place of DVC: those that there are, by name, and whether running one saves it and ends well."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made: dict[str, sides.Validated] = {}
+        self.ran: list[str] = []
+        self.saves, self.exits = True, 0
+        monkeypatch.setattr(sides, "validated", self.validated)
+        monkeypatch.setattr(sides, "exists", self.made.__contains__)
+        monkeypatch.setattr(sweep, "_waited_for", self.run)
+
+    def validated(self, name: str) -> sides.Validated:
+        if name not in self.made:
+            raise sides.NoRevision(name)
+        return self.made[name]
+
+    def run(self, command: list[str]) -> int:
+        self.ran.append(command[command.index("-n") + 1])
+        if self.saves:
+            self.made[self.ran[-1]] = sides.Validated(0.5, 1.0, 100)
+        return self.exits
+
+
+@pytest.fixture
+def experiments(project, monkeypatch) -> Experiments:
+    changed(project)
+    return Experiments(monkeypatch)
+
+
+def states() -> list[str]:
+    return [trial["state"] for trial in json.loads(Path("sweeps/tune/trials.json").read_text())["trials"]]
+
+
+def test_an_experiment_that_another_dvc_has_saved_meanwhile_is_the_trial_s_result(experiments):
+    """DVC asks at the start alone whether the name is free: the later of two has failed."""
+    experiments.exits = 255
+    assert sweep.run(args("tune", "lr=1e-4..1e-2", "--trials", "1")) == 0
+    assert states() == ["done"]
+
+
+def test_trials_that_failed_last_are_tried_again(experiments, capsys):
+    """As of a disk that was full: the first one too, which the others are to beat."""
+    asked = args("tune", "lr=1e-4..1e-2", "--trials", "4")
+    experiments.saves, experiments.exits = False, 1
+    with pytest.raises(UserError, match="full disk, mend it and run this again: they are tried again"):
+        sweep.run(asked)
+    assert states() == ["failed"] * 3 and "3 trials, all of them failed." in capsys.readouterr().out
+    failed = json.loads(Path("sweeps/tune/trials.json").read_text())["trials"]
+    experiments.saves, experiments.exits = True, 0
+    assert sweep.run(asked) == 0
+    assert states() == ["done"] * 4 and experiments.ran[3:] == [f"tune-00{number}" for number in range(4)]
+    done = json.loads(Path("sweeps/tune/trials.json").read_text())["trials"]
+    assert [trial["values"] for trial in done[:3]] == [trial["values"] for trial in failed]
+    assert done[0]["values"] == {"lr": "0.001"}
+
+
+def test_a_failure_before_the_last_result_is_not_tried_again(experiments):
+    about = {"space": ["lr=1..2"], "set": [], "sampler": "tpe", "seed": 0, "of": "x"}
+    with sweep._opened(Path("sweeps/tune"), about) as book:
+        for number, state in enumerate(["failed", "done", "failed", "failed", "running"]):
+            book.trials.append(Trial(number, {"lr": "1.0"}, state, 0.5, 1.0, 100))
+        book.write()
+    with sweep._opened(Path("sweeps/tune"), about) as book:
+        assert [trial.state for trial in book.trials] == ["failed", "done", *["running"] * 3]
+        assert book.running is book.trials[2]
+
+
+def test_the_summary_comes_before_the_error(experiments, capsys):
+    assert sweep.run(args("tune", "lr=1e-4..1e-2", "--trials", "1")) == 0
+    capsys.readouterr()
+    experiments.saves, experiments.exits = False, 1
+    with pytest.raises(UserError, match="3 trials have failed one after another"):
+        sweep.run(args("tune", "lr=1e-4..1e-2", "--trials", "4"))
+    printed = capsys.readouterr().out
+    assert "| tune-000 | 50.00" in printed and "1 trials (3 more failed)" in printed
+
+
+def test_what_holds_for_all_trials_is_checked_with_the_space_before_the_first(experiments):
+    for words, message in (
+        (["--set", "models=[resnet19]"], "models.0: .*did you mean"),
+        (["--set", "devices=3"], "batch_size: 16 images must be divisible by 3 devices"),
+    ):
+        with pytest.raises(UserError, match=message):
+            sweep.run(args("tune", "lr=1e-4..1e-2", *words))
+    assert not experiments.ran and not Path("sweeps").exists()
+    assert sweep.run(args("tune", "devices=2,3", "--set", "batch_size=12", "--trials", "1")) == 0
+
+
+@pytest.mark.parametrize("lock", sweep.RWLOCKS)
+def test_a_lock_that_a_killed_dvc_left_empty_is_removed_before_a_trial(lock, experiments):
+    """And no other: there dvc tells by the process whether it is old."""
+    lock.parent.mkdir(parents=True)
+    lock.write_text("{}")
+    assert sweep.run(args("tune", "lr=1e-4..1e-2", "--trials", "1")) == 0
+    assert lock.exists()
+    lock.write_text("")
+    assert sweep.run(args("tune", "lr=1e-4..1e-2", "--trials", "1")) == 0 and lock.exists()  # no trial
+    assert sweep.run(args("tune", "lr=1e-4..1e-2", "--trials", "2")) == 0
+    assert not lock.exists()
+
+
+def gone(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def outlived(processes: list[psutil.Process], seconds: float = 5) -> list[psutil.Process]:
+    until = time.monotonic() + seconds
+    while not all(map(gone, processes)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return [process for process in processes if not gone(process)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl")
+def test_what_it_runs_ends_when_it_is_killed_alone():
+    child = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    parent = f"import sys; from finegrain import sweep; sweep._waited_for([sys.executable, '-c', {child!r}])"
+    running = subprocess.Popen(
+        [sys.executable, "-c", parent], cwd=ROOT / "src", stdout=subprocess.PIPE, text=True
+    )
+    assert running.stdout
+    started = psutil.Process(int(running.stdout.readline()))
+    running.kill()
+    running.wait()
+    left = outlived([started])
+    for process in left:
+        process.kill()
+    running.stdout.close()
+    assert not left
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl")
+def test_what_it_runs_does_not_begin_when_it_has_been_killed_meanwhile():
+    """Before the new process had asked to end with it."""
+    another = os.getppid()
+    done = subprocess.run(
+        [sys.executable, "-c", "print('on')"], preexec_fn=sweep._ending_with(another), capture_output=True
+    )
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, b"")
+
+
 @pytest.mark.slow
 def test_trials_are_experiments_and_one_that_was_broken_off_goes_on(tmp_path_factory, ran):
-    """Killed in the middle of a training, with all that it started."""
+    """Killed alone, in the middle of a training, which ends with it; and dvc's locks are left empty."""
     clone = ran.copied(tmp_path_factory.mktemp("sweep") / "mine")
     changed(clone.folder, **TINY, checkpoint_seconds=0.2, phases__all__epochs=2)
     clone.commit("longer")
@@ -110,7 +254,7 @@ def test_trials_are_experiments_and_one_that_was_broken_off_goes_on(tmp_path_fac
     clone.environment["PYTHONPATH"] = str(ROOT / "src")
     record = clone.folder / "sweeps/tune/trials.json"
     running = subprocess.Popen(
-        base.split(), cwd=clone.folder, env=clone.environment, start_new_session=True, stderr=subprocess.PIPE
+        base.split(), cwd=clone.folder, env=clone.environment, stderr=subprocess.DEVNULL
     )
     state = None
     for _ in range(1200):
@@ -118,8 +262,12 @@ def test_trials_are_experiments_and_one_that_was_broken_off_goes_on(tmp_path_fac
         if state:
             break
         time.sleep(0.05)
-    os.killpg(running.pid, signal.SIGKILL)
-    running.communicate()
+    started = psutil.Process(running.pid).children(recursive=True)
+    running.kill()
+    running.wait()
+    assert len(started) > 1 and not outlived(started)  # dvc and the training
+    for lock in sweep.RWLOCKS:
+        (clone.folder / lock).write_text("")
     assert state and [trial["state"] for trial in json.loads(record.read_text())["trials"]] == ["running"]
 
     output = clone(base)
@@ -152,5 +300,6 @@ def test_trials_that_fail_one_after_another_end_the_sweep(tmp_path_factory):
     clone.environment["PYTHONPATH"] = str(ROOT / "src")
     output = clone(f"{sys.executable} -m finegrain.cli sweep bad lr=1e-4..1e-2", code=1)
     assert output.count("has failed") == 3 and "3 trials have failed one after another" in output
+    assert "3 trials, all of them failed." in output
     kept = clone.json("sweeps/bad/trials.json")["trials"]
     assert [trial["state"] for trial in kept] == ["failed"] * 3

@@ -5,13 +5,16 @@ asked, and how it ended, is in ``sweeps/<name>/trials.json``, and a broken train
 """
 
 import argparse
+import ctypes
 import fcntl
 import hashlib
+import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +24,8 @@ from finegrain.errors import UserError
 from finegrain.report import percent
 
 FOLDER = Path("sweeps")
+RWLOCKS = Path(".dvc/tmp/exps/rwlock"), Path(".dvc/tmp/rwlock")
+"""DVC's records of who reads and writes what: `dvc exp run --temp` asks the first, `dvc repro` the second."""
 FAILURES = 3
 """So many failed trials, one after another, end the sweep."""
 SHOWN = 5
@@ -66,14 +71,46 @@ class Book:
     def done(self) -> list[Trial]:
         return [trial for trial in self.trials if trial.state == "done"]
 
+    @property
+    def running(self) -> Trial | None:
+        """The first one to run or to go on with."""
+        return next((trial for trial in self.trials if trial.state == "running"), None)
+
+    def begin(self, values: dict[str, str]) -> Trial:
+        """
+        Raises:
+            UserError: its experiment's name is taken, as by a sweep whose record is gone.
+        """
+        trial = Trial(len(self.trials), values)
+        name = self.name(trial)
+        if sides.exists(name):
+            raise UserError(
+                f"{name}: there is an experiment, branch or tag of that name; give the sweep another name, "
+                f"or `dvc exp remove {name}`"
+            )
+        self.trials.append(trial)
+        self.write()
+        return trial
+
+    def retry(self) -> None:
+        """Have those that failed since the last one with a result run again: the cause may be mended."""
+        for trial in reversed(self.trials):
+            if trial.state == "done":
+                return
+            trial.state = "running"
+
 
 def run(args: argparse.Namespace) -> int:
-    """Returns the exit status: 1 where no trial has a result."""
+    """Returns the exit status: 1 where no trial has a result.
+
+    Raises:
+        UserError: what is asked cannot be, or trials failed one after another.
+    """
     with extras.needed_for("finegrain sweep"):
         from finegrain import space, sweep_figure
+    fixed = dict(_setting(text) for text in args.set)
     now = space.parameters_with(args.set)
     tried = space.parse(args.space, now)
-    fixed = dict(_setting(text) for text in args.set)
     space.refuse_impossible(tried, now)
     about = {
         "space": args.space,
@@ -86,28 +123,22 @@ def run(args: argparse.Namespace) -> int:
     failures = 0
     with _opened(FOLDER / args.name, about) as book:
         while time.monotonic() < until and failures < FAILURES:
-            trial = next((trial for trial in book.trials if trial.state == "running"), None)
+            trial = book.running
             if trial is None:
                 if len(book.trials) >= args.trials:
                     break
-                values = space.ask(tried, now, book.trials, args.sampler, args.seed)
-                trial = Trial(len(book.trials), values)
-                if sides.exists(book.name(trial)):  # of a sweep that has been forgotten: not of these values
-                    raise UserError(
-                        f"{book.name(trial)}: there is an experiment, branch or tag of that name; give the "
-                        f"sweep another name, or `dvc exp remove {book.name(trial)}`"
-                    )
-                book.trials.append(trial)
-                book.write()
+                trial = book.begin(space.ask(tried, now, book.trials, args.sampler, args.seed))
             _finish(book, trial, fixed)
             failures = failures + 1 if trial.state == "failed" else 0
             if len(book.done) > 1:
                 chart.save(sweep_figure.what_mattered(tried, book.done), book.folder / "what_mattered.png")
+        print(summary(book), end="", flush=True)
         if failures == FAILURES:
             raise UserError(
-                f"{FAILURES} trials have failed one after another, see above; mend it, and run this again"
+                f"{FAILURES} trials have failed one after another, see above. If the cause is outside the "
+                "project, such as a full disk, mend it and run this again: they are tried again. If it is in "
+                "src/, dvc.yaml, params.yaml or the values tried, mend it and give the sweep another name"
             )
-        print(summary(book), end="", flush=True)
         return int(not book.done)
 
 
@@ -150,39 +181,76 @@ def _opened(folder: Path, about: dict[str, Any]) -> Iterator[Book]:
             names = {"of": "code, dvc.yaml or params.yaml", "set": "--set"}
             what = ", ".join(names.get(key, key) for key in other)
             raise UserError(f"{file}: was begun with another {what}; give this sweep another name")
-        yield Book(folder, about, trials)
+        book = Book(folder, about, trials)
+        book.retry()
+        yield book
 
 
 def _finish(book: Book, trial: Trial, fixed: dict[str, str]) -> None:
     """Run a trial's experiment, unless it has ended before, and note its result."""
     name = book.name(trial)
     told = ", ".join(f"{key}={value}" for key, value in trial.values.items())
+    found: sides.Validated | None
     try:
         found = sides.validated(name)
     except sides.NoRevision:
         record.say(f"trial {trial.number}: {told}")
-        settings = [f"{key}={value}" for key, value in (fixed | trial.values).items()]
-        options = [word for setting in settings for word in ("-S", setting)]
-        command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "-n", name, *options]
-        if _waited_for(command):
-            trial.state = "failed"
-            book.write()
-            record.say(f"trial {trial.number} has failed: {told}")
-            return
-        found = sides.validated(name)
-    trial.state, trial.top1, trial.loss, trial.images = "done", found.top1, found.loss, found.images
+        found = _run_experiment(name, fixed | trial.values)
+    if found is None:
+        trial.state = "failed"
+        record.say(f"trial {trial.number} has failed: {told}")
+    else:
+        trial.state, trial.top1, trial.loss, trial.images = "done", found.top1, found.loss, found.images
+        record.say(f"trial {trial.number}: validation top-1 {percent(found.top1)}: {told}")
     book.write()
-    record.say(f"trial {trial.number}: validation top-1 {percent(found.top1)}: {told}")
+
+
+def _run_experiment(name: str, values: dict[str, str]) -> sides.Validated | None:
+    """Its result; None where it has failed."""
+    options = [word for key, value in values.items() for word in ("-S", f"{key}={value}")]
+    _remove_empty_locks()
+    failed = _waited_for([sys.executable, "-m", "dvc", "exp", "run", "--temp", "-n", name, *options])
+    try:
+        return sides.validated(name)  # after a failure too: another dvc may have saved it meanwhile
+    except UserError:
+        if failed:
+            return None
+        raise
+
+
+def _remove_empty_locks() -> None:
+    """A dvc that was killed while it wrote one leaves it so, and every later one would refuse to read it."""
+    for lock in RWLOCKS:
+        with suppress(FileNotFoundError):
+            if lock.stat().st_size == 0:
+                lock.unlink()
 
 
 def _waited_for(command: Sequence[str]) -> int:
     """Exit status. Ctrl-C reaches the command too, which has something to keep before it ends."""
-    running = subprocess.Popen(command)
+    running = subprocess.Popen(command, preexec_fn=_ending_with(os.getpid()))
     try:
         return running.wait()
     except KeyboardInterrupt:
         running.wait()
         raise
+
+
+def _ending_with(parent: int) -> Callable[[], None] | None:
+    """What makes Linux end a new process when its parent is killed, as ``stage`` does for dvc's stages.
+
+    Else the experiment would go on unseen, and take the name from the one that the next sweep runs.
+    """
+    if sys.platform != "linux":
+        return None
+    pr_set_pdeathsig, prctl = 1, ctypes.CDLL(None).prctl
+
+    def ask() -> None:
+        prctl(pr_set_pdeathsig, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(128 + signal.SIGTERM)
+
+    return ask
 
 
 def summary(book: Book) -> str:
