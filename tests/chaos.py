@@ -4,9 +4,9 @@
 
 Runs real DVC commands in a copy of the repository with a small sample. Each round starts from nothing and
 repeats its command, `dvc repro`, `dvc exp run`, `dvc exp run --temp` or a queue's, until it ends by itself.
-Exits with 1 if a command fails that nobody broke off, if a file differs, or if a process is left over. The
-one repair by hand that it makes is counted: DVC, killed while it rewrites .dvc/tmp/rwlock, leaves that file
-empty and refuses to start until it is removed.
+Exits with 1 if a command fails that nobody broke off, if a file differs, or if a process is left over. Where
+DVC refuses what it has itself left behind, `finegrain mend` and the same command again must go on; this is
+counted.
 """
 
 import argparse
@@ -139,8 +139,10 @@ class Tally:
     """Processes that outlived a kill, and files that outlived a round."""
     lost: list[str] = field(default_factory=list)
     """Experiments that DVC's queue calls running while no worker runs one: they were queued again."""
-    repaired: list[str] = field(default_factory=list)
-    """Ways, each time that DVC refused its own lock table and it was removed, as docs/RELIABILITY.md says."""
+    refused: list[str] = field(default_factory=list)
+    """Each time that DVC refused what it had left behind: the way, what it said, what ``mend`` said."""
+    on_no_branch: list[str] = field(default_factory=list)
+    """Rounds after which git was on no branch, until ``finegrain mend``."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -206,13 +208,15 @@ def one_round(clone: Clone, way: str, rng: random.Random, tally: Tally, kills: i
             if way in ("exp run --temp", "queue"):
                 clone(f"dvc exp apply {name}")
             return
-        if code is not None and "Unable to read RWLock-file" in output:
-            (clone.folder / ".dvc/tmp/rwlock").unlink()
-            tally.repaired.append(f"{way} after {broken_off_by or 'nothing'}")
-        elif way == "queue" and code == LOST:
+        if way == "queue" and code == LOST:
             tally.lost.append(f"{way} after {broken_off_by or 'nothing'}")
         elif kind == FULL_DISK and code is not None:
             tally.kills.append((way, kind, "any", 0.0))
+        elif code is not None and broken_off_by:
+            refusal = next((line for line in output.splitlines() if line.startswith("ERROR")), f"exit {code}")
+            mended = " ".join(clone("finegrain mend").split())
+            tally.refused.append(f"{way} after {broken_off_by}: {refusal} [{mended or 'nothing to mend'}]")
+            kind = ""  # the next one must go on
         elif code is not None:
             tally.failed.append(f"{way}, attempt {attempt}, exit {code}:\n{output[-3000:]}")
             return
@@ -290,6 +294,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 def compare(clone: Clone, unbroken: dict[str, bytes], tally: Tally) -> None:
     made = contents(clone.folder)
     tally.files += len(made)
+    if "HEAD" == clone("git rev-parse --abbrev-ref HEAD").strip():
+        tally.on_no_branch.append(" ".join(clone("finegrain mend").split()))
+        if "HEAD" == clone("git rev-parse --abbrev-ref HEAD").strip():
+            tally.different.append("git is on no branch")
     names = sorted(made.keys() | unbroken.keys())
     tally.different.extend(name for name in names if made.get(name) != unbroken.get(name))
     status = clone("dvc status")
@@ -313,7 +321,8 @@ def report(tally: Tally, seed: int, seconds: float) -> str:
         f"| commands that failed unbroken | {len(tally.failed)} |",
         f"| processes and states left over | {len(tally.left_over)} |",
         f"| experiments that DVC's queue lost, queued again | {len(tally.lost)} |",
-        f"| DVC's empty lock table removed | {len(tally.repaired)} |",
+        f"| commands that DVC refused, until `finegrain mend` and the same again | {len(tally.refused)} |",
+        f"| rounds that ended on no branch of git, until `finegrain mend` | {len(tally.on_no_branch)} |",
         f"| work done again, median | {statistics.median(repeated or [0]):.1f} s |",
         f"| work done again, longest | {max(repeated or [0]):.1f} s |",
         "",
@@ -326,7 +335,9 @@ def report(tally: Tally, seed: int, seconds: float) -> str:
     stages = Counter(stage for _, kind, stage, _ in tally.kills if kind != FULL_DISK)
     lines += ["", "Hit: " + ", ".join(f"{stage} {count}" for stage, count in stages.most_common()) + ".", ""]
     told = {"differs": tally.different, "failed": tally.failed, "left": tally.left_over}
-    for title, found in (told | {"repaired": tally.repaired, "lost": tally.lost}).items():
+    for title, found in (
+        told | {"refused": tally.refused, "no branch": tally.on_no_branch, "lost": tally.lost}
+    ).items():
         lines += [f"{title}: {text}" for text in found]
     return "\n".join(lines).rstrip() + "\n"
 

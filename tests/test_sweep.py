@@ -17,7 +17,7 @@ from clone import TINY, Clone
 from pipeline import ROOT
 from test_params import changed
 
-from finegrain import chart, cli, params, sides, space, sweep, sweep_figure
+from finegrain import chart, cli, mend, params, sides, space, sweep, sweep_figure
 from finegrain.errors import UserError
 from finegrain.sweep import Book, Trial
 
@@ -189,7 +189,7 @@ def test_what_holds_for_all_trials_is_checked_with_the_space_before_the_first(ex
     assert sweep.run(args("tune", "devices=2,3", "--set", "batch_size=12", "--trials", "1")) == 0
 
 
-@pytest.mark.parametrize("lock", sweep.RWLOCKS)
+@pytest.mark.parametrize("lock", mend.LOCK_TABLES)
 def test_a_lock_that_a_killed_dvc_left_empty_is_removed_before_a_trial(lock, experiments):
     """And no other: there dvc tells by the process whether it is old."""
     lock.parent.mkdir(parents=True)
@@ -266,7 +266,7 @@ def test_trials_are_experiments_and_one_that_was_broken_off_goes_on(tmp_path_fac
     running.kill()
     running.wait()
     assert len(started) > 1 and not outlived(started)  # dvc and the training
-    for lock in sweep.RWLOCKS:
+    for lock in mend.LOCK_TABLES:
         (clone.folder / lock).write_text("")
     assert state and [trial["state"] for trial in json.loads(record.read_text())["trials"]] == ["running"]
 

@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     _add_sweep(commands)
     _add_export(commands)
     _add_demo(commands)
+    commands.add_parser("mend", help="put right what a killed dvc has left in DVC's locks and in git")
     return top
 
 

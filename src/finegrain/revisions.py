@@ -14,26 +14,26 @@ def parting(base: str) -> str:
     Raises:
         UserError: there is no such branch or commit, or no common one.
     """
-    if _git("rev-parse", "--is-shallow-repository") == "true":
-        _git("fetch", "--quiet", "--unshallow", "origin")
+    if git("rev-parse", "--is-shallow-repository") == "true":
+        git("fetch", "--quiet", "--unshallow", "origin")
     tip = _commit(base) or _commit(f"refs/remotes/origin/{base}")
     if tip is None:
         try:
-            _git("fetch", "--quiet", "origin", "--", base)
+            git("fetch", "--quiet", "origin", "--", base)
         except UserError as error:
             raise UserError(
                 f"{base} is neither here nor at the remote `origin` ({error}); give a branch or commit"
             ) from None
-        tip = _git("rev-parse", "FETCH_HEAD")
+        tip = git("rev-parse", "FETCH_HEAD")
     try:
-        return _git("merge-base", tip, "HEAD")
+        return git("merge-base", tip, "HEAD")
     except UserError:
         raise UserError(f"{base} and this branch have no commit in common; give another one") from None
 
 
 def is_clean() -> bool:
     """Whether the files that git keeps are as committed."""
-    return not _git("status", "--porcelain", "--untracked-files=no")
+    return not git("status", "--porcelain", "--untracked-files=no")
 
 
 def differs(commit: str, path: str) -> bool:
@@ -44,12 +44,12 @@ def differs(commit: str, path: str) -> bool:
 
 def _commit(name: str) -> str | None:
     try:
-        return _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+        return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     except UserError:
         return None
 
 
-def _git(*words: str) -> str:
+def git(*words: str) -> str:
     try:
         done = subprocess.run(["git", *words], capture_output=True, text=True, check=True)
     except FileNotFoundError:

@@ -14,18 +14,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from finegrain import chart, extras, paths, record, scores, sides
+from finegrain import chart, extras, mend, paths, record, scores, sides
 from finegrain.errors import UserError
 from finegrain.report import percent
 
 FOLDER = Path("sweeps")
-RWLOCKS = Path(".dvc/tmp/exps/rwlock"), Path(".dvc/tmp/rwlock")
-"""DVC's records of who reads and writes what: `dvc exp run --temp` asks the first, `dvc repro` the second."""
 FAILURES = 3
 """So many failed trials, one after another, end the sweep."""
 SHOWN = 5
@@ -208,7 +206,7 @@ def _finish(book: Book, trial: Trial, fixed: dict[str, str]) -> None:
 def _run_experiment(name: str, values: dict[str, str]) -> sides.Validated | None:
     """Its result; None where it has failed."""
     options = [word for key, value in values.items() for word in ("-S", f"{key}={value}")]
-    _remove_empty_locks()
+    mend.unless_busy()
     failed = _waited_for([sys.executable, "-m", "dvc", "exp", "run", "--temp", "-n", name, *options])
     try:
         return sides.validated(name)  # after a failure too: another dvc may have saved it meanwhile
@@ -216,14 +214,6 @@ def _run_experiment(name: str, values: dict[str, str]) -> sides.Validated | None
         if failed:
             return None
         raise
-
-
-def _remove_empty_locks() -> None:
-    """A dvc that was killed while it wrote one leaves it so, and every later one would refuse to read it."""
-    for lock in RWLOCKS:
-        with suppress(FileNotFoundError):
-            if lock.stat().st_size == 0:
-                lock.unlink()
 
 
 def _waited_for(command: Sequence[str]) -> int:

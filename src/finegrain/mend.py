@@ -1,0 +1,96 @@
+"""``finegrain mend``: put right what a killed dvc leaves behind, and what no later dvc puts right itself.
+
+DVC 3.67 writes its lock tables in place, and `dvc exp run`, with --temp too, works in git as its user would:
+it detaches HEAD and stashes. No stage runs then that could guard it. docs/RELIABILITY.md counts how often it
+matters.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from finegrain import record, revisions
+from finegrain.errors import UserError
+
+LOCK_TABLES = Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/exps/rwlock")
+"""DVC's, of the workspace and of experiments in folders of their own: JSON."""
+EXEC_HEAD = "refs/exps/exec/EXEC_HEAD"
+"""DVC's note of the commit that an experiment began at; it outlives a kill."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Mend and say what; returns the exit status."""
+    if not Path(".dvc").is_dir():
+        raise UserError(".dvc: not found; run this in the project's folder")
+    if at_work := unless_busy():
+        record.say(f"{at_work} is at work here: nothing is mended; wait for it, or end it")
+    return 0
+
+
+def unless_busy() -> str | None:
+    """Mend and say what; returns who is at work here instead, if anybody is."""
+    at_work = busy()
+    if at_work is None:
+        for line in leftovers():
+            record.say(line)
+    return at_work
+
+
+def busy() -> str | None:
+    """A dvc or git that works in this folder or below it, but for this process and those that started it."""
+    here, ours = Path.cwd(), {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            words = [Path(word).name for word in process.cmdline()[:4]]
+            named = next((word for word in words if word in ("dvc", "git")), None)
+            if named and process.pid not in ours and Path(process.cwd()).is_relative_to(here):
+                return f"{named} (process {process.pid})"
+    return None
+
+
+def leftovers() -> Iterator[str]:
+    """Mend one thing after the other, and say each. Only where nothing else works in this folder."""
+    for table in LOCK_TABLES:
+        if _is_broken(table):
+            table.unlink()
+            yield f"removed {table}, which a killed dvc left half-written"
+    try:
+        lock = Path(revisions.git("rev-parse", "--git-path", "index.lock"))
+    except UserError:
+        return  # no git repository: nothing to mend in it
+    if lock.is_file():
+        lock.unlink()
+        yield f"removed {lock}, which a killed git or dvc left"
+    if branch := _branch_left():
+        revisions.git("symbolic-ref", "-m", "finegrain mend", "HEAD", f"refs/heads/{branch}")
+        yield f"back on branch {branch}: a killed `dvc exp run` left git on none"
+        if revisions.git("stash", "list"):
+            yield "changes that it had put aside may be in `git stash list`; `git stash pop` brings them back"
+
+
+def _is_broken(table: Path) -> bool:
+    try:
+        json.loads(table.read_bytes())
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+    return False
+
+
+def _branch_left() -> str | None:
+    """The branch whose last commit is checked out without it, if an experiment was broken off there."""
+    with suppress(UserError):
+        if revisions.git("rev-parse", "--abbrev-ref", "HEAD") != "HEAD":
+            return None
+        head = revisions.git("rev-parse", "HEAD")
+        branch = revisions.git("rev-parse", "--abbrev-ref", "@{-1}")
+        tip = revisions.git("rev-parse", "--verify", f"refs/heads/{branch}")
+        if head == tip == revisions.git("rev-parse", "--verify", EXEC_HEAD):
+            return branch
+    return None

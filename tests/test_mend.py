@@ -1,0 +1,97 @@
+"""What a killed dvc leaves is put right, and nothing else is touched."""
+
+import argparse
+import subprocess
+from pathlib import Path
+
+import pytest
+from history import History
+
+from finegrain import mend
+from finegrain.errors import UserError
+
+
+@pytest.fixture
+def history(project) -> History:
+    made = History(project)
+    (project / ".dvc/tmp/exps").mkdir(parents=True)
+    (project / "file").write_text("one")
+    made.commit("one")
+    return made
+
+
+def mended(capsys) -> str:
+    assert mend.run(argparse.Namespace()) == 0
+    return str(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("table", mend.LOCK_TABLES)
+@pytest.mark.parametrize(("content", "stays"), [("", False), ('{"read": {"a', False), ("{}", True)])
+def test_a_lock_table_goes_only_if_it_is_broken(history, capsys, table, content, stays):
+    table.write_text(content)
+    assert (str(table) in mended(capsys)) is not stays
+    assert table.is_file() is stays and mended(capsys) == ""
+
+
+def test_git_s_lock_goes_and_git_works_again(history, capsys):
+    (history.folder / ".git/index.lock").touch()
+    (history.folder / "file").write_text("two")
+    with pytest.raises(subprocess.CalledProcessError):
+        history.commit("two")
+    assert "removed .git/index.lock" in mended(capsys)
+    history.commit("two")
+
+
+def broken_off(history: History) -> None:
+    """As a kill of `dvc exp run` leaves it: on no branch, changes in the index and in the folder."""
+    history.git("update-ref", mend.EXEC_HEAD, "HEAD")
+    history.git("checkout", "-q", "--detach")
+    (history.folder / "added").write_text("staged")
+    history.git("add", "added")
+    (history.folder / "file").write_text("changed")
+
+
+def test_git_is_back_on_its_branch_with_every_change_kept(history, capsys):
+    history.git("checkout", "-q", "-b", "some/work")
+    broken_off(history)
+    before = history.git("status", "--porcelain")
+    assert mended(capsys) == "back on branch some/work: a killed `dvc exp run` left git on none\n"
+    assert history.git("symbolic-ref", "HEAD").strip() == "refs/heads/some/work"
+    assert history.git("status", "--porcelain") == before and before.count("\n") == 2
+
+
+def test_what_dvc_had_put_aside_is_told(history, capsys):
+    (history.folder / "file").write_text("mine")
+    history.git("stash")
+    broken_off(history)
+    assert "`git stash pop` brings them back" in mended(capsys)
+
+
+def test_who_left_the_branch_himself_stays_where_he_is(history, capsys):
+    history.git("checkout", "-q", "--detach")
+    assert mended(capsys) == ""  # no experiment
+    history.git("checkout", "-q", "main")
+    broken_off(history)
+    history.commit("later, on no branch")
+    assert mended(capsys) == ""
+    assert history.git("rev-parse", "--abbrev-ref", "HEAD").strip() == "HEAD"
+
+
+def test_nothing_is_touched_while_dvc_works(history, capsys):
+    mend.LOCK_TABLES[0].write_text("")
+    working = subprocess.Popen(["dvc", "30"], executable="/bin/sleep", cwd=history.folder)
+    try:
+        said = mended(capsys)
+    finally:
+        working.kill()
+        working.wait()
+    assert said.startswith(f"dvc (process {working.pid}) is at work here") and mend.LOCK_TABLES[0].is_file()
+    assert "half-written" in mended(capsys)
+
+
+def test_outside_a_project_and_outside_git(project, capsys):
+    with pytest.raises(UserError, match="run this in the project's folder"):
+        mend.run(argparse.Namespace())
+    Path(".dvc/tmp").mkdir(parents=True)
+    mend.LOCK_TABLES[0].write_text("")
+    assert "half-written" in mended(capsys)
