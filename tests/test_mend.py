@@ -85,8 +85,15 @@ def test_nothing_is_touched_while_dvc_works(history, capsys):
     finally:
         working.kill()
         working.wait()
+    watching = subprocess.Popen(
+        ["git", "-c", "sleep 30; true", "fsmonitor--daemon"], executable="/bin/sh", cwd=history.folder
+    )
     assert said.startswith(f"dvc (process {working.pid}) is at work here") and mend.LOCK_TABLES[0].is_file()
-    assert "half-written" in mended(capsys)
+    try:
+        assert "half-written" in mended(capsys)
+    finally:
+        watching.kill()
+        watching.wait()
 
 
 def test_outside_a_project_and_outside_git(project, capsys):

@@ -48,6 +48,8 @@ def busy() -> str | None:
         with suppress(psutil.Error, OSError):
             words = [Path(word).name for word in process.cmdline()[:4]]
             named = next((word for word in words if word in ("dvc", "git")), None)
+            if "fsmonitor--daemon" in words:
+                continue  # git's watcher of files, which holds no lock
             if named and process.pid not in ours and Path(process.cwd()).is_relative_to(here):
                 return f"{named} (process {process.pid})"
     return None
