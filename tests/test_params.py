@@ -1,5 +1,6 @@
 """params.yaml is a closed, typed record, and each refusal names key, value, what is allowed and the cure."""
 
+import copy
 import re
 from pathlib import Path
 from typing import Any, get_args
@@ -33,7 +34,7 @@ def changed(tmp_path: Path, **changes: Any) -> Path:
         if value is None:
             del section[key]
         else:
-            section[key] = value
+            section[key] = copy.deepcopy(value)  # which a later change must not reach
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(data, sort_keys=False))
     return file

@@ -170,7 +170,7 @@ def peaks(folder: Path) -> list[int]:
 
 @pytest.mark.slow
 def test_no_process_holds_the_array(project, tiny_pack):
-    """An array 30 times as large leaves the memory of both as it was, but for a tenth of the array."""
+    """An array 30 times as large leaves the memory of both as it was, but for a quarter of it at most."""
     phase = {**TINY["phases"]["all"], "epochs": 1}
     wanted = {**TINY, "phases": {"all": phase}, "pack__side_pixels": 256, "batch_size": 24}
     changed(project, **wanted, devices=2)
@@ -179,7 +179,7 @@ def test_no_process_holds_the_array(project, tiny_pack):
     array = repacked(tiny_pack, 720, 256)
     large = peaks(project)
     assert array > 140e6 and len(small) == len(large) == 2
-    assert max(large) - max(small) < array / 10, (small, large)
+    assert max(large) - max(small) < array / 4, (small, large)
 
 
 def wait_for(condition: Any, seconds: float = 60) -> Any:
