@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from clone import TINY
 from pipeline import STAGES, script_of
 from test_params import changed
 
@@ -16,20 +17,11 @@ from finegrain import params
 MODELS, SEEDS = ["resnet18", "efficientnet_b0"], [0, 3]
 RUNS = [f"{model}-{seed}" for model in MODELS for seed in SEEDS]
 SMALL = {
+    **TINY,
     "dataset__images_per_class": 8,
-    "dataset__side_pixels": 32,
-    "pack__side_pixels": 32,
     "models": MODELS,
     "seeds": SEEDS,
-    "phases": {
-        "all": {
-            "part": "all",
-            "epochs": 2,
-            "side_pixels": 32,
-            "optimizer": {"kind": "sgd", "momentum": 0.9},
-            "schedule": {"kind": "cosine", "warmup_epochs": 0.5},
-        }
-    },
+    "phases": {"all": {**TINY["phases"]["all"], "epochs": 2}},
 }
 
 
