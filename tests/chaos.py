@@ -160,7 +160,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         clone = Clone(Path(folder).resolve() / "clone")
         changed(clone.folder, **(QUICK if args.quick else SMALL))
-        tally = run(clone, args.kills, random.Random(args.seed), args.ways, args.longest)
+        tally = Tally()
+        try:
+            run(clone, args.kills, random.Random(args.seed), args.ways, args.longest, tally)
+        except KeyboardInterrupt:
+            print("Broken off; so far:", flush=True)
+            send(signal.SIGKILL, lambda process: True)(clone.folder, 0)
     text = report(tally, args.seed, time.monotonic() - started)
     print(text)
     if args.out:
@@ -168,10 +173,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(bool(tally.different or tally.failed or tally.left_over))
 
 
-def run(clone: Clone, kills: int, rng: random.Random, ways: Sequence[str], longest: float) -> Tally:
+def run(
+    clone: Clone, kills: int, rng: random.Random, ways: Sequence[str], longest: float, tally: Tally
+) -> None:
+    """Round after round, noted in the tally."""
     clone.commit("shrink")
     clone("dvc repro")
-    unbroken, tally = contents(clone.folder), Tally()
+    unbroken = contents(clone.folder)
     while len(tally.kills) < kills and not tally.failed:
         way = ways[sum(tally.rounds.values()) % len(ways)]
         fresh(clone)
@@ -180,7 +188,6 @@ def run(clone: Clone, kills: int, rng: random.Random, ways: Sequence[str], longe
             break
         tally.rounds[way] += 1
         compare(clone, unbroken, tally)
-    return tally
 
 
 def fresh(clone: Clone) -> None:
