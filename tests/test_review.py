@@ -188,6 +188,10 @@ def test_a_leaderboard_of_other_predictions_is_told(history, capsys):
     status, text = comment(capsys)
     assert status == 1 and headline(text) == "The results are not those of this code"
     assert "- `compare`: reports/leaderboard.json is not of these predictions" in text
+    for spoilt in ("<<<<<<< HEAD", "[]", '{"models": {"net": {}}}', '{"models": null}'):
+        (history.folder / "reports/leaderboard.json").write_text(spoilt)
+        history.commit("spoilt")
+        assert "reports/leaderboard.json is not of these predictions" in comment(capsys)[1]
     board["models"]["net"]["test_top1"] = 0.5
     record.write_json(history.folder / "reports/leaderboard.json", board)
     history.commit("whole")

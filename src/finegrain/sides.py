@@ -1,7 +1,6 @@
 """A side of ``finegrain diff``: what a revision holds, read without checking it out.
 
-The only module that imports dvc, which knows experiments by name and finds a file in git, in its cache or in
-a remote.
+By dvc, which knows experiments by name and finds a file in git, in its cache or in a remote.
 """
 
 import hashlib
