@@ -132,19 +132,21 @@ def test_a_whole_network_learns_as_well_on_two(project, tiny_pack):
     """Norm layers follow each process's own half of the batch: the same within what a seed changes."""
     found = {}
     for devices in (1, 2):
-        done = train(project, **TINY, devices=devices, lr=0.01, ema_decay=0.5, refit=True)
+        # 12 images for each process: with 6 the statistics are so rough that learning suffers
+        done = train(project, **TINY | {"batch_size": 24}, devices=devices, lr=0.01, ema_decay=0.5, refit=True)
         assert done.returncode == 0, done.stderr
         found[devices] = history(project).iloc[-1]
-    # of the third epoch; the first begins at ln 3 = 1.1
-    assert found[2]["train_loss"] == pytest.approx(found[1]["train_loss"], rel=0.25)
+    # of the third epoch; the first begins at ln 3 = 1.1; another seed alone changes it by 0.1
+    assert found[2]["train_loss"] == pytest.approx(found[1]["train_loss"], abs=0.25)
     assert max(run["train_loss"] for run in found.values()) < 0.9
 
 
 def repacked(folder: Path, images: int, side: int) -> int:
-    """Give a pack larger train images; returns their bytes."""
+    """Give a pack larger, black train images; returns their bytes."""
     facts = json.loads((folder / "pack.json").read_text())
     for part, count in (facts["counts"] | {"train": images}).items():
-        np.save(folder / f"{part}.npy", np.full((count, side, side, 3), 90, np.uint8))
+        shape = (count, side, side, 3)
+        np.lib.format.open_memmap(folder / f"{part}.npy", "w+", np.uint8, shape)  # zeros that fill no disk
         np.save(folder / f"{part}_labels.npy", np.arange(count) % 3)
     (folder / "pack.json").write_text(json.dumps(facts | {"side_pixels": side}))
     return (folder / "train.npy").stat().st_size
@@ -170,16 +172,19 @@ def peaks(folder: Path) -> list[int]:
 
 @pytest.mark.slow
 def test_no_process_holds_the_array(project, tiny_pack):
-    """An array 30 times as large leaves the memory of both as it was, but for a quarter of it at most."""
+    """An array of 800 MB adds less than half of it to both together; if each held its share, all of it.
+
+    What the two take differs by up to 250 MB from run to run, whatever the array's size.
+    """
     phase = {**TINY["phases"]["all"], "epochs": 1}
-    wanted = {**TINY, "phases": {"all": phase}, "pack__side_pixels": 256, "batch_size": 24}
+    wanted = {**TINY, "phases": {"all": phase}, "pack__side_pixels": 512, "batch_size": 24}
     changed(project, **wanted, devices=2)
-    repacked(tiny_pack, 24, 256)
+    repacked(tiny_pack, 24, 512)
     small = peaks(project)
-    array = repacked(tiny_pack, 720, 256)
+    array = repacked(tiny_pack, 1000, 512)
     large = peaks(project)
-    assert array > 140e6 and len(small) == len(large) == 2
-    assert max(large) - max(small) < array / 4, (small, large)
+    assert array > 780e6 and len(small) == len(large) == 2
+    assert sum(large) - sum(small) < array / 2, (small, large)
 
 
 def wait_for(condition: Any, seconds: float = 60) -> Any:
