@@ -201,7 +201,7 @@ def test_a_second_trainer_begins_anew_where_the_first_one_has_removed_its_folder
         waiting.start()
         waiting.join(0.3)
         first.write({"step": 3})
-        shutil.rmtree(first.folder)
+        first.finish(project / "result")
     waiting.join(10)
     assert folders == [True]
 

@@ -133,7 +133,8 @@ def test_a_whole_network_learns_as_well_on_two(project, tiny_pack):
     found = {}
     for devices in (1, 2):
         # 12 images for each process: with 6 the statistics are so rough that learning suffers
-        done = train(project, **TINY | {"batch_size": 24}, devices=devices, lr=0.01, ema_decay=0.5, refit=True)
+        changes = {**TINY, "batch_size": 24, "ema_decay": 0.5, "refit": True, "lr": 0.01}
+        done = train(project, **changes, devices=devices)
         assert done.returncode == 0, done.stderr
         found[devices] = history(project).iloc[-1]
     # of the third epoch; the first begins at ln 3 = 1.1; another seed alone changes it by 0.1

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,14 +23,30 @@ def test_a_user_error_is_its_message_and_exit_1():
     assert (done.returncode, done.stderr, done.stdout) == (1, "error: lr: -1 is bad\n", "")
 
 
-def test_ctrl_c_is_one_line_and_the_shell_s_exit_status():
+INTERRUPTED = "os.kill(os.getpid(), signal.SIGINT), time.sleep(5)"
+
+
+def interrupted(end: str, **environment: str) -> tuple[int, str]:
+    """Exit status and words of a script that imports ``stage`` and then does what ``end`` says."""
     code = (
-        "import os, signal, time\nfrom finegrain import stage\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
-        "stage.main(lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(5)))"
+        "import os, signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"from finegrain import stage\n{end}"  # the handler is set as a background job ignores the signal
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (130, "interrupted; `dvc repro` goes on from here\n")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT / "src", env={**os.environ, **environment}, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("environment", [{}, {"DVC_STAGE": "train@resnet18-0"}])
+def test_ctrl_c_is_one_line_and_the_shell_s_exit_status(environment):
+    found = interrupted(f"stage.main(lambda: ({INTERRUPTED}))", **environment)
+    assert found == (130, "interrupted; `dvc repro` goes on from here\n")
+
+
+def test_ctrl_c_while_a_stage_imports_is_no_traceback():
+    assert interrupted(INTERRUPTED, DVC_STAGE="train@resnet18-0") == (-signal.SIGINT, "")
 
 
 def test_a_stage_ends_with_dvc_even_while_it_imports():

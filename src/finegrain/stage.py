@@ -35,7 +35,14 @@ def _die_with_parent() -> None:
         sys.exit("error: dvc has been killed")  # while Python was starting
 
 
+def _end_at_once_on_ctrl_c() -> None:
+    """While a stage still imports it has nothing to keep and nothing to say: no traceback of an import."""
+    if "DVC_STAGE" in os.environ and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 _die_with_parent()
+_end_at_once_on_ctrl_c()
 
 
 def main(run: Callable[[], None], then: str = "`dvc repro` goes on from here") -> None:
@@ -44,6 +51,8 @@ def main(run: Callable[[], None], then: str = "`dvc repro` goes on from here") -
     Args:
         then: what to do after the cure.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         run()
     except UserError as error:
