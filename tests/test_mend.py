@@ -33,6 +33,30 @@ def test_a_lock_table_goes_only_if_it_is_broken(history, capsys, table, content,
     assert table.is_file() is stays and mended(capsys) == ""
 
 
+def test_a_run_s_folder_goes_only_if_it_is_empty(history, capsys):
+    whole, torn, empty = (mend.RUNS / f"{key[:2]}/{key}" for key in ("ab01", "ab02", "cd03"))
+    for folder in (whole, torn, empty):
+        folder.mkdir(parents=True)
+    (whole / "ef04").write_text("cmd: true")
+    (torn / ".Xy_z-1.tmp").touch()
+    said = mended(capsys)
+    assert whole.is_dir() and str(whole) not in said and not torn.is_dir() and not empty.is_dir()
+    assert said.count("\n") == 2 and f"removed {torn}, which" in said and f"removed {empty}, which" in said
+
+
+@pytest.mark.slow
+def test_dvc_goes_on_where_a_run_s_folder_was_empty(tmp_path, ran, monkeypatch, capsys):
+    clone = ran.copied(tmp_path / "clone")
+    (clone.folder / "dvc.lock").unlink()
+    kept = [file for file in (clone.folder / mend.RUNS).rglob("*") if file.is_file()]
+    (kept_of_download,) = (file for file in kept if "src/download.py" in file.read_text().split("\n")[0])
+    kept_of_download.unlink()
+    assert "join() argument must be" in clone("dvc repro download", 255)
+    monkeypatch.chdir(clone.folder)
+    assert f"{kept_of_download.parent.name}, which a killed dvc left empty" in mended(capsys)
+    assert "Running stage 'download'" in clone("dvc repro download")
+
+
 def test_git_s_lock_goes_and_git_works_again(history, capsys):
     (history.folder / ".git/index.lock").touch()
     (history.folder / "file").write_text("two")

@@ -1,8 +1,8 @@
 """``finegrain mend``: put right what a killed dvc leaves behind, and what no later dvc puts right itself.
 
-DVC 3.67 writes its lock tables in place, and `dvc exp run`, with --temp too, works in git as its user would:
-it detaches HEAD and stashes. No stage runs then that could guard it. docs/RELIABILITY.md counts how often it
-matters.
+DVC 3.67 writes its lock tables in place; it cannot read its run cache where a run's folder is empty; and
+`dvc exp run`, with --temp too, works in git as its user would: it detaches HEAD and stashes. No stage runs
+then that could guard it. docs/RELIABILITY.md counts how often it matters.
 """
 
 import argparse
@@ -19,6 +19,9 @@ from finegrain.errors import UserError
 
 LOCK_TABLES = Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/exps/rwlock")
 """DVC's, of the workspace and of experiments in folders of their own: JSON."""
+RUNS = Path(".dvc/cache/runs")
+"""A folder for each command and its inputs, made before the file goes in that names the outputs. A cache that
+lies elsewhere may be shared, and in use; it is left alone."""
 EXEC_HEAD = "refs/exps/exec/EXEC_HEAD"
 """DVC's note of the commit that an experiment began at; it outlives a kill."""
 
@@ -61,6 +64,12 @@ def leftovers() -> Iterator[str]:
         if _is_broken(table):
             table.unlink()
             yield f"removed {table}, which a killed dvc left half-written"
+    for folder in RUNS.glob("*/*/"):
+        for torn in folder.glob(".*.tmp"):
+            torn.unlink()
+        with suppress(OSError):  # it has its file, as it should
+            folder.rmdir()
+            yield f"removed {folder}, which a killed dvc left empty"
     try:
         lock = Path(revisions.git("rev-parse", "--git-path", "index.lock"))
     except UserError:
