@@ -106,17 +106,13 @@ class Bench:
     def cell(self, name: str, model: str, batch_size: int) -> None:
         reset_memory(self.device)
         torch.backends.cudnn.benchmark = name == "ceiling, cuDNN tuned"
-        epoch = self.way(name, model, batch_size)
-        self.results["cells"].append(
-            {
-                "model": model,
-                "batch_size": batch_size,
-                "way": name,
-                **timed(epoch, self.args.seconds),
-                "peak_memory_bytes": runtime.peak_memory_bytes(self.device),
-            }
-        )
-        torch.backends.cudnn.benchmark = False
+        try:
+            found = timed(self.way(name, model, batch_size), self.args.seconds)
+        finally:
+            torch.backends.cudnn.benchmark = False
+        where = {"model": model, "batch_size": batch_size, "way": name}
+        memory = runtime.peak_memory_bytes(self.device)
+        self.results["cells"].append(where | found | {"peak_memory_bytes": memory})
 
     def growing(self, model: str, batch_size: int) -> None:
         """All augmentation on, images growing to the full side within the phase: each epoch by itself."""
@@ -312,8 +308,8 @@ def facts(device: torch.device, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def write(out: Path, results: dict[str, Any]) -> str:
-    text = gpu_table.markdown(results)
     record.write_json(out / "gpu.json", results)
+    text = gpu_table.markdown(results)
     record.write_text(out / "gpu.md", text)
     return text
 

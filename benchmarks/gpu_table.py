@@ -104,8 +104,8 @@ def _compiled(cells: list[dict[str, Any]]) -> Iterator[str]:
     yield "|---|---:|---:|---:|---:|---:|"
     plain = {(c["model"], c["batch_size"]): c for c in cells if c["way"] == "ceiling"}
     for cell in cells:
-        if cell["way"] == COMPILED:
-            before = plain[cell["model"], cell["batch_size"]]
+        before = plain.get((cell["model"], cell["batch_size"]))  # None: that one has failed
+        if cell["way"] == COMPILED and before:
             saved = 1 / before["images_per_second"] - 1 / cell["images_per_second"]  # seconds an image
             longer = cell["start_seconds"] - before["start_seconds"]
             yield (

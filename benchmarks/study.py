@@ -90,6 +90,7 @@ def run(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     file, metrics = folder / "params.yaml", folder / "metrics" / "cars" / f"{args.model}-{seed}.json"
     text = yaml.safe_dump(data, sort_keys=False)
     if not (metrics.is_file() and file.read_text() == text):
+        metrics.unlink(missing_ok=True)  # of other settings: what is broken off now must not pass for them
         file.write_text(text)
         for stage in ("download", "split", "pack", "train", "evaluate"):
             print(f"{recipe}, seed {seed}: {stage}", file=sys.stderr, flush=True)

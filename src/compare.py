@@ -75,13 +75,13 @@ def _plain(row: dict[str, object]) -> dict[str, object]:
 
 
 def _table(file: Path) -> pd.DataFrame:
-    """Text stays text: a class may be called NA."""
-    return pd.read_csv(file, keep_default_na=False)
+    """Text stays text: a class may be called NA, or 007."""
+    return pd.read_csv(file, keep_default_na=False, dtype={"class": str})
 
 
 def _figures(run: paths.Run) -> report.ModelFigures:
     kept, per_class = predictions.read(run.predictions), _table(run.per_class)
-    names = per_class["class"].astype(str).tolist()
+    names = per_class["class"].tolist()
     place = {name: index for index, name in enumerate(names)}
     truth = np.array([place[name] for name in kept["class"]])
     predicted = np.array([place[name] for name in kept["class_1"]])

@@ -51,7 +51,7 @@ def fetch(config: params.Params, folder: Path) -> dict[str, Any]:
         case params.Cifar100(slug=None, path=str(path)):
             from finegrain.sources import cifar
 
-            cifar.convert(Path(path).expanduser(), folder)
+            cifar.convert(paths.given(path), folder)
             origin["path"] = Path(path).name
         case params.Cifar100(slug=str(slug)):
             from finegrain.sources import cifar, kaggle

@@ -51,10 +51,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, required=True, help="one of params.yaml `seeds`")
     args = parser.parse_args(argv)
     config = params.read()
+    on = runtime.device(config.device)
     if config.devices > 1 and not ranks.launched():
+        ranks.require_gpus(config.devices, on)
         ranks.launch(config.devices, __file__, ["--model", args.model, "--seed", str(args.seed)])
         return
-    with ranks.joined(runtime.device(config.device)) as ours:
+    with ranks.joined(on) as ours:
         train(config, paths.Run(config.dataset.name, args.model, args.seed), ours)
 
 
@@ -101,11 +103,14 @@ def train(config: params.Params, run: paths.Run, ours: Ranks) -> None:
         logits, labels = loop.predict(net, val, chosen.best["side_pixels"], bf16)
         temperature = calibration.temperature(logits.numpy(), labels.numpy())
         told = answers.of(logits.numpy(), labels.numpy(), temperature)
+        seen = train
         if config.refit:
-            both = packed.Split(data.pack, "train+val", device, *normal, ours)
+            for part in (train, val):
+                part.release()  # the next one holds the same images
+            seen = packed.Split(data.pack, "train+val", device, *normal, ours)
             net = build()
             keeper = kept(f"{run.dataset}-{run.name}-refit", net)
-            for row in loop.fit(net, config, seed, both, None, keeper, final, bf16, plan=chosen):
+            for row in loop.fit(net, config, seed, seen, None, keeper, final, bf16, plan=chosen):
                 record.say(f"{run.name} refit, epoch {row['epoch']}: train loss {row['train_loss']:.3f}")
         result = final if config.refit else chosen
         facts = {
@@ -128,8 +133,8 @@ def train(config: params.Params, run: paths.Run, ours: Ranks) -> None:
             "environment": environment,
             "revision": record.revision(),
         }
-        average = optim.average(net, config.ema_decay) if config.ema_decay else None
-        job = loop.Job(net, config, seed, next(iter(config.phases)), train, bf16, average)
+        average = optim.MovingAverage(net, config.ema_decay) if config.ema_decay else None
+        job = loop.Job(net, config, seed, next(iter(config.phases)), seen, bf16, average)
         spent = cost(job, [*chosen.rows, *final.rows], min(chosen.lrs.values()))
         if ours.first:
             model.save(run.weights, run.sidecar, result.weights, facts)

@@ -107,6 +107,14 @@ def is_dvc(process: psutil.Process) -> bool:
     return "dvc" in command_line(process) and stage_of(process) is None
 
 
+def at_work(stage: psutil.Process) -> bool:
+    """Whether a dvc that lives has started it: of a queue's experiments, a worker takes the next one."""
+    try:
+        return any(is_dvc(parent) for parent in stage.parents())
+    except psutil.Error:
+        return False
+
+
 KILLS: dict[str, Callable[[Path, int], None]] = {
     "kill -9 dvc": send(signal.SIGKILL, is_dvc),
     "kill dvc": send(signal.SIGTERM, is_dvc),
@@ -281,9 +289,9 @@ def succeeded(clone: Clone, way: str, name: str) -> bool:
 
 
 def wait_for_quiet(clone: Clone, way: str, tally: Tally, kind: str) -> None:
-    """No stage, and but for an idle queue worker no process at all, may outlive a kill by five seconds."""
+    """No process may outlive a kill by five seconds, but for a queue's worker and what that one runs now."""
     for _ in range(50):
-        rest = [p for p in processes(clone.folder) if way != "queue" or stage_of(p)]
+        rest = [p for p in processes(clone.folder) if way != "queue" or (stage_of(p) and not at_work(p))]
         if not rest:
             return
         time.sleep(0.1)

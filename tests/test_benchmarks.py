@@ -134,6 +134,7 @@ def test_the_gpu_table_says_after_how_many_images_compiling_pays(module):
         "| fast | 8 | 200 | 2.00x | 31 | 6,000 |",  # 5 ms an image saved, 30 s more to start
         "| slow | 8 | 90 | 0.90x | 31 | never |",
     ]
+    assert len(list(module("gpu_table")._compiled(rows[1:2]))) == 2  # what it would be set against has failed
 
 
 def test_ratios_are_taken_within_a_round(module):

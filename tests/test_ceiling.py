@@ -1,10 +1,15 @@
 """The ceiling is the speed of the same step on one fixed batch."""
 
+import gc
+import weakref
+from types import SimpleNamespace
+
 import pytest
 import torch
 from test_loop import TWO_PHASES, settings, split
 
 from finegrain import ceiling, loop, model
+from finegrain.ranks import ALONE
 
 
 def test_a_run_half_as_fast_as_its_ceiling_has_the_fraction_one_half(tiny_pack, tmp_path, monkeypatch):
@@ -25,6 +30,20 @@ def test_a_run_half_as_fast_as_its_ceiling_has_the_fraction_one_half(tiny_pack, 
     monkeypatch.setattr(ceiling, "images_per_second", known)
     assert ceiling.fraction(job, rows, 0.01) == 0.5
     assert asked == [("all", 32, 0.01, 1.0)]
+
+
+def test_a_job_goes_at_once_with_its_passes(tmp_path):
+    """Python's collector knows nothing of a GPU's memory, which holds a recorded step until then."""
+    train = SimpleNamespace(device=torch.device("cuda"), ranks=ALONE, steps=lambda size: 1000)
+    job = loop.Job(torch.nn.Linear(2, 2), settings(tmp_path), 0, "all", train, False)  # type: ignore[arg-type]
+    assert job.passes._planned is not None and job.passes._planned(32) > 0
+    gone = weakref.ref(job.passes)
+    gc.disable()
+    try:
+        del job
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("phase", TWO_PHASES)

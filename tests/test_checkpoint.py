@@ -169,6 +169,20 @@ def test_experiments_share_the_workspace_s_folder(project, monkeypatch):
     assert paths.checkpoints() == project / ".checkpoints"
 
 
+def test_a_file_that_params_names_is_found_from_an_experiment_s_copy_too(project, monkeypatch):
+    """By DVC's own copies, which hold what git tracks: its version of a file comes first."""
+    copy = project / ".dvc" / "tmp" / "exps" / "standalone" / "tmpabc"
+    copy.mkdir(parents=True)
+    (project / "mine.zip").touch()
+    for tracked in (project / "tracked.pth", copy / "tracked.pth"):
+        tracked.touch()
+    assert paths.given("mine.zip") == Path("mine.zip") and paths.given("../none.zip") == Path("../none.zip")
+    monkeypatch.chdir(copy)
+    assert paths.given("mine.zip") == project / "mine.zip"
+    assert paths.given(str(project / "mine.zip")) == project / "mine.zip"
+    assert paths.given("tracked.pth") == Path("tracked.pth")
+
+
 def test_a_second_trainer_waits_and_goes_on_from_the_first_one_s_state(project, monkeypatch, capsys):
     monkeypatch.setattr(checkpoint, "POLL_SECONDS", 0.05)
     found: list[object] = []

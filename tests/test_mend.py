@@ -66,6 +66,18 @@ def test_git_s_lock_goes_and_git_works_again(history, capsys):
     history.commit("two")
 
 
+@pytest.mark.parametrize("size", [0, 6, 100, -1])
+def test_a_torn_index_is_made_anew_with_every_file_kept(history, capsys, size):
+    (history.folder / "file").write_text("two")
+    (history.folder / "added").write_text("staged")
+    history.git("add", "added")
+    index = history.folder / ".git/index"
+    index.write_bytes(index.read_bytes()[:size])
+    assert mended(capsys).startswith("made .git/index anew")
+    assert history.git("status", "--porcelain") == " M file\n?? added\n"
+    assert (history.folder / ".git/index.broken").is_file() and mended(capsys) == ""
+
+
 def broken_off(history: History) -> None:
     """As a kill of `dvc exp run` leaves it: on no branch, changes in the index and in the folder."""
     history.git("update-ref", mend.EXEC_HEAD, "HEAD")

@@ -120,7 +120,7 @@ def test_weight_decay_can_spare_norm_and_bias(kind, spared):
 def test_the_average_equals_a_slow_one_and_starts_at_the_weights():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    average = optim.average(net, 0.9)
+    average = optim.MovingAverage(net, 0.9)
     slow = {k: v.clone() for k, v in net.state_dict().items()}
     for n in range(30):
         with torch.no_grad():

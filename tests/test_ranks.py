@@ -22,7 +22,7 @@ from pipeline import ROOT
 from safetensors.torch import load_file
 from test_params import changed
 
-from finegrain import packed
+from finegrain import packed, ranks
 from finegrain.errors import UserError
 from finegrain.ranks import Ranks, joined
 from finegrain.recipe import Augment
@@ -84,14 +84,14 @@ def test_the_shares_of_a_batch_are_the_batch(tiny_pack, count):
 
 
 def test_an_epoch_s_last_batch_is_as_large_for_all(tiny_pack):
-    ranks = [split(tiny_pack, "train", Ranks(index, 2)) for index in range(2)]
+    parts = [split(tiny_pack, "train", Ranks(index, 2)) for index in range(2)]
     # 42 images in batches of 37: five are left, of which four can be shared
     sizes = [
         [len(y) for _, y in part.train_batches(1, 37, 32, Augment(crop_scale=(0.5, 1.0)), seed=0)]
-        for part in ranks
+        for part in parts
     ]
     assert sizes == [[18, 2], [18, 2]]
-    assert ranks[0].steps(40) == 1  # two images, one for each: too few for batch norm
+    assert parts[0].steps(40) == 1  # two images, one for each: too few for batch norm
 
 
 def test_the_stretches_hold_every_image_once(tiny_pack):
@@ -106,6 +106,15 @@ def test_a_batch_that_cannot_be_divided_is_refused(project, devices, batch_size)
     done = train(project, devices=devices, batch_size=batch_size)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"batch_size: {batch_size} images must be divisible by {devices} devices" in done.stderr
+
+
+def test_each_process_needs_a_gpu_and_has_random_numbers_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    ranks.require_gpus(2, torch.device("cuda"))
+    ranks.require_gpus(8, CPU)
+    with pytest.raises(UserError, match=r"params.yaml: devices: 4: this machine has 2 GPUs; lower it"):
+        ranks.require_gpus(4, torch.device("cuda"))
+    assert Ranks().own == () and Ranks(0, 2).own != Ranks(1, 2).own
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from clone import TINY
 from pipeline import STAGES, script_of
 from test_params import changed
 
-from finegrain import params
+from finegrain import params, paths
+from finegrain.sources import sample
 
 MODELS, SEEDS = ["resnet18", "efficientnet_b0"], [0, 3]
 RUNS = [f"{model}-{seed}" for model in MODELS for seed in SEEDS]
@@ -130,6 +132,20 @@ def test_the_leaderboard_names_the_winner_by_validation(finished):
     assert val[board["winner"]] == max(val.values())
     table = (finished["folder"] / "reports/leaderboard.md").read_text()
     assert all(model in table for model in MODELS)
+
+
+def test_classes_whose_names_are_numbers_stay_text(finished, tmp_path, monkeypatch):
+    """As GTSRB's 00000 to 00042 are: what is read back from CSV must not become the number 0."""
+    unused = shutil.ignore_patterns("*.safetensors", "pack", "archive")
+    folder = shutil.copytree(finished["folder"], tmp_path / "project", ignore=unused)
+    monkeypatch.chdir(folder)
+    numbers = {name: f"{i:05d}" for i, name in enumerate(sample.CLASS_NAMES)}
+    for file in folder.glob("data/sample/predictions/*.parquet"):
+        pd.read_parquet(file).replace(numbers).to_parquet(file)
+    for file in (*folder.glob("plots/sample/per_class/*.csv"), paths.Data("sample").class_balance):
+        pd.read_csv(file).replace(numbers).to_csv(file, index=False)
+    importlib.import_module("compare").main([])
+    assert ">00003<" in (folder / "reports/index.html").read_text()
 
 
 def test_a_model_of_several_seeds_is_their_mean(finished):

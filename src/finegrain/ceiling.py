@@ -37,8 +37,8 @@ def fraction(job: loop.Job, rows: Sequence[Row], lr: float) -> float:
 def images_per_second(job: loop.Job, side: int, lr: float, seconds: float) -> float:
     """Of whole steps on one batch that stays where it is, for about so many seconds."""
     images, labels = next(job.batches("ceiling", side))
+    model.set_part(job.net, job.phase.part)  # first: the optimizer takes what trains
     optimizer = job.optimizer(lr)
-    model.set_part(job.net, job.phase.part)
     model.train_mode(job.net, job.phase.part, job.phase.frozen_statistics)
 
     def run(steps: int) -> float:

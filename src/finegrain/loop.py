@@ -11,11 +11,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from finegrain import augment, model, optim, range_test, record, runtime
 from finegrain.checkpoint import States
 from finegrain.errors import UserError
+from finegrain.optim import MovingAverage
 from finegrain.packed import Split
 from finegrain.params import Params
 from finegrain.passes import Passes
@@ -41,7 +41,7 @@ class Job:
     """Of the phase."""
     train: Split
     bf16: bool
-    average: AveragedModel | None = None
+    average: MovingAverage | None = None
 
     @property
     def phase(self) -> Phase:
@@ -62,8 +62,10 @@ class Job:
 
     @cached_property
     def passes(self) -> Passes:
+        steps, phase = self.steps, self.phase  # not self: a cycle would keep a graph's memory
+
         def planned(side: int) -> int:
-            return self.steps * sum(self.phase.side(epoch) == side for epoch in range(self.phase.epochs))
+            return steps * sum(phase.side(epoch) == side for epoch in range(phase.epochs))
 
         ranks = self.train.ranks
         recorded = self.train.device.type == "cuda" and ranks.alone
@@ -106,7 +108,7 @@ def fit(
     Raises:
         UserError: a loss is not finite.
     """
-    average, ranks = optim.average(net, config.ema_decay) if config.ema_decay else None, train.ranks
+    average, ranks = MovingAverage(net, config.ema_decay) if config.ema_decay else None, train.ranks
     state = keeper.read()
     if state:
         _restore(state, net, average, progress)
@@ -172,7 +174,8 @@ def train_steps(
     bar = record.progress(batches, total=steps - first, label=f"epoch {epoch} ({job.name})", unit="step")
     for step, (x, y) in enumerate(bar, first):
         optim.set_rates(optimizer, phase, phase_epoch * steps + step, steps)
-        torch.manual_seed(augment.seed_of(job.seed, "step", epoch, step))  # mixing, dropout
+        # for mixing and dropout
+        torch.manual_seed(augment.seed_of(job.seed, "step", epoch, step, *job.train.ranks.own))
         loss, logits = take_step(job, optimizer, x, y)
         sums.add(loss, logits, y)
         watch.put(loss)
@@ -207,7 +210,10 @@ def take_step(job: Job, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) 
     """
     key = f"phases.{job.name}.batch_size" if job.phase.batch_size else "batch_size"
     with runtime.explained(f"{key}: {len(x)} images of {x.shape[-1]} px", "halve it"):
-        loss, logits = job.passes(*(job.mix(x, y) if job.mix else (x, y)))
+        if job.mix:
+            x, y = job.mix(x, y)
+            x = x.contiguous(memory_format=torch.channels_last)  # a GPU's roll gives another format
+        loss, logits = job.passes(x, y)
         if job.phase.clip_norm:
             nn.utils.clip_grad_norm_(job.net.parameters(), job.phase.clip_norm)
         optimizer.step()
@@ -245,7 +251,7 @@ def sweep_rates(job: Job) -> list[range_test.Point]:
     def step(lr: float) -> float:
         for group in optimizer.param_groups:
             group["lr"] = lr * group["peak_lr"]  # the groups' factors, for a peak rate of 1
-        torch.manual_seed(augment.seed_of(job.seed, "range test", bar.n))
+        torch.manual_seed(augment.seed_of(job.seed, "range test", bar.n, *job.train.ranks.own))
         loss, _ = take_step(job, optimizer, *next(batches))
         job.train.ranks.sum(loss)
         loss /= job.train.ranks.count
@@ -319,7 +325,7 @@ def _is_finite(net: nn.Module) -> bool:
 def _state(
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: AveragedModel | None,
+    average: MovingAverage | None,
     progress: Progress,
     ranks: Ranks,
 ) -> dict[str, Any]:
@@ -334,7 +340,7 @@ def _state(
 
 
 def _restore(
-    state: dict[str, Any], net: nn.Module, average: AveragedModel | None, progress: Progress
+    state: dict[str, Any], net: nn.Module, average: MovingAverage | None, progress: Progress
 ) -> None:
     progress.restore(state["progress"])
     if state["net"] is None:

@@ -1,15 +1,18 @@
 """``finegrain mend``: put right what a killed dvc leaves behind, and what no later dvc puts right itself.
 
-DVC 3.67 writes its lock tables in place; it cannot read its run cache where a run's folder is empty; and
-`dvc exp run`, with --temp too, works in git as its user would: it detaches HEAD and stashes. No stage runs
-then that could guard it. docs/RELIABILITY.md counts how often it matters.
+DVC 3.67 writes its lock tables in place, and cannot read its run cache where a run's folder is empty.
+`dvc exp run`, with --temp too, works in git as its user would: it detaches HEAD, stashes, and leaves half an
+index where Ctrl-C comes while it writes that. No stage runs then that could guard it. docs/RELIABILITY.md
+counts how often it matters.
 """
 
 import argparse
+import hashlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -22,6 +25,7 @@ LOCK_TABLES = Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/exps/rwlock")
 RUNS = Path(".dvc/cache/runs")
 """A folder for each command and its inputs, made before the file goes in that names the outputs. A cache that
 lies elsewhere may be shared, and in use; it is left alone."""
+_HASHES = (20, partial(hashlib.sha1, usedforsecurity=False)), (32, hashlib.sha256)
 EXEC_HEAD = "refs/exps/exec/EXEC_HEAD"
 """DVC's note of the commit that an experiment began at; it outlives a kill."""
 
@@ -77,6 +81,11 @@ def leftovers() -> Iterator[str]:
     if lock.is_file():
         lock.unlink()
         yield f"removed {lock}, which a killed git or dvc left"
+    index = lock.with_suffix("")
+    if _is_torn(index):
+        index.replace(index.with_suffix(".broken"))
+        revisions.git("reset", "-q")
+        yield f"made {index} anew, which a killed dvc left half-written: what was staged is so no more"
     if branch := _branch_left():
         revisions.git("symbolic-ref", "-m", "finegrain mend", "HEAD", f"refs/heads/{branch}")
         yield f"back on branch {branch}: a killed `dvc exp run` left git on none"
@@ -92,6 +101,14 @@ def _is_broken(table: Path) -> bool:
     except ValueError:
         return True
     return False
+
+
+def _is_torn(index: Path) -> bool:
+    """Git's index ends with its own checksum, or with zeros; git itself does not look at it."""
+    content = index.read_bytes() if index.is_file() else b""
+    ends = [(size, hasher(content[:-size]).digest()) for size, hasher in _HASHES]
+    good = content[-20:] == bytes(20) or any(content[-size:] == digest for size, digest in ends)
+    return index.is_file() and not (content.startswith(b"DIRC") and good)
 
 
 def _branch_left() -> str | None:

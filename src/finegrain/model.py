@@ -11,7 +11,7 @@ import torchvision
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor, nn
 
-from finegrain import record
+from finegrain import paths, record
 from finegrain.errors import UserError
 from finegrain.params import ModelName, Sha256
 from finegrain.recipe import Head
@@ -94,7 +94,7 @@ def _layers(features: int, wanted: Head, classes: int) -> nn.Sequential:
 
 
 def _load_backbone(net: nn.Module, name: str, weights: str) -> None:
-    file = Path(weights)
+    file = paths.given(weights)
     if file.suffix in (".safetensors", ".pth", ".pt"):
         state = _read_weights_file(file)
     else:

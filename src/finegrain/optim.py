@@ -1,8 +1,8 @@
 """Optimizers, learning rates as pure functions of the step, and the average of the weights."""
 
+import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -88,21 +88,30 @@ def _one_cycle(schedule: OneCycle, step: int, total: int, first: float, middle: 
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def average(net: nn.Module, decay: float) -> AveragedModel:
-    """A copy of ``net`` that ``update_parameters`` moves towards it: an exponential moving average.
+class MovingAverage(AveragedModel):
+    """A copy of a network that ``update_parameters`` moves towards it: an exponential moving average.
 
     The decay grows with the updates n as (1 + n) / (10 + n) up to ``decay``, as TensorFlow's
     ExponentialMovingAverage does it, so that the first, bad weights are soon forgotten. Norm statistics are
     averaged too; counters are copied.
     """
 
-    def move(averaged: Any, current: Any, updates: Any) -> None:
-        if averaged[0].is_floating_point():
-            n = int(copy.n_averaged)  # on the CPU, so that no step waits for the GPU
-            torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
-        else:
-            torch._foreach_copy_(averaged, current)
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        super().__init__(net, use_buffers=True)
+        self._decay = decay
+        self.requires_grad_(False)
 
-    copy = AveragedModel(net, multi_avg_fn=move, use_buffers=True)
-    copy.requires_grad_(False)
-    return copy
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """One update; unlike torch's own it never waits for a GPU, which that one does to count."""
+        n = int(self.n_averaged)  # stays on the CPU
+        weight = 1 - min(self._decay, (1 + n) / (10 + n)) if n else 1.0
+        mine, theirs = (itertools.chain(each.parameters(), each.buffers()) for each in (self.module, model))
+        pairs = list(zip(mine, theirs, strict=True))
+        moved = [pair for pair in pairs if weight < 1 and pair[0].is_floating_point()]
+        copied = [pair for pair in pairs if weight == 1 or not pair[0].is_floating_point()]
+        if moved:
+            torch._foreach_lerp_([each for each, _ in moved], [each for _, each in moved], weight)
+        if copied:
+            torch._foreach_copy_([each for each, _ in copied], [each for _, each in copied])
+        self.n_averaged += 1

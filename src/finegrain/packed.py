@@ -75,12 +75,17 @@ class Split:
         self._pixels = Pixels([folder / f"{n}.npy" for n in parts])
         self._resident: Tensor | None = None
         if device.type == "cuda":
+            torch.cuda.empty_cache()  # what torch keeps of an earlier training counts as taken
             free, _ = torch.cuda.mem_get_info(device)
             if len(self) * 3 * self.side_pixels**2 < free // 2:
                 self._resident = feed.load(self._pixels, device)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def release(self) -> None:
+        """Free the GPU's memory that the images take; if still asked for, they come batch by batch."""
+        self._resident = None
 
     def squares(self, chosen: Tensor) -> Squares:
         """The images ``[n]`` as they were packed, ``[n, S, S, 3]``: for people to look at."""

@@ -71,8 +71,8 @@ class Passes:
             return _Graph(self._kernel_by_kernel, self._net, images, target)
         except RuntimeError as error:  # memory for two is lacking, or an operator cannot be recorded
             record.say(f"no CUDA graph ({str(error).splitlines()[0]}): kernels are started one by one")
-            torch.cuda.empty_cache()
-            return None
+        torch.cuda.empty_cache()  # only now has the error let go of what was recorded
+        return None
 
     def _kernel_by_kernel(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._bf16):

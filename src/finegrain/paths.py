@@ -8,16 +8,23 @@ REPORTS = Path("reports")
 LEADERBOARD = REPORTS / "leaderboard.json"
 
 
-def checkpoints() -> Path:
-    """Folder of interrupted runs' states; experiments share the workspace's, as DVC deletes their own copies.
-
-    `dvc exp run --temp` and queue workers run in copies at ``.dvc/tmp/exps/``.
-    """
-    here = Path.cwd()
-    for folder in here.parents:
+def workspace() -> Path:
+    """The project's own folder: `dvc exp run --temp` and queues run in copies at ``.dvc/tmp/exps/``."""
+    for folder in Path.cwd().parents:
         if folder.parts[-3:] == (".dvc", "tmp", "exps"):
-            return folder.parents[2] / ".checkpoints"
-    return Path(".checkpoints")
+            return folder.parents[2]
+    return Path()
+
+
+def checkpoints() -> Path:
+    """Folder of interrupted runs' states; experiments share the workspace's, as DVC deletes their own."""
+    return workspace() / ".checkpoints"
+
+
+def given(text: str) -> Path:
+    """A file or folder that params.yaml names: seen from here, else, in an experiment, from the workspace."""
+    path = Path(text).expanduser()
+    return path if path.exists() else workspace() / path
 
 
 def winner(dataset: str) -> Path:

@@ -40,6 +40,11 @@ class Ranks:
     def alone(self) -> bool:
         return self.count == 1
 
+    @property
+    def own(self) -> tuple[int, ...]:
+        """What sets this process's random numbers apart from the others'; nothing where it is alone."""
+        return () if self.alone else (self.index,)
+
     def share(self, values: Any) -> Any:
         """This process's part of a batch's tensor ``[N, ...]``, N a multiple of the count."""
         return values[self.index :: self.count]
@@ -131,6 +136,17 @@ def _store() -> dist.Store:
     return store if several else dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
 
 
+def require_gpus(devices: int, on: torch.device) -> None:
+    """Each process needs a GPU of its own.
+
+    Raises:
+        UserError: this machine has fewer.
+    """
+    have = torch.cuda.device_count() if on.type == "cuda" else devices
+    if have < devices:
+        raise UserError(f"params.yaml: devices: {devices}: this machine has {have} GPUs; lower it")
+
+
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
     """Meet the other processes that torchrun has started; alone where it has not.
@@ -146,7 +162,9 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         return
     index, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        here = int(os.environ["LOCAL_RANK"])
+        require_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", here + 1)), device)
+        device = torch.device("cuda", here)
         torch.cuda.set_device(device)
     try:
         dist.init_process_group(

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from finegrain import disk, record
+from finegrain import disk, paths, record
 from finegrain.errors import UserError
 from finegrain.sources import folders
 from finegrain.sources.catalogue import Catalogue
@@ -127,10 +127,10 @@ def store(source: str | Sequence[str], folder: Path) -> None:
     Raises:
         UserError: missing, not an archive, damaged, not laid out in classes, or too large for the disk.
     """
-    paths = [Path(path).expanduser() for path in ([source] if isinstance(source, str) else source)]
+    given = [paths.given(path) for path in ([source] if isinstance(source, str) else source)]
     parts: dict[str, tuple[Path, Zip | Tar | _Folder]] = {}
     bytes_needed = 0
-    for path in paths:
+    for path in given:
         if not path.exists():
             raise UserError(f"dataset.path: {path}: not found")
         part: Zip | Tar | _Folder
