@@ -17,8 +17,15 @@ def test_the_results_table_is_that_of_the_committed_run():
 
 
 def test_every_linked_file_exists():
-    links = re.findall(r"\]\((?!http)([^)]+)\)", README)
+    links = re.findall(r"\]\((?!http|#)([^)]+)\)", README)
     assert links and all((ROOT / link).is_file() for link in links)
+
+
+def test_every_section_linked_is_there():
+    headings = {title.lower().replace(" ", "-") for title in re.findall(r"^## (.+)$", README, re.M)}
+    pages = [README, *(file.read_text() for file in (ROOT / "docs").glob("*.md"))]
+    links = [link for page in pages for link in re.findall(r"\]\((?:\.\./README\.md)?#([^)]+)\)", page)]
+    assert len(links) > 1 and set(links) <= headings
 
 
 def test_every_make_target_named_exists():
