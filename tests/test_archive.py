@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import os
-import shutil
 import stat
 import tarfile
 import tracemalloc
@@ -316,57 +315,6 @@ def test_a_loose_archive_of_which_nothing_can_be_read_is_refused(tmp_path, name)
     (tmp_path / name).write_bytes(b"<html>")
     with pytest.raises(UserError, match=f"{name}: not a readable"):
         archive.Loose(tmp_path / name)
-
-
-def test_store_copies_archives_as_they_are(tmp_path):
-    one = drawn.zip_file(tmp_path / "in" / "one.zip", TWO)
-    two = drawn.tar_file(tmp_path / "in" / "two.tar.gz", {"dog/2.jpg": b"d2"})
-    archive.store([str(one), str(two)], tmp_path / "out")
-    assert (tmp_path / "out" / "one.zip").read_bytes() == one.read_bytes()
-    assert (tmp_path / "out" / "two.tar.gz").read_bytes() == two.read_bytes()
-    with archive.Reader(tmp_path / "out") as reader:
-        assert [image.part for image in images(reader)] == ["one.zip"] * 3 + ["two.tar.gz"]
-
-
-def test_a_folder_becomes_the_same_zip_whenever_and_in_whatever_order_it_was_written(tmp_path):
-    digests = []
-    many = {f"{name}/{n}.jpg": bytes(n) for name in ("cat", "dog") for n in range(1, 30)}
-    for n, files in enumerate([many, dict(reversed(many.items()))]):
-        folder = drawn.tree(
-            tmp_path / str(n) / "photos", {**files, ".DS_Store": b"", "cat/notes.txt": bytes(n)}
-        )
-        os.utime(folder / "cat/1.jpg", (n * 1e9, n * 1e9))
-        archive.store(str(folder), tmp_path / f"out{n}")
-        digests.append(hashlib.sha256((tmp_path / f"out{n}" / "photos.zip").read_bytes()).hexdigest())
-    assert digests[0] == digests[1]
-    with archive.Reader(tmp_path / "out0") as reader:
-        assert contents(reader) == sorted(many.items())
-
-
-def test_store_refuses_before_it_copies(tmp_path, monkeypatch):
-    file = drawn.zip_file(tmp_path / "in" / "one.zip", TWO)
-    twin = drawn.tree(tmp_path / "in" / "one", TWO)
-    text = tmp_path / "notes.txt"
-    text.write_text("-")
-    (tmp_path / "empty").mkdir()
-    single = drawn.tree(tmp_path / "single", {"cat/1.jpg": b""})
-    linked = drawn.tree(tmp_path / "linked", TWO)
-    (linked / "bird").symlink_to(twin / "cat")
-    for source, message in [
-        (str(tmp_path / "none.zip"), "none.zip: not found"),
-        (str(text), "not an archive"),
-        (str(tmp_path / "empty"), "holds no images"),
-        (str(single), "all images lie in one folder"),
-        (str(linked), "bird: is a link to a folder"),
-        ([str(file), str(twin)], "have the same name"),
-    ]:
-        with pytest.raises(UserError, match=message):
-            archive.store(source, tmp_path / "out")
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
-    with pytest.raises(UserError, match="0.00 GB are free"):
-        archive.store(str(file), tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_describe_gives_one_digest_for_one_file_and_for_several(tmp_path):

@@ -187,6 +187,6 @@ def test_strangers_are_kept_out(served, address):
     port = urlsplit(address).port
     command = [sys.executable, "-m", "finegrain.cli", "demo", "--port", str(port)]
     second = subprocess.run(command, cwd=served, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
-    assert second.returncode == 1 and f"port {port} is taken" in second.stderr
+    assert second.returncode == 1 and f"port {port}: Address already in use" in second.stderr
     config = json.loads(urllib.request.urlopen(f"{address}config").read())
     assert not config.get("analytics_enabled")

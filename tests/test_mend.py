@@ -132,6 +132,17 @@ def test_nothing_is_touched_while_dvc_works(history, capsys):
         watching.wait()
 
 
+def test_a_git_at_the_top_of_a_larger_repository_is_at_work_too(history, monkeypatch):
+    (history.folder / "project").mkdir()
+    working = subprocess.Popen(["git", "30"], executable="/bin/sleep", cwd=history.folder)
+    monkeypatch.chdir(history.folder / "project")
+    try:
+        assert mend.busy() == f"git (process {working.pid})"
+    finally:
+        working.kill()
+        working.wait()
+
+
 def test_outside_a_project_and_outside_git(project, capsys):
     with pytest.raises(UserError, match="run this in the project's folder"):
         mend.run(argparse.Namespace())

@@ -71,6 +71,15 @@ def test_a_model_that_is_always_right_against_one_that_never_is():
     assert paired.compare(right, ~right) == Comparison(1.0, 1.0, 1.0, paired.TINY)
 
 
+def test_seeds_that_happen_to_agree_leave_the_noise_of_the_images():
+    """23 and 22 of 24 in both seeds each, with other images wrong: one image is no sure difference."""
+    a, b = np.ones((2, 24), bool), np.ones((2, 24), bool)
+    a[0, 0] = a[1, 1] = False
+    b[0, 2:4] = b[1, 4:6] = False
+    found = paired.compare(a, b)
+    assert found.low < 0 < found.high and found.verdict == "within noise"
+
+
 def test_holm_is_the_step_down_correction():
     def of(*p_values: float) -> list[float]:
         return [c.p_value for c in paired.corrected([Comparison(0, 0, 0, p) for p in p_values])]

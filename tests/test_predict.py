@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -251,6 +252,30 @@ def test_a_csv_names_photos_in_three_ways_with_a_byte_order_mark_and_backslashes
     labels = Labels(tmp_path / "labels.csv", "image", "label", ["Cat", "Dog"])
     found = [photos.Photo(f"in/{inner}", inner) for inner in ("cat/1.jpg", "dog/2.jpg", "x/3.jpg", "4.jpg")]
     assert [labels.of(photo) for photo in found] == ["Cat", "Dog", "Cat", None]
+
+
+def test_a_csv_that_names_two_photos_at_once_is_refused_and_missing_ones_are_counted(tmp_path):
+    (tmp_path / "labels.csv").write_text("image,label\nx.jpg,Cat\ny.jpg,Dog\n")
+    labels = Labels(tmp_path / "labels.csv", "image", "label", ["Cat", "Dog"])
+    one, other = (photos.Photo(f"in/{inner}", inner) for inner in ("a/x.jpg", "b/x.jpg"))
+    assert labels.missing([one]) == 1
+    with pytest.raises(UserError, match=r"x.jpg may be in/a/x.jpg or in/b/x.jpg; write their paths there"):
+        labels.missing([one, other])
+
+
+def test_photos_of_any_name_are_found_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (b"caf\xe9.jpg", b"~$a.jpg", b"b.jpg"):
+        (tmp_path / os.fsdecode(name)).write_bytes(name)
+    found = photos.find(["~$a.jpg", ".", "*.jpg", str(Path("b.jpg"))])
+    names = [(photo.name, data) for source in found for photo, data in source.read()]
+    assert sorted(data for _, data in names) == [b"b.jpg", b"caf\xe9.jpg", b"~$a.jpg"]
+    assert all(name.encode() for name, _ in names)  # it can be written
+
+
+def test_a_model_s_name_is_no_training_s(project):
+    shutil.copy("models/sample/resnet18-0.safetensors", "models/sample/resnet18.safetensors")
+    assert predict.find_model("resnet18") == predict.find_model("resnet18-0")
 
 
 def test_what_is_not_there_is_refused(tmp_path):

@@ -1,7 +1,10 @@
 """Files are whole or absent, and the pool keeps order and bounds."""
 
+import csv
 import errno
+import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +30,25 @@ def test_a_write_that_fails_says_where_and_leaves_the_old_file(project):
     assert caught.value.filename == str(project / "a.txt")
     assert [f.name for f in project.iterdir()] == ["a.txt"]
     assert (project / "a.txt").read_text() == "old"
+
+
+def test_a_pipe_stays_one_and_a_folder_is_refused(project):
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    record.write_text(Path("pipe"), "answers")
+    assert os.read(reader, 100) == b"answers" and Path("pipe").is_fifo()
+    os.close(reader)
+    Path("folder").mkdir()
+    with pytest.raises(UserError, match="folder: is a folder; give a file"):
+        record.write_text(Path("folder"), "answers")
+
+
+def test_csv_keeps_every_name(project):
+    rows = [["a\rb", "c\n"], ["d,e", 'f"'], ["g\r", "\r\n"], ["h", "i"]]
+    record.write_csv(Path("a.csv"), ["x", "y"], rows)
+    with open("a.csv", newline="", encoding="utf-8") as stream:
+        assert list(csv.reader(stream)) == [["x", "y"], *rows]
+    assert Path("a.csv").read_bytes().startswith(b"x,y\n") and Path("a.csv").read_bytes().endswith(b"\nh,i\n")
 
 
 def test_a_broken_json_file_names_file_and_cure(project):

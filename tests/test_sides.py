@@ -177,6 +177,13 @@ def test_without_the_predictions_both_sides_are_judged_by_what_git_holds(history
         read("workspace")
 
 
+def test_a_folder_of_a_larger_repository_is_refused(history, monkeypatch):
+    (history.folder / "project").mkdir()
+    monkeypatch.chdir(history.folder / "project")
+    with pytest.raises(UserError, match="project/: a folder of a larger git repository"):
+        read("main")
+
+
 @pytest.mark.slow
 def test_commits_experiments_a_remote_and_a_cache_that_was_cleared(tmp_path_factory, monkeypatch, ran):
     """Real DVC: what is compared was trained, and is read from the cache, then a remote, then is gone."""

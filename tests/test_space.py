@@ -31,6 +31,7 @@ NOW = params.load(ROOT / "params.yaml")
         ("ema_decay=null,0.99", CategoricalDistribution(["null", "0.99"])),
         ("models=[resnet18],[resnet34]", CategoricalDistribution(['["resnet18"]', '["resnet34"]'])),
         ("weights=../a.safetensors,../b.pth", CategoricalDistribution(['"../a.safetensors"', '"../b.pth"'])),
+        ("weights=./modèle.pth,none", CategoricalDistribution(['"./modèle.pth"', '"none"'])),
         ("weights=../a.safetensors", CategoricalDistribution(['"../a.safetensors"'])),
     ],
 )

@@ -121,7 +121,7 @@ def _add_export(commands: Any) -> None:
 def _add_demo(commands: Any) -> None:
     demo = commands.add_parser("demo", help="a page on this machine that answers photos dropped on it")
     demo.add_argument("--model", help=_MODEL)
-    demo.add_argument("--port", type=_positive, default=7860)
+    demo.add_argument("--port", type=int, choices=range(1, 65536), metavar="PORT", default=7860)
     demo.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 

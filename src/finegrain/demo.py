@@ -9,6 +9,7 @@ import functools
 import io
 import os
 import socket
+import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -231,12 +232,16 @@ def run(args: argparse.Namespace) -> int:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, args.port))
-        except OSError:
-            raise UserError(f"port {args.port} is taken: give another one with --port") from None
+        except OSError as error:
+            raise UserError(f"port {args.port}: {error.strerror}; give another one with --port") from None
     address = f"http://{HOST}:{args.port}"
+    served = app(page(load, choices, start))
     record.say(f"{address}  (Ctrl-C ends it)")
-    webbrowser.open(address)
-    uvicorn.run(app(page(load, choices, start)), host=HOST, port=args.port, log_level="warning")
+    # in a thread, as a browser of the terminal holds up whoever starts it; late, as the page must be there
+    opening = threading.Timer(1.0, webbrowser.open, [address])
+    opening.daemon = True
+    opening.start()
+    uvicorn.run(served, host=HOST, port=args.port, log_level="warning")
     return 0
 
 

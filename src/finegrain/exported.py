@@ -32,7 +32,7 @@ def on_disk(place: str | Path) -> Path:
     Raises:
         UserError: it is not.
     """
-    folder = Path(place).expanduser()
+    folder = Path(os.path.expanduser(place))
     if not is_one(folder):
         what = f"holds no {WEIGHTS} with {SIDECAR}" if folder.is_dir() else "no such folder"
         raise UserError(f"{place}: {what}; give a folder that `finegrain export` made")
@@ -49,7 +49,7 @@ def find(place: str | Path, revision: str | None = None) -> Path:
     Raises:
         UserError: there is none, it holds no model of finegrain, or it cannot be fetched.
     """
-    if Path(place).expanduser().is_dir() or not _HUB_ID.fullmatch(str(place)):
+    if Path(os.path.expanduser(place)).is_dir() or not _HUB_ID.fullmatch(str(place)):
         if revision is not None:
             raise UserError(f"{place}: is not a repository of the Hub, so it has no revision {revision}")
         return on_disk(place)

@@ -19,6 +19,7 @@ class Labels:
 
     def __init__(self, file: Path, image_column: str, label_column: str, classes: Sequence[str]) -> None:
         table = _read(file)
+        self._file = file
         for option, column in (("--image-col", image_column), ("--label-col", label_column)):
             if column not in table:
                 raise UserError(
@@ -42,10 +43,27 @@ class Labels:
 
     def of(self, photo: Photo) -> str | None:
         """Its class; the CSV names a photo as it was given, by its path inside, or by its file name."""
-        for name in (photo.name, photo.inner, Path(photo.inner).name):
-            if name in self._classes:
-                return self._classes[name]
-        return None
+        name = self._named(photo)
+        return None if name is None else self._classes[name]
+
+    def _named(self, photo: Photo) -> str | None:
+        names = (photo.name, photo.inner, Path(photo.inner).name)
+        return next((name for name in names if name in self._classes), None)
+
+    def missing(self, photos: Sequence[Photo]) -> int:
+        """How many of its images are not among the photos.
+
+        Raises:
+            UserError: one of its names fits several photos, which need not be of one class.
+        """
+        found: dict[str, str] = {}
+        for photo in photos:
+            name = self._named(photo)
+            if name is not None and found.setdefault(name, photo.name) != photo.name:
+                raise UserError(
+                    f"{self._file}: {name} may be {found[name]} or {photo.name}; write their paths there"
+                )
+        return len(self._classes) - len(found)
 
 
 def _read(file: Path) -> pd.DataFrame:

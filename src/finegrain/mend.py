@@ -49,8 +49,8 @@ def unless_busy() -> str | None:
 
 
 def busy() -> str | None:
-    """A dvc or git that works in this folder or below it, but for this process and those that started it."""
-    here, ours = Path.cwd(), {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    """A dvc or git at work in this repository, but for this process and those that started it."""
+    here, ours = _top(), {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             words = [Path(word).name for word in process.cmdline()[:4]]
@@ -60,6 +60,13 @@ def busy() -> str | None:
             if named and process.pid not in ours and Path(process.cwd()).is_relative_to(here):
                 return f"{named} (process {process.pid})"
     return None
+
+
+def _top() -> Path:
+    """Of the git repository, whose locks a project in a subfolder shares; without one, this folder."""
+    with suppress(UserError):
+        return Path(revisions.git("rev-parse", "--show-toplevel"))
+    return Path.cwd()
 
 
 def leftovers() -> Iterator[str]:

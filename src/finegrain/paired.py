@@ -61,7 +61,8 @@ def compare(a: Bools, b: Bools) -> Comparison:
     images, freedom = len(of_images), len(a) + len(b) - 2
     pooled = np.add(_squares(a), _squares(b)) / freedom
     spread, luck = (pooled * (1 / len(a) + 1 / len(b))).tolist()
-    variance = np.array([max(0.0, (of_images.var(ddof=1) - luck) / images), spread])
+    shared = min(luck, images * spread)  # seeds that happen to agree hold nothing of it
+    variance = np.array([max(0.0, (of_images.var(ddof=1) - shared) / images), spread])
     difference = float(of_images.mean())
 
     def reach(p: float) -> float:

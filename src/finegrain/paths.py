@@ -1,5 +1,6 @@
 """Where each artefact lives, relative to the current folder: a copy of the tree uses its own files."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def checkpoints() -> Path:
 
 def given(text: str) -> Path:
     """A file or folder that params.yaml names: seen from here, else, in an experiment, from the workspace."""
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # leaves a name such as ~$a.zip as it is
     return path if path.exists() else workspace() / path
 
 

@@ -3,7 +3,7 @@
 import glob
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finegrain.errors import UserError
@@ -18,6 +18,8 @@ class Photo:
     """As it is shown: the path, or ``archive.zip:path inside``."""
     inner: str
     """The path below the folder or inside the archive that was given; of a file its name."""
+    file: Path | None = None
+    """Where it is read from; None: from an archive."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class Source:
                 yield photo, data.reason if isinstance(data, BadMember) else data
             return
         for photo in self.photos:
+            assert photo.file is not None
             try:
-                yield photo, Path(photo.name).read_bytes()
+                yield photo, photo.file.read_bytes()
             except OSError as error:
                 yield photo, str(error.strerror)
 
@@ -48,12 +51,15 @@ def find(paths: Sequence[str]) -> list[Source]:
     A file is taken whatever its suffix: its content tells whether it is an image. Folders and archives are
     searched for names with an image's suffix, hidden ones left out.
 
+    What two paths name is taken once.
+
     Raises:
         UserError: a path that is not there, or holds no image; an archive that cannot be read.
     """
-    found = []
+    found: list[Source] = []
+    seen: set[Path] = set()
     for text in paths:
-        path = Path(text).expanduser()
+        path = Path(os.path.expanduser(text))  # leaves ~$a.jpg as it is
         matches = (
             [path]
             if path.exists()
@@ -62,28 +68,37 @@ def find(paths: Sequence[str]) -> list[Source]:
         if not matches:
             raise UserError(f"{text}: not found")
         for match in matches:
+            if match in seen:
+                continue
             source = _source(match)
             if not source.photos:
                 raise UserError(f"{match}: holds no image ({', '.join(folders.IMAGE_SUFFIXES)})")
-            found.append(source)
+            new = [photo for photo in source.photos if photo.file not in seen]
+            found.append(replace(source, photos=new))
+            seen |= {match, *(photo.file for photo in new if photo.file)}
     return found
 
 
 def _source(path: Path) -> Source:
     if archive.is_archive(path):
         loose = Loose(path)
-        return Source(path, [Photo(f"{path}:{inner}", inner) for inner in loose.paths], loose)
+        return Source(path, [Photo(f"{_shown(path)}:{inner}", inner) for inner in loose.paths], loose)
     return Source(path, list(_files(path)))
 
 
 def _files(path: Path) -> Iterator[Photo]:
     if not path.is_dir():
-        yield Photo(str(path), path.name)
+        yield Photo(_shown(path), _shown(Path(path.name)), path)
         return
-    for where, subfolders, names in os.walk(path):
+    for where, subfolders, names in os.walk(path, onerror=folders.refuse):
         subfolders.sort()
         for name in sorted(names):
             file = Path(where, name)
-            place = folders.image_path(file.relative_to(path).as_posix())
+            place = folders.image_path(_shown(file.relative_to(path)))
             if place is not None:
-                yield Photo(str(file), place)
+                yield Photo(_shown(file), place, file)
+
+
+def _shown(path: Path) -> str:
+    """A name that can be written as UTF-8, whatever bytes it is made of."""
+    return folders.text(os.fsencode(path))

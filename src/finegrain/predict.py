@@ -6,10 +6,10 @@ same size, so that it gets the very logits that evaluate computed.
 
 import argparse
 import contextlib
-import csv
 import itertools
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -175,6 +175,10 @@ class Predictor:
         return [(self.classes[i], float(p[i])) for i in np.argsort(-p, kind="stable")[:k]]
 
 
+_TRAINING = re.compile(r".+-\d+")
+"""Of a training's name: model and seed."""
+
+
 def find_model(wanted: str | None) -> tuple[Path, Path]:
     """Weights and sidecar of a file, an exported folder, a run, a model, or the leaderboard's winner.
 
@@ -190,7 +194,7 @@ def find_model(wanted: str | None) -> tuple[Path, Path]:
     if wanted and _is_folder(wanted):
         return exported.files(exported.on_disk(wanted))
     dataset = params.read().dataset.name
-    if wanted and Path("models", dataset, f"{wanted}.safetensors").is_file():
+    if wanted and _TRAINING.fullmatch(wanted) and paths.Run.named(dataset, wanted).weights.is_file():
         name = wanted
     else:
         board = record.read_json(paths.LEADERBOARD)
@@ -239,8 +243,8 @@ def run(args: argparse.Namespace) -> int:
         if labels is None or labels.of(item[0]) is not None
     )
     total = sum(labels is None or labels.of(p) is not None for source in sources for p in source.photos)
-    if labels and total < len(labels):
-        skipped.append((str(args.csv), f"{len(labels) - total} of its images were not found"))
+    if labels and (missing := labels.missing([p for source in sources for p in source.photos])):
+        skipped.append((str(args.csv), f"{missing} of its images were not found"))
     correct = in_top = count = 0
     with output(args.out) as stream:
         write = WRITERS[args.format](stream, min(args.top, len(predictor.classes)))
@@ -289,7 +293,7 @@ def as_table(stream: IO[str], top: int) -> Write:
 
 def as_csv(stream: IO[str], top: int) -> Write:
     """image, class_1, p_1, class_2, ..., label, correct; the last two are empty without a label."""
-    writer = csv.writer(stream, lineterminator="\n")
+    writer = record.csv_writer(stream)
     ranks = [f"{kind}_{rank}" for rank in range(1, top + 1) for kind in ("class", "p")]
     writer.writerow(["image", *ranks, "label", "correct"])
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -34,8 +34,16 @@ def replacing(file: Path) -> Iterator[Path]:
     """A temporary file beside ``file``, which it replaces once the block has ended without an error.
 
     Never written in place: the old one may be a hard link into DVC's cache. Its name is always the same, so
-    that what a kill leaves behind is overwritten by the next run.
+    that what a kill leaves behind is overwritten by the next run. A device or pipe is written to as it is.
+
+    Raises:
+        UserError: it is a folder.
     """
+    if file.is_dir():
+        raise UserError(f"{file}: is a folder; give a file")
+    if file.exists() and not file.is_file():
+        yield file
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.tmp")
     try:
@@ -74,9 +82,24 @@ def read_json(file: Path) -> Any:
 
 def write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     with replacing(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = csv_writer(stream)
         writer.writerow(columns)
         writer.writerows(rows)
+
+
+def csv_writer(stream: IO[str]) -> Any:
+    """Lines end as on Unix, and a carriage return in a name is quoted, which Python 3.11 would leave bare."""
+    return csv.writer(_Lines(stream), lineterminator="\r\n")
+
+
+class _Lines:
+    """What a csv.writer writes to: one line a call."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, line: str) -> int:
+        return self._stream.write(line.removesuffix("\r\n") + "\n")
 
 
 def sha256(file: Path) -> str:

@@ -31,6 +31,23 @@ def parting(base: str) -> str:
         raise UserError(f"{base} and this branch have no commit in common; give another one") from None
 
 
+def refuse_subfolder() -> None:
+    """DVC looks for a revision's files from the top of its git repository alone.
+
+    Raises:
+        UserError: the current folder lies in a larger repository.
+    """
+    try:
+        where = git("rev-parse", "--show-prefix")
+    except UserError:
+        return  # no git repository: DVC says so
+    if where:
+        raise UserError(
+            f"{where}: a folder of a larger git repository; finegrain's diff, review and sweep compare "
+            "commits of a project that is a repository of its own"
+        )
+
+
 def is_clean() -> bool:
     """Whether the files that git keeps are as committed."""
     return not git("status", "--porcelain", "--untracked-files=no")

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
-from finegrain import leaderboard, paths, predictions
+from finegrain import leaderboard, paths, predictions, revisions
 from finegrain.difference import Side, Trained
 from finegrain.errors import UserError
 
@@ -66,6 +66,7 @@ class _Tree:
         from dvc.exceptions import DvcException
 
         self.name = name
+        revisions.refuse_subfolder()
         try:
             remote = Config.from_cwd()["core"].get("remote")  # today's: an old revision may have had none
             revision = {WORKSPACE: None, THIS_BRANCH: "HEAD"}.get(name, name)

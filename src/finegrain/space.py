@@ -135,7 +135,7 @@ def _choice(name: str, text: str) -> BaseDistribution:
         values = []
     if not isinstance(values, list) or not values:
         raise UserError(f"{name}: {text} is no list of values; write them with commas, such as 8,16,32")
-    written = [json.dumps(_as_number(value)) for value in values]
+    written = [json.dumps(_as_number(value), ensure_ascii=False) for value in values]
     if len(set(written)) != len(written):
         raise UserError(f"{name}: {text} has a value twice")
     return CategoricalDistribution(written)
@@ -176,7 +176,7 @@ def current(space: Space, parameters: Mapping[str, Any]) -> dict[str, Any] | Non
     for name, distribution in space.items():
         value = _at(parameters, name)
         if isinstance(distribution, CategoricalDistribution):
-            value = json.dumps(value)
+            value = json.dumps(value, ensure_ascii=False)
         elif isinstance(value, bool) or not isinstance(value, int | float):
             return None
         elif isinstance(distribution, FloatDistribution):

@@ -111,7 +111,8 @@ class _Folder:
     """A local folder of class folders that is going to be a zip."""
 
     def __init__(self, folder: Path) -> None:
-        self.name = f"{folder.resolve().name}.zip"
+        # without a leading dot: hidden files in data/<name>/archive are not its parts
+        self.name = f"{folder.resolve().name.lstrip('.') or 'images'}.zip"
         self.others: Counter[str] = Counter()
         self.files = _images_below(folder, self.others)
 
@@ -167,7 +168,7 @@ def say_others(others: Mapping[str, int]) -> None:
 def _images_below(top: Path, others: Counter[str]) -> dict[str, Path]:
     """Inner path -> file of every image below a folder, sorted by inner path; counts the others by suffix."""
     found = {}
-    for where, subfolders, names in os.walk(top):
+    for where, subfolders, names in os.walk(top, onerror=folders.refuse):
         for name in subfolders:
             if (Path(where) / name).is_symlink():
                 raise UserError(f"{Path(where) / name}: is a link to a folder; put the folder itself there")
@@ -175,11 +176,19 @@ def _images_below(top: Path, others: Counter[str]) -> dict[str, Path]:
             file = Path(where) / name
             path = folders.text(os.fsencode(file.relative_to(top).as_posix()))
             inner = folders.image_path(path)
-            if inner is not None and file.is_file():
+            if inner is not None:
+                _refuse_unusable(file, inner)
                 found[inner] = file
             elif kind := folders.other_kind(path):
                 others[kind] += 1
     return dict(sorted(found.items()))
+
+
+def _refuse_unusable(file: Path, inner: str) -> None:
+    if not file.is_file():
+        raise UserError(f"{file}: is a link to a file that is not there; fetch it, or remove the link")
+    if "\\" in inner:
+        raise UserError(f"{file}: a backslash separates folders in a zip; rename it")
 
 
 def _zip(files: dict[str, Path], target: Path) -> None:

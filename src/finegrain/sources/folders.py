@@ -77,6 +77,11 @@ def text(raw: bytes) -> str:
         return raw.decode("cp437")
 
 
+def refuse(error: OSError) -> None:
+    """For ``os.walk``, which else passes over a folder that it may not read."""
+    raise error
+
+
 def refuse_large(file: Path, path: str, size: int) -> None:
     if size > MAX_IMAGE_BYTES:
         most = f"over {MAX_IMAGE_BYTES / 1e6:,.0f} MB is no photo"
