@@ -81,7 +81,7 @@ def test_a_torn_index_is_made_anew_with_every_file_kept(history, capsys, size):
 def broken_off(history: History) -> None:
     """As a kill of `dvc exp run` leaves it: on no branch, changes in the index and in the folder."""
     history.git("update-ref", mend.EXEC_HEAD, "HEAD")
-    history.git("checkout", "-q", "--detach")
+    history.git("checkout", "-q", history.git("rev-parse", "HEAD").strip())
     (history.folder / "added").write_text("staged")
     history.git("add", "added")
     (history.folder / "file").write_text("changed")
@@ -94,6 +94,18 @@ def test_git_is_back_on_its_branch_with_every_change_kept(history, capsys):
     assert mended(capsys) == "back on branch some/work: a killed `dvc exp run` left git on none\n"
     assert history.git("symbolic-ref", "HEAD").strip() == "refs/heads/some/work"
     assert history.git("status", "--porcelain") == before and before.count("\n") == 2
+
+
+def test_git_is_back_on_its_branch_after_another_experiment_too(history, capsys):
+    """That one began on no branch and went back to none, as DVC 3.67's own words in the reflog tell."""
+    broken_off(history)
+    head = history.git("rev-parse", "HEAD").strip()
+    history.git("update-ref", "-d", mend.EXEC_HEAD)
+    history.git("reset", "-q", "--hard")
+    history.git("checkout", "-q", head)
+    history.git("commit", "-q", "--allow-empty", "-m", "dvc: commit experiment abc")
+    history.git("update-ref", "-m", f"dvc: Restore HEAD to '{head}'", "HEAD", head)
+    assert "back on branch main" in mended(capsys)
 
 
 def test_what_dvc_had_put_aside_is_told(history, capsys):

@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -28,6 +29,9 @@ lies elsewhere may be shared, and in use; it is left alone."""
 _HASHES = (20, partial(hashlib.sha1, usedforsecurity=False)), (32, hashlib.sha256)
 EXEC_HEAD = "refs/exps/exec/EXEC_HEAD"
 """DVC's note of the commit that an experiment began at; it outlives a kill."""
+_COMMIT = re.compile("[0-9a-f]{40}")
+_MOVED = re.compile("checkout: moving from (.+) to [0-9a-f]{40}")
+_OF_DVC = re.compile("dvc: |commit: dvc: ")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,6 +58,8 @@ def busy() -> str | None:
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             words = [Path(word).name for word in process.cmdline()[:4]]
+            if "queue-worker" in words and not process.children():
+                continue  # it waits for a task
             named = next((word for word in words if word in ("dvc", "git")), None)
             if "fsmonitor--daemon" in words:
                 continue  # git's watcher of files, which holds no lock
@@ -119,13 +125,27 @@ def _is_torn(index: Path) -> bool:
 
 
 def _branch_left() -> str | None:
-    """The branch whose last commit is checked out without it, if an experiment was broken off there."""
+    """The branch whose last commit is checked out without it, if experiments alone have come since.
+
+    DVC leaves a branch for the commit's whole name, works there, and goes back to where it was: of an
+    experiment that began on no branch that is the commit again.
+    """
     with suppress(UserError):
         if revisions.git("rev-parse", "--abbrev-ref", "HEAD") != "HEAD":
             return None
-        head = revisions.git("rev-parse", "HEAD")
-        branch = revisions.git("rev-parse", "--abbrev-ref", "@{-1}")
-        tip = revisions.git("rev-parse", "--verify", f"refs/heads/{branch}")
-        if head == tip == revisions.git("rev-parse", "--verify", EXEC_HEAD):
-            return branch
+        head, own = revisions.git("rev-parse", "HEAD"), _is_ref(EXEC_HEAD)
+        for done in revisions.git("reflog", "show", "--format=%gs", "-n", "100", "HEAD").splitlines():
+            moved = _MOVED.fullmatch(done)
+            if moved and not _COMMIT.fullmatch(moved[1]):
+                tip = revisions.git("rev-parse", "--verify", f"refs/heads/{moved[1]}")
+                return moved[1] if own and tip == head else None
+            if not moved and not _OF_DVC.match(done):
+                return None
+            own = True
     return None
+
+
+def _is_ref(name: str) -> bool:
+    with suppress(UserError):
+        return bool(revisions.git("rev-parse", "--verify", "--quiet", name))
+    return False
