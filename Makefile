@@ -2,8 +2,8 @@
 PYTHON ?= python3.11
 VENV := .venv
 export BASE ?= main
-# three processes for two cores, as many tests wait; those of a file stay together: they share what is slow to make
-IN_PARALLEL := -n $(shell expr $$(nproc) \* 3 / 2) --dist loadfile
+# the tests of a file stay together, as they share what is slow to make; files in the order of tests/conftest.py
+IN_PARALLEL := -n $(shell nproc) --dist loadfile --no-loadscope-reorder
 # dvc runs `python src/...`: the environment's own python must come first
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 

@@ -25,7 +25,7 @@ import yaml
 from finegrain import record
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("download", "split", "pack", "train", "evaluate", "compare")
+STAGES = ("download", "split", "pack", "train", "evaluate", "compare", "winner")
 EACH_MODEL = ("train", "evaluate")
 FIRST_STEP = """
 import os, sys, time
@@ -121,9 +121,13 @@ def seconds(clone: Path, command: str) -> float:
 
 
 def environment(clone: Path) -> dict[str, str]:
-    """This python's dvc and python first, the clone's own package, and nothing asked of a network."""
+    """This python's dvc and python first, the clone's own package, and nothing asked of a network.
+
+    A script that runs alone starts as a stage does.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(clone / "src"), "DVC_NO_ANALYTICS": "1"}
+    ours = {"PATH": path, "PYTHONPATH": str(clone / "src"), "DVC_NO_ANALYTICS": "1", "DVC_STAGE": "alone"}
+    return {**os.environ, **ours}
 
 
 def first_step(clone: Path, model: str) -> float:
