@@ -40,8 +40,9 @@ check: $(VENV)/.installed-dev ## Lint, format check, types
 	ruff check .
 	ruff format --check .
 	mypy
-audit: $(VENV)/.installed ## Ask for known flaws in what is installed (needs the internet)
+audit: $(VENV)/.installed-app ## Ask for known flaws in what is installed (needs the internet)
 	$(VENV)/bin/pip install -q pip-audit==2.10.1
-	pip-audit --local --skip-editable
+	pip freeze -q --exclude-editable > $(VENV)/audited.txt
+	pip-audit --strict --no-deps --disable-pip -r $(VENV)/audited.txt # strict: what cannot be asked for is no pass
 clean-checkpoints: ## Remove the saved states of interrupted trainings and downloads
 	rm -rf .checkpoints

@@ -39,9 +39,9 @@ then these commands there, each with the named ignored paths beside the working 
     4. .wheels, and again until nothing is left out
        WHEELS=.wheels bash benchmarks/gpu.sh study $OUT /tmp/photos/part-?.zip
 
-A machine lent for a quarter of an hour does 1 alone. On the next one, which is bare again: 1 without its last
-line, 2, 3 and 4; and from the second on that goes on with a study, the last $OUT's gpu_study.json in .photos,
-named with 3, whose last line follows
+Where a machine is lent for a quarter of an hour at a time, 1 takes the first one. Each later one, bare again,
+does 1 without its last line, 2, 3 and 4. To go on with a study, put the last $OUT's gpu_study.json into
+.photos, name it with 3 too, and run before the last line of 3
 
        mkdir -p /tmp/results; cp .photos/gpu_study.json /tmp/results/;
 """

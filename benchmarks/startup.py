@@ -121,13 +121,9 @@ def seconds(clone: Path, command: str) -> float:
 
 
 def environment(clone: Path) -> dict[str, str]:
-    """This python's dvc and python first, the clone's own package, and nothing asked of a network.
-
-    A script that runs alone starts as a stage does.
-    """
+    """This python's dvc and python first, the clone's own package, and nothing asked of a network."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    ours = {"PATH": path, "PYTHONPATH": str(clone / "src"), "DVC_NO_ANALYTICS": "1", "DVC_STAGE": "alone"}
-    return {**os.environ, **ours}
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(clone / "src"), "DVC_NO_ANALYTICS": "1"}
 
 
 def first_step(clone: Path, model: str) -> float:

@@ -90,6 +90,9 @@ def test_a_temp_experiment_runs_its_own_code_and_trains_just_its_own_models(clon
     file.write_text(before)  # the experiment has its own copy
     assert stages_run(output) == {"train@resnet34-0", "evaluate@resnet34-0", "compare", "winner"}
     assert "1234.5" in clone("dvc exp show --csv")
+    clone("dvc get -q . reports/leaderboard.json --rev changed-code -o board.json")
+    assert set(clone.json("board.json")["models"]) == {"resnet34"}
+    (clone.folder / "board.json").unlink()
     assert clone.json("metrics/sample/resnet18-0.json")["test"]["loss"] < 1000
 
 
