@@ -24,7 +24,7 @@ from torch import Tensor  # noqa: E402
 from torchvision import datasets, io  # noqa: E402
 from torchvision.transforms import v2  # noqa: E402
 
-from finegrain import augment, loop, manifest, model, packed, packing, params, record  # noqa: E402
+from finegrain import augment, look, loop, manifest, model, packed, packing, params, record  # noqa: E402
 from finegrain.progress import Progress  # noqa: E402
 from finegrain.ranks import ALONE  # noqa: E402
 from finegrain.recipe import Augment  # noqa: E402
@@ -93,7 +93,7 @@ class Files:
 
     def __init__(self, folder: Path, device: torch.device, mean: list[float], std: list[float]) -> None:
         self.device, self._folder, self.ranks = device, folder, ALONE
-        self._normal = augment.normalisation(mean, std, device)
+        self._normal = look.normalisation(mean, std, device)
         self._files = datasets.ImageFolder(str(folder), loader=_read)
         self.labels = torch.tensor(self._files.targets)
         self.class_names = self._files.classes
@@ -122,7 +122,7 @@ class Files:
             self._files, batch_size, shuffle=shuffled is not None, generator=shuffled, num_workers=2
         )
         for images, labels in loader:
-            x = augment.normalise(images.to(self.device), self._normal)
+            x = look.normalise(images.to(self.device), self._normal)
             yield x.contiguous(memory_format=torch.channels_last), labels.to(self.device)
 
 

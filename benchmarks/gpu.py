@@ -11,6 +11,7 @@ they come; what does not fit into --minutes is left out and named.
 """
 
 import argparse
+import contextlib
 import gc
 import itertools
 import os
@@ -36,7 +37,7 @@ import ways
 import yaml
 from task import Epoch, FirstStep, Task, synchronize
 
-from finegrain import manifest, packing, params, record
+from finegrain import look, manifest, packing, params, record
 from finegrain.passes import Passes
 from finegrain.sources import archive
 
@@ -48,6 +49,8 @@ ALL_AUGMENTATION = {
     "erase_probability": 0.25, "mixup_alpha": 0.2,
 }  # fmt: skip
 GROWING_EPOCHS = 6
+AGREE = 0.75
+"""Levels of 255 that kernels and operators may be apart: pixels are float16 on their way in both."""
 WANTED = 0.95
 """Of the ceiling; below it a profile says why."""
 SMALL_BATCH = 4
@@ -70,6 +73,7 @@ class Bench:
             "cells": [],
             "growing": [],
             "batches_alone": [],
+            "agreement": {},
             "bounds": [],
             "profiles": [],
             "left_out": [],
@@ -130,14 +134,31 @@ class Bench:
 
     def batches_alone(self, name: str, batch_size: int) -> None:
         """Our batches without a network: what augmentation alone can deliver."""
-        config = self.config(batch_size, augment=ALL_AUGMENTATION if name == "all augmentation" else {})
-        job = ways.our_job(config, self.split, "resnet18")
+        job = self.augmented_job("all augmentation" in name, batch_size)
 
         def epoch(number: int) -> int:
             return sum(len(labels) for _, labels in job.batches(number, self.args.side))
 
         row = {"augmentation": name, "batch_size": batch_size}
-        self.results["batches_alone"].append(row | timed(epoch, self.args.seconds))
+        with by_operators() if gpu_table.BY_OPERATORS in name else contextlib.nullcontext():
+            found = timed(epoch, self.args.seconds)
+        self.results["batches_alone"].append(row | found)
+
+    def augmented_job(self, everything: bool, batch_size: int) -> Any:
+        config = self.config(batch_size, augment=ALL_AUGMENTATION if everything else {})
+        return ways.our_job(config, self.split, "resnet18")
+
+    def agreement(self, batch_size: int) -> None:
+        """That the kernels give the batch that torch's operators give, on this GPU as in the interpreter."""
+        job = self.augmented_job(True, batch_size)
+        ours, _ = next(job.batches(1, self.args.side))
+        with by_operators():
+            slow, _ = next(job.batches(1, self.args.side))
+        _, factor = self.split._normal
+        found = {"largest": ((ours - slow).abs() / factor[:, None, None]).max().item()}
+        self.results["agreement"] = found
+        if not found["largest"] < AGREE:
+            raise RuntimeError(f"kernels and operators are {found['largest']:.2f} of 255 apart")
 
     def bound(self, model: str, batch_size: int) -> None:
         """What a step computes and moves, against what the chip can."""
@@ -225,6 +246,7 @@ def plan(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, str, Cal
         for model, way in itertools.product(args.models, gpu_table.WAYS):
             yield way, f"{model}, batch {size}, {way}", partial(bench.cell, way, model, size)
 
+    yield "agreement", "kernels against operators", partial(bench.agreement, first)
     yield from cells(first)
     for model in args.models:
         yield "bound", f"{model}, what bounds it", partial(bench.bound, model, first)
@@ -283,6 +305,17 @@ def once(epoch: Epoch, number: int) -> tuple[int, float]:
     images = epoch(number)
     synchronize()
     return images, time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def by_operators() -> Iterator[None]:
+    """Images are prepared by torch's operators, on a GPU too."""
+    usual = look._fused
+    look._fused = lambda device: None
+    try:
+        yield
+    finally:
+        look._fused = usual
 
 
 def reset_memory(device: torch.device) -> None:

@@ -28,29 +28,30 @@ class Bytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         outputs = func(*args, **kwargs)
-        read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        known = {_place(tensor) for tensor in read}
-        made = [
-            leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor) and _place(leaf) not in known
+        declared = func._schema.arguments
+        named = [
+            *zip(declared, args, strict=False),
+            *((a, kwargs[a.name]) for a in declared if a.name in kwargs),
         ]
-        named = zip(func._schema.arguments, args, strict=False)
-        changed = [
-            leaf
-            for a, value in named
-            if a.alias_info and a.alias_info.is_write
-            for leaf in tree_leaves(value)
-        ]
+        read = _tensors([value for a, value in named if not a.is_out])
+        changed = _tensors([value for a, value in named if a.alias_info and a.alias_info.is_write])
+        known = {_place(tensor) for tensor in [*read, *changed]}
+        made = [tensor for tensor in _tensors(outputs) if _place(tensor) not in known]
         if (made or changed) and not func.__name__.startswith("empty"):  # others are views
             self.total += sum(map(_bytes, [*read, *made, *changed]))
         return outputs
 
 
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
 def _place(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    return tensor.untyped_storage()._cdata  # has no address of its data on the device "meta"
 
 
-def _bytes(tensor: Any) -> int:
-    return tensor.numel() * tensor.element_size() if isinstance(tensor, Tensor) else 0
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def count(job: Any) -> dict[str, float]:

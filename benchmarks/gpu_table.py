@@ -8,7 +8,10 @@ WAYS = (
     "ceiling, cuDNN tuned",
 )  # fmt: skip
 COMPILED = "ceiling, compiled"
-AUGMENTATIONS = ("crop and flip", "all augmentation")
+BY_OPERATORS = "operator by operator"
+AUGMENTATIONS = tuple(
+    f"{name}{how}" for name in ("crop and flip", "all augmentation") for how in ("", f", {BY_OPERATORS}")
+)
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -26,7 +29,7 @@ def markdown(results: dict[str, Any]) -> str:
         "",
         *_growing(results["growing"]),
         "",
-        *_alone(results["batches_alone"]),
+        *_alone(results),
         *_profiles(results["profiles"]),
     ]
     if results["left_out"]:
@@ -126,8 +129,14 @@ def _growing(rows: list[dict[str, Any]]) -> Iterator[str]:
         yield f"| {model} | {size} | {shown} |"
 
 
-def _alone(rows: list[dict[str, Any]]) -> Iterator[str]:
+def _alone(results: dict[str, Any]) -> Iterator[str]:
+    if results["agreement"]:
+        yield (
+            "Kernels and operators prepare the same batch, all augmentation, but for at most "
+            f"{results['agreement']['largest']:.2f} of 255."
+        )
+        yield ""
     yield "| our batches without a network | batch | images per second |"
     yield "|---|---:|---:|"
-    for row in rows:
+    for row in results["batches_alone"]:
         yield f"| {row['augmentation']} | {row['batch_size']} | {row['images_per_second']:,.0f} |"

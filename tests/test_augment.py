@@ -4,14 +4,14 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as tvf
 
-from finegrain import augment, colour, warp
+from finegrain import augment, colour, look, warp
 from finegrain.recipe import Augment
 
 ALL = Augment(
     crop_scale=(0.5, 1.0), pad_crop_pixels=4, rotate_degrees=10.0, zoom=1.2, tilt=0.1, brightness=0.2,
     contrast=0.2, saturation=0.2, hue=0.1, erase_probability=0.5,
 )  # fmt: skip
-NORMAL = augment.normalisation([0.4, 0.5, 0.6], [0.2, 0.3, 0.4], torch.device("cpu"))
+NORMAL = look.normalisation([0.4, 0.5, 0.6], [0.2, 0.3, 0.4], torch.device("cpu"))
 
 
 def photos(n: int = 6, height: int = 48, width: int = 40) -> torch.Tensor:
@@ -55,7 +55,7 @@ def test_apply_is_every_operator_in_turn():
     slow = colour.adjust(slow, views.brightness, views.contrast, views.saturation, views.hue)
     slow = tvf.normalize(slow / 255, [0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
     slow = colour.erase(slow, views.erasures)
-    ours = augment.apply(images, views, 4, NORMAL)
+    ours = look.apply(images, views, 4, NORMAL)
     assert torch.allclose(ours, slow, atol=1e-4)
     assert ours.is_contiguous(memory_format=torch.channels_last)
 
@@ -63,31 +63,36 @@ def test_apply_is_every_operator_in_turn():
 def test_normalise_is_subtract_and_divide():
     images = photos().permute(0, 3, 1, 2)
     slow = tvf.normalize(images.float() / 255, [0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
-    assert torch.allclose(augment.normalise(images, NORMAL), slow, atol=1e-6)
+    assert torch.allclose(look.normalise(images, NORMAL), slow, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["mixup_alpha", "cutmix_alpha"])
-def test_mixing_blends_images_and_labels_by_the_same_share(kind):
-    mix = augment.mixer(Augment(crop_scale=(1.0, 1.0), **{kind: 1.0}), classes=3)
-    images = torch.tensor([0.0, 1.0, 2.0]).view(3, 1, 1, 1).expand(3, 3, 16, 16).contiguous()
-    shares = []
-    for seed in range(20):
-        torch.manual_seed(seed)
-        mixed, labels = mix(images, torch.tensor([0, 1, 2]))
-        assert torch.allclose(labels.sum(1), torch.ones(3))
-        # image i has the value i: the mean of the pixels is that of the labels
-        assert torch.allclose(mixed.mean((1, 2, 3)), labels @ torch.tensor([0.0, 1.0, 2.0]), atol=1e-5)
-        shares.append(labels.max(1).values.min().item())
-    assert min(shares) < 0.9 and len(set(shares)) > 10
+class OnGpu(torch.Tensor):
+    """Says that it is on a GPU."""
+
+    is_cuda = True
 
 
-def test_with_both_each_batch_gets_one_of_them_and_without_nothing_is_mixed():
-    both = augment.mixer(Augment(crop_scale=(1.0, 1.0), mixup_alpha=1.0, cutmix_alpha=1.0), classes=2)
-    images = torch.stack((torch.zeros(3, 16, 16), torch.ones(3, 16, 16)))
-    values = []
-    for seed in range(30):
-        torch.manual_seed(seed)
-        mixed, _ = both(images, torch.tensor([0, 1]))
-        values.append(len(mixed[0].unique()))
-    assert {1, 2} <= set(values)  # one value: blended; two: a box pasted in
-    assert augment.mixer(Augment(crop_scale=(1.0, 1.0)), classes=2) is None
+@pytest.mark.parametrize("chosen", [None, torch.tensor([4, 0, 4, 1])])
+def test_on_a_gpu_one_call_sees_or_operators_do(monkeypatch, chosen):
+    images = photos()
+    views = augment.draw(6 if chosen is None else 4, 48, 40, 24, ALL, (0, 1, 2))
+    asked = []
+    monkeypatch.setattr(look, "_fused", lambda device: lambda *given: asked.append(given))
+    there = images.as_subclass(OnGpu)
+    look.see(there, chosen, views, 24, 4, NORMAL)
+    assert [len(given) for given in asked] == [6] and asked[0][2] is views
+    monkeypatch.setattr(look, "_fused", lambda device: None)
+    by_operators = look.see(there, chosen, views, 24, 4, NORMAL).as_subclass(torch.Tensor)
+    on_cpu = look.see(images, chosen, views, 24, 4, NORMAL)
+    assert by_operators.shape == on_cpu.shape
+    # crops are rounded to 8 bits on the CPU; a pixel at an erased or padded edge is the same in both
+    assert (by_operators - on_cpu).abs().mean() < 0.01 and (by_operators - on_cpu).abs().max() < 0.1
+
+
+def test_without_a_gpu_for_triton_it_is_said_that_there_are_no_fused_kernels(capsys):
+    look._fused.cache_clear()
+    assert look._fused(torch.device("cpu")) is None
+    said = capsys.readouterr().err
+    assert "no fused kernels (" in said and "more slowly" in said
+    look._fused(torch.device("cpu"))
+    assert capsys.readouterr().err == ""  # once

@@ -98,10 +98,23 @@ def test_the_bytes_of_operators_are_their_inputs_and_outputs(module):
         (lambda: x.add_(y), 3 * 400),
         (lambda: torch._foreach_add_([x, y], 1.0), 4 * 400),
         (lambda: x.to(torch.bfloat16), 400 + 200),
+        (lambda: torch.lerp(x, y, 0.3, out=x), 3 * 400),
+        (lambda: torch.ones(10, 10, device="meta") + 1, 400 + 2 * 400),
     ]:
         with module("gpu_bound").Bytes() as moved:
             work()
         assert moved.total == expected
+
+
+def test_the_kernels_move_a_tenth_of_what_operators_move(module, capsys):
+    module("seen_bytes").main(["--side", "64", "--batch-size", "8", "--models", "resnet18"])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:] if line]
+    assert [row[0] for row in rows[2:]] == ["the step itself", *[
+        f"{name}, {way}" for name in ("crop and flip", "all augmentation") for way in ("operators", "kernels")
+    ]]  # fmt: skip
+    moved = {row[0]: float(row[1]) for row in rows[3:]}
+    assert moved["crop and flip, kernels"] < moved["crop and flip, operators"] / 4
+    assert moved["all augmentation, kernels"] < moved["all augmentation, operators"] / 8
 
 
 @pytest.mark.slow
@@ -113,6 +126,8 @@ def test_gpu_runs_on_a_cpu_too(tmp_path):
     assert [cell["batch_size"] for cell in found["cells"]] == [8] * 6 + [4] * 3
     assert len({cell["way"] for cell in found["cells"]}) == 6
     assert [row["side_pixels"] for row in found["growing"]] == [32, 32, 32, 64, 64, 64]
+    assert len({row["augmentation"] for row in found["batches_alone"]}) == 4
+    assert found["agreement"] == {"largest": 0.0}  # a CPU has one way
     (bound,) = found["bounds"]
     assert bound["flop"] == pytest.approx(3 * 2 * 1.82e9 * (64 / 224) ** 2, rel=0.05)  # of ResNet-18's paper
     short = [c["way"] for c in found["cells"][:2] if c["images_per_second"] < 0.95 * ceiling_of(found)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from finegrain import augment, feed
+from finegrain import augment, crop, feed
 from finegrain.pixels import Pixels
 
 CPU = torch.device("cpu")
@@ -28,18 +28,23 @@ def wanted() -> list[feed.Wanted]:
     return [(chosen, augment.whole(len(chosen), 8, 8)) for chosen in order]
 
 
+def see(source: torch.Tensor, chosen: torch.Tensor | None, views: augment.Views) -> torch.Tensor:
+    """Whole images of the size they have."""
+    assert torch.equal(views.crops, crop.whole(len(views.crops), 8, 8)) and not views.flips.any()
+    return (source if chosen is None else source[chosen]).permute(0, 3, 1, 2)
+
+
 def test_on_the_cpu(pixels):
-    fed = feed.on_cpu(pixels, wanted(), 8)
-    for (images, chosen, views), (expected, _) in zip(fed, wanted(), strict=True):
+    fed = feed.on_cpu(pixels, wanted(), see)
+    for (images, chosen), (expected, _) in zip(fed, wanted(), strict=True):
         assert np.array_equal(images.permute(0, 2, 3, 1), IMAGES[chosen]) and torch.equal(chosen, expected)
-        assert len(views.crops) == len(chosen)
 
 
 def test_resident(pixels, monkeypatch):
     monkeypatch.setattr(feed, "LOAD_AT_ONCE", 4)
     everything = feed.load(pixels, CPU)
     assert np.array_equal(everything, IMAGES)
-    for images, chosen, _ in feed.resident(everything, wanted(), 8):
+    for images, chosen in feed.resident(everything, wanted(), see):
         assert np.array_equal(images.permute(0, 2, 3, 1), IMAGES[chosen])
 
 
@@ -105,7 +110,7 @@ def test_streamed_in_two_buffers_while_copies_come_late(pixels, monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", on)
     seen = []
-    for images, chosen, _ in feed.streamed(pixels, wanted(), 8, CPU):
+    for images, chosen in feed.streamed(pixels, wanted(), CPU, see):
         assert np.array_equal(images.permute(0, 2, 3, 1), IMAGES[chosen])
         seen += chosen.tolist()
     assert sorted(seen) == list(range(11))

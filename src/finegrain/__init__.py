@@ -18,7 +18,10 @@ runtime      allocator, device, precision, peak memory: import it before torch
 crop         boxes, and two ways to cut them out
 warp         rotation, zoom, perspective, padding crop
 colour       brightness, contrast, saturation, hue, erasing
-augment      draw all of these for a batch, then apply them
+augment      draw all of these for a batch
+fused        apply them on a GPU, in a few kernels
+look         apply them: images as a network gets them
+mix          MixUp, CutMix
 pixels       read the packed files, row by row
 feed         bring pixels to the device: read, resident or streamed
 packed       open the arrays, give batches on a device

@@ -1,6 +1,6 @@
 """Bring packed pixels to the device, batch by batch: three ways, one for each place where they may live."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,28 +13,23 @@ from finegrain.pixels import Pixels
 
 Wanted = tuple[Tensor, augment.Views]
 """Indices ``[n]`` of a batch's images, and how each is to be seen."""
-Fed = tuple[Tensor, Tensor, augment.Views]
-"""Images ``[n, 3, side, side]`` in 0..255, cropped and flipped, with both; images and views on the device."""
+See = Callable[[Tensor, Tensor | None, augment.Views], Tensor]
+"""Images ``[m, H, W, 3]`` uint8, indices of those to see (None: all) and their views: to a batch."""
+Fed = tuple[Tensor, Tensor]
+"""What ``See`` gave, and the indices ``[n]``; on the device."""
 
 LOAD_AT_ONCE = 256
 READERS = 8
 
 
-def on_cpu(pixels: Pixels, batches: Iterable[Wanted], side: int) -> Iterator[Fed]:
+def on_cpu(pixels: Pixels, batches: Iterable[Wanted], see: See) -> Iterator[Fed]:
     """Read into one buffer and crop out of it."""
     buffer = np.empty(0, np.uint8)
     for chosen, views in batches:
         if len(buffer) < len(chosen):
             buffer = np.empty((len(chosen), pixels.side, pixels.side, 3), np.uint8)
         pixels.read(chosen, views.crops, buffer)
-        yield at_once(torch.from_numpy(buffer[: len(chosen)]), chosen, views, side, torch.device("cpu"))
-
-
-def at_once(images: Tensor, chosen: Tensor, views: augment.Views, side: int, device: torch.device) -> Fed:
-    """A batch ``[n, H, W, 3]`` uint8 that is in memory, by the crop of the device that it goes to."""
-    if device.type == "cpu":
-        return crop.crop_one_by_one(images, views.crops, views.flips, side), chosen, views
-    return _cut(images.to(device), chosen, views, side)
+        yield see(torch.from_numpy(buffer[: len(chosen)]), None, views), chosen
 
 
 def load(pixels: Pixels, device: torch.device) -> Tensor:
@@ -48,18 +43,14 @@ def load(pixels: Pixels, device: torch.device) -> Tensor:
     return everything
 
 
-def resident(everything: Tensor, batches: Iterable[Wanted], side: int) -> Iterator[Fed]:
+def resident(everything: Tensor, batches: Iterable[Wanted], see: See) -> Iterator[Fed]:
     """Pick from what ``load`` returned."""
     for chosen, views in batches:
-        yield _cut(everything[runtime.upload(chosen, everything.device)], chosen, views, side)
+        there = runtime.upload(chosen, everything.device)
+        yield see(everything, there, views.to(everything.device)), there
 
 
-def _cut(images: Tensor, chosen: Tensor, views: augment.Views, side: int) -> Fed:
-    views = views.to(images.device)
-    return crop.crop_by_matrices(images, views.crops, views.flips, side), chosen, views
-
-
-def streamed(pixels: Pixels, batches: Iterable[Wanted], side: int, device: torch.device) -> Iterator[Fed]:
+def streamed(pixels: Pixels, batches: Iterable[Wanted], device: torch.device, see: See) -> Iterator[Fed]:
     """Read the next batch in threads and copy it on a stream of its own while the GPU works on this one.
 
     Two pinned buffers: one is read into while the other is copied from. A cold disk gives several readers
@@ -89,4 +80,4 @@ def streamed(pixels: Pixels, batches: Iterable[Wanted], side: int, device: torch
             current = torch.cuda.current_stream(device)
             current.wait_event(copied)
             images.record_stream(current)  # its memory is not the other stream's to reuse before we are done
-            yield _cut(images, chosen, views, side)
+            yield see(images, None, views.to(device)), runtime.upload(chosen, device)

@@ -16,7 +16,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from finegrain import answers, augment, feed, loop, packed, record
+from finegrain import answers, augment, crop, look, loop, packed, record
 from finegrain.answers import Floats
 from finegrain.errors import UserError
 
@@ -55,7 +55,7 @@ class _Deployed(nn.Module):
     def __init__(self, net: nn.Module, facts: dict[str, Any]) -> None:
         super().__init__()
         self.net, self.temperature = net, facts["temperature"]
-        offset, factor = augment.normalisation(facts["mean"], facts["std"], CPU)
+        offset, factor = look.normalisation(facts["mean"], facts["std"], CPU)
         self.register_buffer("offset", offset[:, None, None])
         self.register_buffer("factor", factor[:, None, None])
 
@@ -155,7 +155,8 @@ def _ask(
     view = packed.Whole(side, CPU, facts["mean"], facts["std"])
     for batch in squares.split(loop.PREDICT_BATCH):
         n, height, width, _ = batch.shape
-        seen, _, _ = feed.at_once(batch, torch.arange(n), augment.whole(n, height, width), side, CPU)
+        views = augment.whole(n, height, width)
+        seen = crop.crop_one_by_one(batch, views.crops, views.flips, side)
         logits, said = session.run(None, {"images": seen.permute(0, 2, 3, 1).numpy()})
         ours = loop.forward(net, view(batch), bf16=False).numpy()
         yield ours.astype(np.float64), logits.astype(np.float64), said.astype(np.float64)

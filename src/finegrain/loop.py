@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from finegrain import augment, model, optim, range_test, record, runtime
+from finegrain import augment, mix, model, optim, range_test, record, runtime
 from finegrain.checkpoint import States
 from finegrain.errors import UserError
 from finegrain.optim import MovingAverage
@@ -57,8 +57,8 @@ class Job:
         return self.train.steps(self.batch_size)
 
     @cached_property
-    def mix(self) -> augment.Mix | None:
-        return augment.mixer(self.config.augment, len(self.train.class_names))
+    def mix(self) -> mix.Mix | None:
+        return mix.mixer(self.config.augment, len(self.train.class_names))
 
     @cached_property
     def passes(self) -> Passes:
@@ -212,7 +212,6 @@ def take_step(job: Job, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) 
     with runtime.explained(f"{key}: {len(x)} images of {x.shape[-1]} px", "halve it"):
         if job.mix:
             x, y = job.mix(x, y)
-            x = x.contiguous(memory_format=torch.channels_last)  # a GPU's roll gives another format
         loss, logits = job.passes(x, y)
         if job.phase.clip_norm:
             nn.utils.clip_grad_norm_(job.net.parameters(), job.phase.clip_norm)

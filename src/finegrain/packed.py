@@ -1,6 +1,7 @@
 """Open the arrays that stage pack wrote and give batches on a device."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finegrain import augment, crop, feed, record, runtime
+from finegrain import augment, crop, feed, look, record
 from finegrain.pixels import Pixels
 from finegrain.ranks import ALONE, Ranks
 from finegrain.recipe import Augment, Normalisation, Statistics
@@ -33,14 +34,13 @@ class Whole:
 
     def __init__(self, side: int, device: torch.device, mean: list[float], std: list[float]) -> None:
         self._side, self._device = side, device
-        self._normal = augment.normalisation(mean, std, device)
+        self._normal = look.normalisation(mean, std, device)
 
     def __call__(self, squares: Tensor) -> Tensor:
         """``[n, S, S, 3]`` uint8 on the CPU to ``[n, 3, side, side]`` float32 on the device."""
         n, height, width, _ = squares.shape
-        chosen, views = torch.arange(n), augment.whole(n, height, width)
-        images, _, views = feed.at_once(squares, chosen, views, self._side, self._device)
-        return augment.apply(images, views, 0, self._normal)
+        views = augment.whole(n, height, width).to(self._device)
+        return look.see(squares.to(self._device), None, views, self._side, 0, self._normal)
 
 
 class Split:
@@ -68,7 +68,7 @@ class Split:
         self.class_names: list[str] = facts["classes"]
         self.side_pixels: int = facts["side_pixels"]
         self.fingerprint = f"{facts['manifest_sha256']}-{self.side_pixels}"
-        self._normal = augment.normalisation(mean, std, device)
+        self._normal = look.normalisation(mean, std, device)
         parts = names.split("+")
         self.labels = torch.cat([torch.from_numpy(np.load(folder / f"{n}_labels.npy")) for n in parts])
         self._labels_there = self.labels.to(device)
@@ -133,12 +133,12 @@ class Split:
     def _batches(
         self, wanted: Iterable[feed.Wanted], side: int, padding: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
+        see = partial(look.see, side=side, padding=padding, normal=self._normal)
         if self.device.type == "cpu":
-            fed = feed.on_cpu(self._pixels, wanted, side)
+            fed = feed.on_cpu(self._pixels, wanted, see)
         elif self._resident is not None:
-            fed = feed.resident(self._resident, wanted, side)
+            fed = feed.resident(self._resident, wanted, see)
         else:
-            fed = feed.streamed(self._pixels, wanted, side, self.device)
-        for images, chosen, views in fed:
-            labels = self._labels_there[runtime.upload(chosen, self.device)]
-            yield augment.apply(images, views, padding, self._normal), labels
+            fed = feed.streamed(self._pixels, wanted, self.device, see)
+        for images, chosen in fed:
+            yield images, self._labels_there[chosen]

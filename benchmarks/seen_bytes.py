@@ -1,0 +1,121 @@
+"""What preparing images moves through a GPU's memory, against a training step: counted, no GPU is needed.
+
+    python benchmarks/seen_bytes.py [--side 224] [--batch-size 256]
+
+Operators: each one's inputs and outputs, once (gpu_bound.Bytes). Kernels: each launch's tensors, once; of
+those that are read at a few places only, all. Shapes alone are computed, on torch's device "meta".
+"""
+
+import argparse
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gpu
+import gpu_bound
+import inputs
+import torch
+from torch import Tensor
+
+from finegrain import augment, crop, fused, look, mix, model, record
+from finegrain.recipe import Augment, Head
+
+META = torch.device("meta")
+CLASSES = 196
+AUGMENTATIONS = {"crop and flip": {"crop_scale": [0.08, 1.0]}, "all augmentation": gpu.ALL_AUGMENTATION}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--models", nargs="+", default=gpu.MODELS)
+    parser.add_argument("--out", type=Path, help="folder for seen_bytes.md")
+    args = parser.parse_args(argv)
+    steps = {name: step_bytes(name, args.side, args.batch_size) / args.batch_size for name in args.models}
+    text = f"{args.side} px, batches of {args.batch_size}, torch {torch.__version__}; MB an image.\n\n"
+    text += f"| | images prepared | {' | '.join(f'of a {name} step' for name in steps)} |\n"
+    text += f"|---|---:|{'---:|' * len(steps)}\n"
+    text += f"| the step itself | | {' | '.join(f'{each / 1e6:.0f}' for each in steps.values())} |\n"
+    for name, config in AUGMENTATIONS.items():
+        for way, see in {"operators": by_operators, "kernels": by_kernels}.items():
+            each = seen_bytes(Augment(**config), args.side, args.batch_size, see) / args.batch_size
+            shares = " | ".join(f"{each / step:.1%}" for step in steps.values())
+            text += f"| {name}, {way} | {each / 1e6:.1f} | {shares} |\n"
+    if args.out:
+        record.write_text(args.out / "seen_bytes.md", text)
+    print(text)
+
+
+def seen_bytes(config: Augment, side: int, n: int, see: Callable[..., tuple[Tensor, float]]) -> float:
+    """Bytes of a batch: seen, and mixed where the augmentation says so."""
+    size = inputs.pack_side(side)
+    views = augment.draw(n, size, size, side, config, (0, 1, 1)).to(META)
+    photos = torch.empty(n, size, size, 3, dtype=torch.uint8, device=META)
+    images, moved = see(photos, views, side, torch.empty(2, 3, device=META))
+    mixed = mix.mixer(config, CLASSES)
+    if mixed:
+        with gpu_bound.Bytes() as counted:
+            mixed(images, torch.empty(n, dtype=torch.int64, device=META))
+        moved += counted.total
+    return moved
+
+
+def by_operators(photos: Tensor, views: augment.Views, side: int, normal: Tensor) -> tuple[Tensor, float]:
+    with gpu_bound.Bytes() as counted:
+        cut = crop.crop_by_matrices(photos, views.crops, views.flips, side)
+        images = look.apply(cut, views, 0, normal)
+    return images, counted.total
+
+
+def by_kernels(photos: Tensor, views: augment.Views, side: int, normal: Tensor) -> tuple[Tensor, float]:
+    """With stand-ins for the kernels, which count what they were given."""
+    moved = 0.0
+
+    class Counted:
+        def __getitem__(self, grid: tuple[int, int]) -> Callable[..., None]:
+            def launch(*args: Any, **options: Any) -> None:
+                nonlocal moved
+                moved += sum(arg.nbytes for arg in args if isinstance(arg, Tensor))
+
+            return launch
+
+    names = [name for name in vars(fused) if type(getattr(fused, name)).__name__ == "JITFunction"]
+    kernels = {name: getattr(fused, name) for name in names}
+    try:
+        for name in names:
+            setattr(fused, name, Counted())
+        images = fused.see(photos, None, views, side, 0, normal)
+    finally:
+        for name, kernel in kernels.items():
+            setattr(fused, name, kernel)
+    return images, moved
+
+
+def step_bytes(name: str, side: int, n: int) -> float:
+    """Bytes of a step of a batch: forward, backward, SGD with momentum, in bfloat16 and channels_last."""
+    net = model.build(name, CLASSES, "none", Head(), 0).to(META)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, foreach=True)
+    images = torch.empty(n, 3, side, side, device=META).contiguous(memory_format=torch.channels_last)
+    labels = torch.empty(n, CLASSES, device=META)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = torch.nn.functional.cross_entropy(net(images), labels)
+        loss.backward()
+        optimizer.step()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # autocast's: there is no GPU
+        step()  # makes the optimizer's state
+        with gpu_bound.Bytes() as counted:
+            step()
+    return counted.total
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The kernels of a GPU give what the operators give, and compile for GPUs.
+
+CI has no GPU: Triton's interpreter runs the kernels on the CPU, in a process that knows it from the start.
+Triton's compiler makes machine code of them all the same.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from pipeline import ROOT
+
+from finegrain import augment, crop, look
+from finegrain.recipe import Augment
+
+triton = pytest.importorskip("triton", reason="triton, which torch brings along on Linux, is not there")
+fused = pytest.importorskip("finegrain.fused")
+
+CROP = Augment(crop_scale=(0.1, 1.0))
+SHIFT = Augment(crop_scale=(1.0, 1.0), pad_crop_pixels=4, erase_probability=1.0)
+COLOUR = Augment(crop_scale=(0.5, 1.0), contrast=0.5, hue=0.3, erase_probability=0.5)
+ALL = Augment(
+    crop_scale=(0.3, 1.0), pad_crop_pixels=4, rotate_degrees=30.0, zoom=1.3, tilt=0.3, brightness=0.5,
+    contrast=0.5, saturation=0.5, hue=0.4, erase_probability=0.5,
+)  # fmt: skip
+STD = torch.tensor([0.2, 0.3, 0.4])
+NORMAL = look.normalisation([0.4, 0.5, 0.6], STD.tolist(), torch.device("cpu"))
+TYPES = {
+    torch.uint8: "u8", torch.bool: "i1", torch.int64: "i64", torch.float16: "fp16", torch.float32: "fp32",
+    torch.float64: "fp64",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photos() -> torch.Tensor:
+    """Smooth noise ``[7, 60, 52, 3]`` uint8."""
+    noise = torch.rand(7, 3, 12, 10, generator=torch.Generator().manual_seed(0)) * 255
+    big = torch.nn.functional.interpolate(noise, (60, 52), mode="bicubic").clamp(0, 255)
+    return big.permute(0, 2, 3, 1).contiguous().to(torch.uint8)
+
+
+INTERPRETED = """
+import sys
+import torch
+from finegrain import fused
+cases, answers = torch.load(sys.argv[1], weights_only=False), []
+for block, *case in cases:
+    fused.BLOCK = fused.OPTIONS["BLOCK"] = block
+    answers.append(fused.see(*case))
+torch.save(answers, sys.argv[1])
+"""
+CONFIGS = {"crop": CROP, "shift": SHIFT, "colour": COLOUR, "all": ALL}
+
+
+@pytest.fixture(scope="module")
+def seen(photos, tmp_path_factory):
+    """By name: what the kernels give, and what operators give, in 0..255."""
+    cases = {}
+    for name, config in CONFIGS.items():
+        for side in (17, 40):
+            views = augment.draw(4, 60, 52, side, config, (0, 1, 2))
+            chosen = torch.tensor([3, 1, 6, 3])
+            cases[f"{name} {side}"] = (8192, photos, chosen, views, side, config.pad_crop_pixels, NORMAL)
+    views = augment.draw(14, 60, 52, 20, ALL, (0, 1, 2)).each(lambda values: values[::2])
+    assert not views.homographies.is_contiguous()
+    cases["not contiguous"] = (8192, photos, None, views, 20, 4, NORMAL)
+    cases["small blocks"] = (256, photos, None, views, 20, 4, NORMAL)
+    file = tmp_path_factory.mktemp("interpreted") / "cases.pt"
+    torch.save(list(cases.values()), file)
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT / "src")}
+    subprocess.run([sys.executable, "-c", INTERPRETED, str(file)], env=environment, check=True)
+    return dict(
+        zip(cases, zip(torch.load(file), map(by_operators, cases.values()), strict=True), strict=True)
+    )
+
+
+def by_operators(case: tuple) -> torch.Tensor:
+    _, images, chosen, views, side, padding, normal = case
+    images = images if chosen is None else images[chosen]
+    cut = crop.crop_by_matrices(images, views.crops, views.flips, side, torch.float32)
+    return look.apply(cut, views, padding, normal)
+
+
+@pytest.mark.parametrize("side", [17, 40])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_kernels_give_what_operators_give(seen, name, side):
+    ours, slow = seen[f"{name} {side}"]
+    assert ours.dtype == torch.float32 and ours.is_contiguous(memory_format=torch.channels_last)
+    apart = (ours - slow).abs() * 255 * STD[:, None, None]
+    assert apart.max() < 0.5 and apart.mean() < 0.05  # of 255: pixels are float16 on their way
+
+
+def test_all_images_and_views_that_are_not_contiguous(seen):
+    ours, slow = seen["not contiguous"]
+    assert ((ours - slow).abs() * 255 * STD[:, None, None]).max() < 0.5
+
+
+def test_the_size_of_blocks_changes_nothing(seen):
+    """The mean grey, from which the contrast is taken, is added up over blocks; the last is not full."""
+    assert torch.allclose(seen["small blocks"][0], seen["not contiguous"][0], atol=1e-5)
+
+
+class Launches:
+    """In place of a kernel: remembers what it was launched with."""
+
+    def __init__(self, kernel, made: list) -> None:
+        self.kernel, self.made = kernel, made
+
+    def __getitem__(self, grid):
+        return lambda *args, **kwargs: self.made.append((self.kernel, args, kwargs))
+
+
+def compiled(kernel, args: tuple, options: dict, capability: int):
+    """Machine code of what a launch with these arguments would run."""
+    values = dict(zip(kernel.arg_names, args, strict=False)) | options
+    fusion = values.pop("enable_fp_fusion")
+    signature, constants = {}, {}
+    for place, name in enumerate(kernel.arg_names):
+        value = values[name]
+        if isinstance(value, torch.Tensor):
+            signature[name] = f"*{TYPES[value.dtype]}"
+        elif value is None or value == 1 or name.isupper():  # as a launch does it
+            signature[name], constants[(place,)] = "constexpr", value
+        else:
+            signature[name] = "i32"
+    source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
+    return triton.compile(source, target=target, options={"enable_fp_fusion": fusion}).asm["cubin"]
+
+
+@pytest.mark.parametrize("config", [CROP, ALL], ids=["crop", "all"])
+def test_kernels_compile_for_gpus_from_turing_to_hopper(photos, config, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    launches: list = []
+    for name in ("_resample", "_add_greys", "_finish"):
+        monkeypatch.setattr(fused, name, Launches(getattr(fused, name), launches))
+    views = augment.draw(7, 60, 52, 48, config, (0, 1, 2))
+    fused.see(photos, None if config is ALL else torch.arange(7), views, 48, 4, NORMAL)
+    assert len(launches) == (4 if config is ALL else 3)
+    for capability in (75, 90):
+        for launch in launches:
+            assert len(compiled(*launch, capability)) > 1000
