@@ -85,3 +85,44 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(shared):
         with runtime.cores(CPU):
             pass
     assert (shared / "victim").read_text() == "mine"
+
+
+def imported(then: str, *folders) -> str:
+    """What a process prints that imports finegrain.runtime first."""
+    path = os.pathsep.join(map(str, [*folders, ROOT / "src"]))
+    done = subprocess.run(
+        [sys.executable, "-c", f"from finegrain import runtime\nimport sys, torch\n{then}"],
+        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_torch_s_compiler_is_imported_only_when_it_is_used():
+    said = imported(
+        "print('torch._dynamo' in sys.modules)\n"
+        "print(torch.compile(torch.sin, backend='eager')(torch.zeros(2)).tolist())\n"
+        "from torch._dynamo.utils import is_compile_supported\n"
+        "print(is_compile_supported.__module__, runtime.torchvision.ops.roi_align(\n"
+        "    torch.ones(1, 1, 4, 4), torch.tensor([[0.0, 0.0, 0.0, 4.0, 4.0]]), 1).item())"
+    )
+    assert said.splitlines() == ["False", "[0.0, 0.0]", "torch._dynamo.utils 1.0"]
+
+
+def test_a_torchvision_that_asks_more_of_the_compiler_gets_it(tmp_path):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("from torch._dynamo.utils import counters\n")
+    assert imported("print(len(runtime.torchvision.counters))", tmp_path) == "0"
+
+
+def test_a_stage_collects_garbage_once_it_has_imported(tmp_path):
+    code = (
+        "import gc\nfrom finegrain import stage\nsay = lambda: print(gc.isenabled())\nsay()\nstage.main(say)"
+    )
+    for environment, expected in ({}, "True True"), ({"DVC_STAGE": "train@a-0"}, "False True"):
+        usual = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=usual | environment | {"PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.stdout.split() == expected.split(), done.stderr

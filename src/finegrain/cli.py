@@ -1,6 +1,7 @@
 """The command ``finegrain``: what people do with trained models, outside the pipeline."""
 
 import argparse
+import gc
 import importlib
 import os
 import re
@@ -150,7 +151,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def run() -> None:
         # torch and dvc take seconds to import: not for --help
+        gc.disable()  # as in a stage
         command = importlib.import_module(f"finegrain.{args.command}")
+        gc.enable()
         try:
             sys.exit(command.run(args))
         except BrokenPipeError:  # as of `| head`: enough was read

@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def"
 """How images are seen, on a GPU, in four kernels, where ``look.see`` has some hundred operators.
 
-Each operator of torch reads and writes the whole batch: 60 MB an image of 224 px with everything on, a third
-of what a step of ResNet-18 moves (benchmarks/seen_bytes.py). Here it is 2 to 3. The kernels are Triton's
+Each operator of torch reads and writes the whole batch: 55 MB an image of 224 px with everything on, a third
+of what a step of ResNet-18 moves (benchmarks/seen_bytes.py). Here it is 4. The kernels are Triton's
 (https://triton-lang.org), which torch's packages for GPUs bring along; Triton compiles each once and keeps it
 on disk. A batch is always seen alike: nothing is added up in an order that changes.
 

@@ -2,12 +2,14 @@
 
 import ctypes
 import fcntl
+import importlib
 import mmap
 import os
 import platform
 import resource
 import sys
 import tempfile
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +45,28 @@ def _keep_memory() -> None:
 
 _keep_memory()
 import torch  # noqa: E402
+
+
+def _import_torchvision() -> None:
+    """Import torchvision without torch's compiler, which would take as long as all the rest.
+
+    torchvision asks it one question, in an operator for detection (``roi_align``): whether to compile it. A
+    stand-in says no, and makes way for the real one. A torchvision that asks for more gets that at once.
+    """
+    if "torch._dynamo" not in sys.modules:
+        stand_ins = {name: types.ModuleType(name) for name in ("torch._dynamo", "torch._dynamo.utils")}
+        vars(stand_ins["torch._dynamo.utils"])["is_compile_supported"] = lambda device_type: False
+        sys.modules.update(stand_ins)
+        try:
+            importlib.import_module("torchvision")
+        except (ImportError, AttributeError):
+            pass
+        finally:
+            for name in stand_ins:
+                del sys.modules[name]
+
+
+_import_torchvision()
 import torchvision  # noqa: E402
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import gc
 import os
 import signal
 import sys
@@ -41,8 +42,15 @@ def _end_at_once_on_ctrl_c() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def _import_without_collecting() -> None:
+    """What imports make stays: to look for garbage among it takes a tenth of the start-up."""
+    if "DVC_STAGE" in os.environ:
+        gc.disable()
+
+
 _die_with_parent()
 _end_at_once_on_ctrl_c()
+_import_without_collecting()
 
 
 def main(run: Callable[[], None], then: str = "`dvc repro` goes on from here") -> None:
@@ -51,6 +59,7 @@ def main(run: Callable[[], None], then: str = "`dvc repro` goes on from here") -
     Args:
         then: what to do after the cure.
     """
+    gc.enable()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
