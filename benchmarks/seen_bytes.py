@@ -3,11 +3,10 @@
     python benchmarks/seen_bytes.py [--side 224] [--batch-size 256]
 
 Operators: each one's inputs and outputs, once (gpu_bound.Bytes). Kernels: each launch's tensors, once; of
-those that are read at a few places only, all. Shapes alone are computed, on torch's device "meta".
+those that are read at a few places only, all. Shapes alone are computed.
 """
 
 import argparse
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import gpu_bound
 import inputs
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from finegrain import augment, crop, fused, look, mix, model, record
 from finegrain.recipe import Augment, Head
@@ -97,20 +97,24 @@ def by_kernels(photos: Tensor, views: augment.Views, side: int, normal: Tensor) 
 
 def step_bytes(name: str, side: int, n: int) -> float:
     """Bytes of a step of a batch: forward, backward, SGD with momentum, in bfloat16 and channels_last."""
-    net = model.build(name, CLASSES, "none", Head(), 0).to(META)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, foreach=True)
-    images = torch.empty(n, 3, side, side, device=META).contiguous(memory_format=torch.channels_last)
-    labels = torch.empty(n, CLASSES, device=META)
+    net = model.build(name, CLASSES, "none", Head(), 0)
+    with FakeTensorMode() as fake:  # on the device "meta" there is no autocast
+        for part in net.modules():
+            for values in (part._parameters, part._buffers):
+                values.update({k: fake.from_tensor(v) for k, v in values.items() if v is not None})
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, foreach=True)
+        images = torch.empty(n, 3, side, side).contiguous(memory_format=torch.channels_last)
+        labels = torch.empty(n, CLASSES)
 
-    def step() -> None:
-        optimizer.zero_grad()
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = torch.nn.functional.cross_entropy(net(images), labels)
-        loss.backward()
-        optimizer.step()
+        def step() -> None:
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = net(images)
+                loss = torch.nn.functional.cross_entropy(logits, labels)
+            assert logits.dtype == torch.bfloat16
+            loss.backward()
+            optimizer.step()
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # autocast's: there is no GPU
         step()  # makes the optimizer's state
         with gpu_bound.Bytes() as counted:
             step()

@@ -1,10 +1,13 @@
 """What is drawn depends on its key alone, and applying it is each operator in turn."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torchvision.transforms.v2.functional as tvf
 
-from finegrain import augment, colour, look, warp
+import finegrain
+from finegrain import augment, colour, crop, look, warp
 from finegrain.recipe import Augment
 
 ALL = Augment(
@@ -89,10 +92,26 @@ def test_on_a_gpu_one_call_sees_or_operators_do(monkeypatch, chosen):
     assert (by_operators - on_cpu).abs().mean() < 0.01 and (by_operators - on_cpu).abs().max() < 0.1
 
 
-def test_without_a_gpu_for_triton_it_is_said_that_there_are_no_fused_kernels(capsys):
+def by_operators(source, chosen, views, side, padding, normal) -> torch.Tensor:
+    images = source if chosen is None else source[chosen]
+    cut = crop.crop_by_matrices(images, views.crops, views.flips, side)
+    return look.apply(cut, views, padding, normal)
+
+
+@pytest.mark.parametrize(
+    ("see", "said"),
+    [
+        (by_operators, ""),
+        (lambda *given: by_operators(*given) + 2, "(they differ from torch's operators by 2."),
+        (lambda *given: by_operators(*given) * torch.nan, "torch's operators by nan of 255)"),
+        (None, "(TypeError: 'NoneType' object is not callable): images are prepared operator"),
+    ],
+)
+def test_kernels_are_used_where_they_give_what_operators_give(monkeypatch, capsys, see, said):
+    monkeypatch.setattr(finegrain, "fused", SimpleNamespace(see=see), raising=False)
     look._fused.cache_clear()
-    assert look._fused(torch.device("cpu")) is None
-    said = capsys.readouterr().err
-    assert "no fused kernels (" in said and "more slowly" in said
-    look._fused(torch.device("cpu"))
-    assert capsys.readouterr().err == ""  # once
+    found = look._fused(torch.device("cpu"))
+    assert found is (None if said else see) and look._fused(torch.device("cpu")) is found
+    error = capsys.readouterr().err
+    assert said in error and error.count("no fused kernels") == bool(said)  # said once
+    look._fused.cache_clear()

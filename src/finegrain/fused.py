@@ -1,10 +1,11 @@
 # mypy: disable-error-code="no-untyped-def"
 """How images are seen, on a GPU, in four kernels, where ``look.see`` has some hundred operators.
 
-Each operator of torch reads and writes the whole batch: 55 MB an image of 224 px with everything on, a third
-of what a step of ResNet-18 moves (benchmarks/seen_bytes.py). Here it is 4. The kernels are Triton's
-(https://triton-lang.org), which torch's packages for GPUs bring along; Triton compiles each once and keeps it
-on disk. A batch is always seen alike: nothing is added up in an order that changes.
+Each operator of torch reads and writes the whole batch: 55 MB an image of 224 px with everything on, more
+than half of what a step of ResNet-18 moves (benchmarks/seen_bytes.py). Here it is 4. The kernels are Triton's
+(https://triton-lang.org), which torch's packages for GPUs bring along; Triton compiles each for the operators
+that are on, once, and keeps it on disk. A batch is always seen alike: nothing is added up in an order that
+changes.
 
 What the operators mean is said where torch's are: crop.py, warp.py, colour.py.
 """
@@ -17,9 +18,9 @@ from torch import Tensor
 from finegrain.augment import Views
 
 BLOCK = 512
-"""Pixels, or values of one, that a program of the grid makes."""
+"""Pixels that a program of the grid makes."""
 OPTIONS = {"BLOCK": BLOCK, "enable_fp_fusion": False}
-"""Of every launch: products and sums are rounded one by one, as torch's operators do it."""
+"""Of every launch: products and sums are rounded one by one, whatever the version of Triton."""
 
 
 def see(
@@ -27,25 +28,24 @@ def see(
 ) -> Tensor:
     """As ``look.see``, with everything on a GPU."""
     source, views = source.contiguous(), views.each(Tensor.contiguous)
+    chosen = None if chosen is None else chosen.contiguous()
     _, height, width, _ = source.shape
     n, pixels, at = len(views.crops), side * side, source.device
     narrow = torch.empty((n, height, side, 3), dtype=torch.float16, device=at)
     square = torch.empty((n, side, side, 3), dtype=torch.float16, device=at)
     out = torch.empty((n, side, side, 3), dtype=torch.float32, device=at)
     boxes = views.crops, views.flips
-    _resample[_grid(height * side * 3, n)](
-        source, chosen, *boxes, narrow, width, side, height, 3, ACROSS=True, **OPTIONS
+    _resample[_grid(height * side, n)](
+        source, chosen, *boxes, narrow, height, width, side, ACROSS=True, **OPTIONS
     )
-    _resample[_grid(pixels * 3, n)](
-        narrow, None, *boxes, square, height, side, 1, side * 3, ACROSS=False, **OPTIONS
-    )
+    _resample[_grid(pixels, n)](narrow, None, *boxes, square, height, side, side, ACROSS=False, **OPTIONS)
     moved = views.offsets, padding, views.homographies, views.brightness
     grid = _grid(pixels, n)
     greys = None
     if views.contrast is not None:
         greys = torch.empty((n, grid[0]), dtype=torch.float32, device=at)
         _add_greys[grid](square, side, *moved, greys, **OPTIONS)
-    parts = triton.next_power_of_2(grid[0])
+    parts = 1 if greys is None else triton.next_power_of_2(grid[0])  # no new kernel for each image size
     colours = views.contrast, greys, views.saturation, views.hue
     _finish[grid](square, side, *moved, *colours, views.erasures, normal, out, PARTS=parts, **OPTIONS)
     return out.permute(0, 3, 1, 2)
@@ -57,47 +57,62 @@ def _grid(values: int, n: int) -> tuple[int, int]:
 
 @triton.jit
 def _resample(
-    source, chosen, crops, flips, out, size, side, lines, inner, ACROSS: tl.constexpr, BLOCK: tl.constexpr
+    source, chosen, crops, flips, out, height, width, side, ACROSS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """Antialiased resize of one axis: ``[.., lines, size, inner]`` to ``[n, lines, side, inner]`` float16.
+    """Antialiased resize of one axis of ``[.., height, width, 3]`` to ``side`` pixels, float16.
 
-    The weights are those of ``crop.resampling``. ACROSS: the axis runs across the image, it is mirrored where
-    that is wanted, and only the lines within the crop are made; else it runs down the image.
+    The weights are those of ``crop.resampling``. ACROSS: of the width, mirrored where that is wanted, and
+    only the rows within the crop are made; else of the height.
     """
     n = tl.program_id(1).to(tl.int64)
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    line = place // (side * inner)
-    at = place // inner % side
-    within = place % inner
-    made = line < lines
-    axis = 0
-    image = n
+    row = place // side
+    column = place - row * side
+    top = tl.load(crops + 4 * n).to(tl.int32)
+    left = tl.load(crops + 4 * n + 1).to(tl.int32)
+    tall = tl.load(crops + 4 * n + 2).to(tl.int32)
+    wide = tl.load(crops + 4 * n + 3).to(tl.int32)
     if ACROSS:
-        axis = 1
+        image = n
         if chosen is not None:
             image = tl.load(chosen + n)
-        top = tl.load(crops + 4 * n)
-        made = made & (line >= top) & (line < top + tl.load(crops + 4 * n + 2))
-        at = tl.where(tl.load(flips + n), side - 1 - at, at)
-    start = tl.load(crops + 4 * n + axis).to(tl.int32)
-    length = tl.load(crops + 4 * n + axis + 2).to(tl.int32)
+        start, length, rows, step = left, wide, height, 3
+        made = (row >= top) & (row < top + tall)
+        at = tl.where(tl.load(flips + n), side - 1 - column, column)
+        base = source + image * height * width * 3 + row * width * 3
+    else:
+        start, length, rows, step = top, tall, side, width * 3
+        made = row < side
+        at = row
+        base = source + n * height * width * 3 + column * 3
     scale = length.to(tl.float32) / side
     reach = tl.maximum(scale, 1.0)
     centre = start + (at + 0.5) * scale
-    first = tl.floor(centre - reach - 0.5).to(tl.int32)
-    base = source + image * lines * size * inner
-    total = tl.zeros([BLOCK], tl.float32)
+    first = tl.floor(centre - reach + 0.5).to(tl.int32)
+    red = tl.zeros([BLOCK], tl.float32)
+    green = tl.zeros([BLOCK], tl.float32)
+    blue = tl.zeros([BLOCK], tl.float32)
     weights = tl.zeros([BLOCK], tl.float32)
-    for tap in range(tl.ceil(2 * reach).to(tl.int32) + 2):
+    taps = tl.ceil(2 * reach).to(tl.int32)
+    if ACROSS:
+        begun = tl.program_id(0) * BLOCK // side
+        ended = (tl.program_id(0) * BLOCK + BLOCK - 1) // side
+        taps = tl.where((ended >= top) & (begun < top + tall), taps, 0)
+    for tap in range(taps):
         pixel = first + tap
         inside = made & (pixel >= start) & (pixel < start + length)
         weight = tl.maximum(1 - tl.abs(pixel + 0.5 - centre) / reach, 0.0)
         weight = tl.where(inside, weight, 0.0)
-        value = tl.load(base + (line * size + pixel) * inner + within, mask=inside, other=0)
-        total += weight * value.to(tl.float32)
+        value = base + pixel * step
+        red += weight * tl.load(value, mask=inside, other=0).to(tl.float32)
+        green += weight * tl.load(value + 1, mask=inside, other=0).to(tl.float32)
+        blue += weight * tl.load(value + 2, mask=inside, other=0).to(tl.float32)
         weights += weight
-    value = total / tl.where(made, weights, 1.0)
-    tl.store(out + n * lines * side * inner + place, value.to(tl.float16), mask=made)
+    weights = tl.where(made, weights, 1.0)
+    value = out + n * rows * side * 3 + place * 3
+    tl.store(value, (red / weights).to(tl.float16), mask=made)
+    tl.store(value + 1, (green / weights).to(tl.float16), mask=made)
+    tl.store(value + 2, (blue / weights).to(tl.float16), mask=made)
 
 
 @triton.jit
@@ -195,8 +210,7 @@ def _add_greys(
     n = tl.program_id(1).to(tl.int64)
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     red, green, blue = _moved(square, n, place, side, offsets, padding, homographies, brightness)
-    grey = tl.where(place < side * side, _grey(red, green, blue), 0.0)
-    tl.store(greys + n * tl.num_programs(0) + tl.program_id(0), tl.sum(grey, 0))
+    tl.store(greys + n * tl.num_programs(0) + tl.program_id(0), tl.sum(_grey(red, green, blue), 0))
 
 
 @triton.jit

@@ -63,7 +63,7 @@ def _import_torchvision() -> None:
             pass
         finally:
             for name in stand_ins:
-                del sys.modules[name]
+                sys.modules.pop(name, None)
 
 
 _import_torchvision()
@@ -124,7 +124,8 @@ def cores(on: torch.device) -> Iterator[None]:
 
 def upload(values: torch.Tensor, to: torch.device) -> torch.Tensor:
     """Copy a small tensor from the host without waiting for it: one from pageable memory would wait."""
-    return values.pin_memory().to(to, non_blocking=True) if to.type == "cuda" else values
+    # a share of several processes' batch is not contiguous, and copying it would make a pageable one first
+    return values.contiguous().pin_memory().to(to, non_blocking=True) if to.type == "cuda" else values
 
 
 def be_deterministic(wanted: bool) -> None:
