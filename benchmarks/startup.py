@@ -142,7 +142,7 @@ def markdown(facts: dict[str, Any]) -> str:
         "|---|---:|",
         f"| stage train, {facts['models'][0]}: start to end of the first step | "
         f"{facts['first_step_seconds']:.2f} |",
-        f"| of which `import torch, torchvision`, alone | {facts['import_torch_seconds']:.2f} |",
+        f"| plain `import torch, torchvision`, alone | {facts['import_torch_seconds']:.2f} |",
         f"| `dvc repro`, nothing changed, {len(facts['stages'])} stages | {facts['unchanged_seconds']:.2f} |",
         f"| `dvc status`, nothing changed | {facts['status_seconds']:.2f} |",
         f"| `dvc repro --force` | {facts['forced_seconds']:.2f} |",
