@@ -106,9 +106,11 @@ def test_the_bytes_of_operators_are_their_inputs_and_outputs(module):
         assert moved.total == expected
 
 
-def test_the_kernels_move_a_tenth_of_what_operators_move(module, capsys):
-    module("seen_bytes").main(["--side", "64", "--batch-size", "8", "--models", "resnet18"])
-    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:] if line]
+def test_the_kernels_move_a_tenth_of_what_operators_move(tmp_path):
+    options = ["--side", "64", "--batch-size", "8", "--models", "resnet18"]
+    printed = run(tmp_path, sys.executable, str(BENCHMARKS / "seen_bytes.py"), *options, "--out", "out")
+    assert printed.strip() == (tmp_path / "out" / "seen_bytes.md").read_text().strip()
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines()[2:] if line]
     assert [row[0] for row in rows[2:]] == ["the step itself", *[
         f"{name}, {way}" for name in ("crop and flip", "all augmentation") for way in ("operators", "kernels")
     ]]  # fmt: skip
