@@ -49,7 +49,7 @@ ALL_AUGMENTATION = {
     "erase_probability": 0.25, "mixup_alpha": 0.2,
 }  # fmt: skip
 GROWING_EPOCHS = 6
-AGREE = 0.75
+AGREE = 1.0
 """Levels of 255 that kernels and operators may be apart: pixels are float16 on their way in both."""
 WANTED = 0.95
 """Of the ceiling; below it a profile says why."""

@@ -106,7 +106,7 @@ def test_the_bytes_of_operators_are_their_inputs_and_outputs(module):
         assert moved.total == expected
 
 
-def test_the_kernels_move_a_tenth_of_what_operators_move(tmp_path):
+def test_the_kernels_move_a_fraction_of_what_operators_move(tmp_path):
     options = ["--side", "64", "--batch-size", "8", "--models", "resnet18"]
     printed = run(tmp_path, sys.executable, str(BENCHMARKS / "seen_bytes.py"), *options, "--out", "out")
     assert printed.strip() == (tmp_path / "out" / "seen_bytes.md").read_text().strip()
