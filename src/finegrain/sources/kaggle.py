@@ -15,7 +15,6 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import requests
 import urllib3
@@ -88,8 +87,11 @@ def _time_outs() -> Iterator[None]:
         kwargs["timeout"] = kwargs.get("timeout") or STALL_SECONDS
         return send(self, request, *args, **kwargs)
 
-    with mock.patch.object(requests.adapters.HTTPAdapter, "send", patient):
+    requests.adapters.HTTPAdapter.send = patient  # type: ignore[method-assign]
+    try:
         yield
+    finally:
+        requests.adapters.HTTPAdapter.send = send  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
