@@ -10,7 +10,7 @@ from test_params import ROOT
 
 from finegrain import params, space
 from finegrain.errors import UserError
-from finegrain.sweep import Trial
+from finegrain.trial import Trial
 
 NOW = params.load(ROOT / "params.yaml")
 

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 import yaml
@@ -24,9 +24,7 @@ from optuna.distributions import (
 
 from finegrain import params, paths
 from finegrain.errors import UserError
-
-if TYPE_CHECKING:
-    from finegrain.sweep import Trial
+from finegrain.trial import Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 COMPLETE, FAIL = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL
@@ -218,7 +216,7 @@ def _at(parameters: Mapping[str, Any], name: str) -> Any:
 
 
 def ask(
-    space: Space, parameters: Mapping[str, Any], trials: Sequence["Trial"], sampler: str, seed: int
+    space: Space, parameters: Mapping[str, Any], trials: Sequence[Trial], sampler: str, seed: int
 ) -> dict[str, str]:
     """The values of the next trial, as ``written``; the same whenever the same trials went before.
 
@@ -240,7 +238,7 @@ def ask(
 
 
 def study(
-    space: Space, trials: Sequence["Trial"], sampler: optuna.samplers.BaseSampler | None = None
+    space: Space, trials: Sequence[Trial], sampler: optuna.samplers.BaseSampler | None = None
 ) -> optuna.Study:
     """The trials that have ended, as Optuna sees them."""
     made = optuna.create_study(direction="maximize", sampler=sampler)

@@ -5,7 +5,6 @@ asked, and how it ended, is in ``sweeps/<name>/trials.json``, and a broken train
 """
 
 import argparse
-import ctypes
 import fcntl
 import hashlib
 import os
@@ -15,87 +14,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from finegrain import chart, extras, mend, paths, record, scores, sides
+from finegrain import chart, extras, mend, paths, record, scores, sides, stage
 from finegrain.errors import UserError
 from finegrain.report import percent
+from finegrain.trial import Book, Trial
 
 FOLDER = Path("sweeps")
 FAILURES = 3
 """So many failed trials, one after another, end the sweep."""
 SHOWN = 5
-
-
-@dataclass
-class Trial:
-    number: int
-    values: dict[str, str]
-    """As `dvc exp run -S` takes them."""
-    state: Literal["running", "done", "failed"] = "running"
-    top1: float | None = None
-    """Of the best model on the validation images; ``loss`` alike."""
-    loss: float | None = None
-    images: int | None = None
-    """Of the validation split."""
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Sorts best first."""
-        assert self.top1 is not None and self.loss is not None
-        return -self.top1, self.loss
-
-
-@dataclass
-class Book:
-    """A sweep's record on disk."""
-
-    folder: Path
-    about: dict[str, Any]
-    trials: list[Trial]
-
-    def write(self) -> None:
-        record.write_json(
-            self.folder / "trials.json", {**self.about, "trials": [asdict(trial) for trial in self.trials]}
-        )
-
-    def name(self, trial: Trial) -> str:
-        """Of its experiment."""
-        return f"{self.folder.name}-{trial.number:03d}"
-
-    @property
-    def done(self) -> list[Trial]:
-        return [trial for trial in self.trials if trial.state == "done"]
-
-    @property
-    def running(self) -> Trial | None:
-        """The first one to run or to go on with."""
-        return next((trial for trial in self.trials if trial.state == "running"), None)
-
-    def begin(self, values: dict[str, str]) -> Trial:
-        """
-        Raises:
-            UserError: its experiment's name is taken, as by a sweep whose record is gone.
-        """
-        trial = Trial(len(self.trials), values)
-        name = self.name(trial)
-        if sides.exists(name):
-            raise UserError(
-                f"{name}: there is an experiment, branch or tag of that name; give the sweep another name, "
-                f"or `dvc exp remove {name}`"
-            )
-        self.trials.append(trial)
-        self.write()
-        return trial
-
-    def retry(self) -> None:
-        """Have those that failed since the last one with a result run again: the cause may be mended."""
-        for trial in reversed(self.trials):
-            if trial.state == "done":
-                return
-            trial.state = "running"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -226,17 +156,14 @@ def _waited_for(command: Sequence[str]) -> int:
         raise
 
 
-def _ending_with(parent: int) -> Callable[[], None] | None:
-    """What makes Linux end a new process when its parent is killed, as ``stage`` does for dvc's stages.
+def _ending_with(parent: int) -> Callable[[], None]:
+    """Make Linux end a new process when its parent is killed.
 
     Else the experiment would go on unseen, and take the name from the one that the next sweep runs.
     """
-    if sys.platform != "linux":
-        return None
-    pr_set_pdeathsig, prctl = 1, ctypes.CDLL(None).prctl
 
     def ask() -> None:
-        prctl(pr_set_pdeathsig, signal.SIGTERM)
+        stage.end_with_parent()
         if os.getppid() != parent:
             os._exit(128 + signal.SIGTERM)
 

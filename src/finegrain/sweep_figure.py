@@ -14,7 +14,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from finegrain import space
 from finegrain.chart import DPI, GREY, short, styled
 from finegrain.figures import COLOURS
-from finegrain.sweep import Trial
+from finegrain.trial import Trial
 
 ENOUGH = 8
 """Trials, below which no share of the spread is told."""
