@@ -9,7 +9,7 @@ import argparse
 import shutil
 from collections.abc import Sequence
 
-from finegrain import disk, exported, params, paths, record
+from finegrain import disk, params, paths, record
 from finegrain.errors import UserError
 
 
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not run.weights.is_file():
         raise UserError(f"{run.weights}: not found; `dvc repro` makes it, `dvc pull` fetches it")
     disk.require(folder, run.weights.stat().st_size, "the winner")
-    for file, own in zip(exported.files(folder), (run.weights, run.sidecar), strict=True):
+    for file, own in zip(paths.exported(folder), (run.weights, run.sidecar), strict=True):
         with record.replacing(file) as temporary:
             shutil.copyfile(own, temporary)  # DVC keeps one copy of a content, whatever its names
 

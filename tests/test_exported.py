@@ -13,7 +13,7 @@ import torch
 from hub_stub import COMMIT, HubStub
 from pipeline import ROOT
 
-from finegrain import cli, exported, model, photos, picture, predict
+from finegrain import cli, exported, model, paths, photos, picture, predict
 from finegrain.errors import UserError
 from finegrain.predict import Predictor
 from finegrain.recipe import Head
@@ -29,7 +29,7 @@ def one(tmp_path_factory) -> Path:
         "unknown_below": 0.3, "recipe": {"head": {}},
     }  # fmt: skip
     net = model.build("resnet18", 7, "none", Head(), seed=0)
-    model.save(*exported.files(folder), net.state_dict(), facts)
+    model.save(*paths.exported(folder), net.state_dict(), facts)
     (folder / "photo.png").write_bytes(drawn.png(3, 90, 60))
     return folder
 
@@ -120,7 +120,7 @@ class Asked:
 
 
 def test_a_repository_of_the_hub_is_fetched_once_without_its_graph(one, tmp_path):
-    files = {file.name: file.read_bytes() for file in exported.files(one)} | {"model.onnx": b"large"}
+    files = {file.name: file.read_bytes() for file in paths.exported(one)} | {"model.onnx": b"large"}
     with HubStub({"owner/name": files, "owner/other": {"README.md": b"-"}}) as hub:
         asked = Asked(hub, tmp_path)
         folder = Path(asked("owner/name"))

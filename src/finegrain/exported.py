@@ -4,11 +4,10 @@ import os
 import re
 from pathlib import Path
 
-from finegrain import extras
+from finegrain import extras, paths
 from finegrain.errors import UserError
 
-WEIGHTS = "model.safetensors"
-SIDECAR = "model.json"
+WEIGHTS, SIDECAR = (file.name for file in paths.exported(Path()))
 GRAPH = "model.onnx"
 LABELS = "labels.txt"
 CARD = "README.md"
@@ -17,13 +16,8 @@ CONFIG = "config.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
-def files(folder: Path) -> tuple[Path, Path]:
-    """Weights and sidecar."""
-    return folder / WEIGHTS, folder / SIDECAR
-
-
 def is_one(folder: Path) -> bool:
-    return all(file.is_file() for file in files(folder))
+    return all(file.is_file() for file in paths.exported(folder))
 
 
 def on_disk(place: str | Path) -> Path:

@@ -33,6 +33,11 @@ def winner(dataset: str) -> Path:
     return Path("winner") / dataset
 
 
+def exported(folder: Path) -> tuple[Path, Path]:
+    """Weights and sidecar in the folder that stage winner or `finegrain export` writes."""
+    return folder / "model.safetensors", folder / "model.json"
+
+
 @dataclass(frozen=True)
 class Data:
     """The files of one dataset, made by download, split and pack."""

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from finegrain import runtime  # isort: skip  (before torch: it sets the allocator)
 import numpy as np
 import torch
 
@@ -32,6 +31,7 @@ from finegrain import (
     photos,
     picture,
     record,
+    runtime,
     scores,
 )
 from finegrain.answers import Floats
@@ -97,7 +97,7 @@ class Predictor:
         Raises:
             UserError: there is no such model, or its files do not fit each other.
         """
-        weights, sidecar = exported.files(exported.find(place, revision))
+        weights, sidecar = paths.exported(exported.find(place, revision))
         on = runtime.device(device)
         return cls(weights, sidecar, on, runtime.bf16(precision, on), side=None, flip=False)
 
@@ -192,7 +192,7 @@ def find_model(wanted: str | None) -> tuple[Path, Path]:
     if wanted and wanted.endswith(".safetensors"):
         return Path(wanted), Path(wanted).with_suffix(".json")
     if wanted and _is_folder(wanted):
-        return exported.files(exported.on_disk(wanted))
+        return paths.exported(exported.on_disk(wanted))
     dataset = params.read().dataset.name
     if wanted and _TRAINING.fullmatch(wanted) and paths.Run.named(dataset, wanted).weights.is_file():
         name = wanted
