@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     config = params.read()
     data = paths.Data(config.dataset.name)
-    with archive.whole(data.archive) as folder:
+    with record.replacing_folder(data.archive) as folder:
         origin = fetch(config, folder)
         facts = origin | archive.describe(folder)
         expected = getattr(config.dataset, "sha256", None) or facts["sha256"]

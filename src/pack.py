@@ -8,7 +8,7 @@ from finegrain import stage  # isort: skip  (first: it ends this process with dv
 import argparse
 from collections.abc import Sequence
 
-from finegrain import packing, params, paths
+from finegrain import packing, params, paths, record
 from finegrain.sources import archive
 
 
@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     config = params.read()
     data = paths.Data(config.dataset.name)
-    with archive.Reader(data.archive) as reader, archive.whole(data.pack) as folder:
+    with archive.Reader(data.archive) as reader, record.replacing_folder(data.pack) as folder:
         packing.pack(reader, data.manifest, folder, config.pack.side_pixels)
 
 

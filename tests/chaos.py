@@ -97,7 +97,7 @@ def power_cut(folder: Path, _: int) -> None:
     for number in (signal.SIGSTOP, signal.SIGKILL):  # no process sees another one die first
         send(number, lambda process: True)(folder, _)
     for state in (folder / ".checkpoints").glob("*/lock"):
-        state.with_name("state.tmp").write_bytes(os.urandom(1000))
+        state.with_name(".state.pt.tmp").write_bytes(os.urandom(1000))
     for file in folder.rglob(".*.tmp"):
         if file.is_file():
             os.truncate(file, file.stat().st_size // 2)

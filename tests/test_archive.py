@@ -11,6 +11,7 @@ import zipfile
 import drawn
 import pytest
 
+from finegrain import record
 from finegrain.errors import UserError
 from finegrain.sources import archive, folders
 
@@ -333,11 +334,11 @@ def test_describe_gives_one_digest_for_one_file_and_for_several(tmp_path):
 def test_whole_replaces_the_folder_only_at_the_end(tmp_path):
     target = drawn.tree(tmp_path / "pack", {"old": b"1"})
     drawn.tree(tmp_path / ".pack.tmp", {"of a killed run": b""})
-    with pytest.raises(ZeroDivisionError), archive.whole(target) as folder:
+    with pytest.raises(ZeroDivisionError), record.replacing_folder(target) as folder:
         (folder / "new").touch()
         assert 1 / 0
     assert [file.name for file in tmp_path.rglob("*")] == ["pack", "old"]
-    with archive.whole(target) as folder:
+    with record.replacing_folder(target) as folder:
         (folder / "new").touch()
     assert [file.name for file in tmp_path.rglob("*")] == ["pack", "new"]
 

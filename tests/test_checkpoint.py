@@ -106,7 +106,7 @@ def test_a_full_disk_costs_only_the_new_one(project, monkeypatch, capfd, when):
         with monkeypatch.context() as full:
             full.setattr(os, when, fail)
             keeper.write({"epoch": 2})
-        assert keeper.read() == {"epoch": 1} and not (keeper.folder / "state.tmp").exists()
+        assert keeper.read() == {"epoch": 1} and not (keeper.folder / ".state.pt.tmp").exists()
         assert "no checkpoint written (No space left on device)" in capfd.readouterr().err
         keeper.write({"epoch": 3})
         assert keeper.read() == {"epoch": 3}
@@ -127,11 +127,12 @@ def test_room_is_asked_for_two_states_less_the_one_that_is_there(project, monkey
 def test_a_power_cut_leaves_the_last_whole_one(project):
     with pytest.raises(KeyError), Keeper("m", KEY, []) as keeper:
         keeper.write({"epoch": 1})
-        (keeper.folder / "state.tmp").write_bytes(b"half")
+        (keeper.folder / ".state.pt.tmp").write_bytes(b"half")
         raise KeyError
     with Keeper("m", KEY, []) as keeper:
         assert keeper.read() == {"epoch": 1}
-        assert not (keeper.folder / "state.tmp").exists()
+        keeper.write({"epoch": 2})
+        assert not (keeper.folder / ".state.pt.tmp").exists()
 
 
 def test_it_is_due_when_the_time_is_up(project, monkeypatch):

@@ -23,7 +23,6 @@ from finegrain.ranks import Ranks
 
 KEPT = 20
 """States of interrupted runs; some hundred MB each."""
-TEMPORARY = "state.tmp"
 POLL_SECONDS = 1.0
 RESULT = "result.md5"
 """In the folder of a run that has ended: its weights' md5, as dvc.lock is going to have it."""
@@ -73,7 +72,6 @@ class Keeper:
     def __enter__(self) -> "Keeper":
         remove_recorded()  # this very run's too: it is wanted anew
         self._held = self._hold()
-        (self.folder / TEMPORARY).unlink(missing_ok=True)
         os.utime(self.folder)
         _remove_old(self.folder.parent)
         self._written = time.monotonic()
@@ -130,18 +128,12 @@ class Keeper:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getbuffer()
-        temporary = self.folder / TEMPORARY
         try:
-            with temporary.open("wb") as stream:
+            with record.replacing(self.file, durable=True) as temporary, temporary.open("wb") as stream:
                 stream.write(hashlib.sha256(content).digest())
                 stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, self.file)
-            record.sync_folder(self.folder)
         except OSError as error:
             record.say(f"{self.file}: no checkpoint written ({error.strerror}); a kill now would cost more")
-            temporary.unlink(missing_ok=True)
         self._written = time.monotonic()
 
     def read(self) -> dict[str, Any] | None:

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     if results is None:
         record.say(f"{weights}: the project has no test results of it, and the card says so")
     images = probe.find(facts, paths.Data(own.dataset).pack if own else None, args.check)
-    with folder.replacing(out) as new:
+    with record.replacing_folder(out) as new:
         copy(new, weights, facts)
         graph.write(new / exported.GRAPH, net, facts)
         agreement = graph.check(new / exported.GRAPH, net, facts, images.squares, images.labels)

@@ -1,8 +1,5 @@
-"""Replace a folder as a whole, and only one that is as an export left it."""
+"""Whether a folder may be replaced: only one that is as an export left it."""
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from finegrain import exported, record
@@ -32,29 +29,3 @@ def require_replaceable(folder: Path) -> None:
     for name in sorted(found & sums.keys()):
         if record.sha256(folder / name) != sums[name]:
             raise UserError(f"{folder / name}: was changed since it was exported; {cure}")
-
-
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """An empty folder beside ``folder``, which it replaces once the block has ended without an error.
-
-    A folder cannot be replaced in one step: between the two renames neither has its name. A kill just there
-    leaves the old one under a hidden name, from where the next export takes it back.
-    """
-    folder = folder.resolve()
-    new, old = (folder.with_name(f".{folder.name}.{kind}.tmp") for kind in ("new", "old"))
-    if old.exists() and not folder.exists():
-        old.rename(folder)
-    for rest in (new, old):
-        shutil.rmtree(rest, ignore_errors=True)
-    new.mkdir(parents=True)
-    try:
-        yield new
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        for rest in (new, old):
-            shutil.rmtree(rest, ignore_errors=True)

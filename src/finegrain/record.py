@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,14 +31,18 @@ def progress(items: Iterable[Any] | None = None, *, total: int | None, label: st
 
 
 @contextmanager
-def replacing(file: Path) -> Iterator[Path]:
+def replacing(file: Path, durable: bool = False) -> Iterator[Path]:
     """A temporary file beside ``file``, which it replaces once the block has ended without an error.
 
-    Never written in place: the old one may be a hard link into DVC's cache. Its name is always the same, so
-    that what a kill leaves behind is overwritten by the next run. A device or pipe is written to as it is.
+    Never written in place: the old one may be a hard link into DVC's cache. The temporary name is always the
+    same, so that what a kill leaves behind is overwritten by the next run. A device or pipe is written to
+    directly.
+
+    Args:
+        durable: on disk, and not only in the system's buffers, when the block has ended.
 
     Raises:
-        UserError: it is a folder.
+        UserError: ``file`` is a folder.
     """
     if file.is_dir():
         raise UserError(f"{file}: is a folder; give a file")
@@ -48,12 +53,45 @@ def replacing(file: Path) -> Iterator[Path]:
     temporary = file.with_name(f".{file.name}.tmp")
     try:
         yield temporary
+        if durable:
+            fsync(temporary)
         os.replace(temporary, file)
+        if durable:
+            fsync(file.parent)  # the rename itself
     except OSError as error:
         error.filename = error.filename or str(file)  # a write that fails does not say where
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside ``folder``, which it replaces once the block has ended without an error.
+
+    A folder cannot be replaced in one step: between the two renames neither has its name. A kill just there
+    leaves the old one under a hidden name, from where the next call restores it.
+    """
+    folder = folder.resolve()
+    new, old = (folder.with_name(f".{folder.name}.{kind}.tmp") for kind in ("new", "old"))
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    for rest in (new, old):
+        shutil.rmtree(rest, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    except OSError as error:
+        error.filename = error.filename or str(folder)  # a write that fails does not say where
+        raise
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        for rest in (new, old):
+            shutil.rmtree(rest, ignore_errors=True)
 
 
 def write_bytes(file: Path, content: bytes) -> None:
@@ -148,9 +186,9 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename inside the folder outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    """Make a file's content, or a rename inside a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

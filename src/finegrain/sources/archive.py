@@ -10,7 +10,6 @@ import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -203,23 +202,6 @@ def plain_info(inner: str) -> zipfile.ZipInfo:
     info.create_system = 3  # Unix, also where this runs on Windows
     info.external_attr = 0o644 << 16
     return info
-
-
-@contextmanager
-def whole(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside ``folder``, which it replaces once the block has ended without an error."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
-    except OSError as error:
-        error.filename = error.filename or str(folder)  # a write that fails does not say where
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def describe(folder: Path) -> dict[str, Any]:

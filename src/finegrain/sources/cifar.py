@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import pickle
 import tarfile
 import zipfile
@@ -53,14 +52,12 @@ def convert(source: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     disk.require(folder, sum(map(len, content.values())), "CIFAR-100 as PNGs")
     target = folder / "cifar100.zip"
-    temporary = folder / f".{target.name}.tmp"
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as output:
-            for split in ("train", "test"):
-                _write(output, split, names, _unpickle(content.pop(split)))
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        record.replacing(target) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as output,
+    ):
+        for split in ("train", "test"):
+            _write(output, split, names, _unpickle(content.pop(split)))
     return target
 
 

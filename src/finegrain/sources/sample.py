@@ -7,7 +7,6 @@ random and says nothing about the class: paint, tint, scene, pose, facing, light
 
 import io
 import math
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -373,16 +372,11 @@ def draw(folder: Path, images_per_class: int, side_pixels: int, seed: int) -> Pa
     folder.mkdir(parents=True, exist_ok=True)
     disk.require(folder, len(CLASSES) * images_per_class * side_pixels**2, "the sample")  # JPEGs: less
     file = folder / "sample.zip"
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     jobs = [(name, index) for name in CLASS_NAMES for index in range(images_per_class)]
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file_zip:
-            for name, index in record.progress(jobs, total=len(jobs), label="drawing"):
-                rng = np.random.default_rng([seed, CLASS_NAMES.index(name), index])
-                content = io.BytesIO()
-                draw_image(name, side_pixels, rng).save(content, "JPEG", quality=92)
-                file_zip.writestr(plain_info(f"vehicles/{name}/{index + 1:04d}.jpg"), content.getvalue())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with record.replacing(file) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for name, index in record.progress(jobs, total=len(jobs), label="drawing"):
+            rng = np.random.default_rng([seed, CLASS_NAMES.index(name), index])
+            content = io.BytesIO()
+            draw_image(name, side_pixels, rng).save(content, "JPEG", quality=92)
+            archive.writestr(plain_info(f"vehicles/{name}/{index + 1:04d}.jpg"), content.getvalue())
     return file
