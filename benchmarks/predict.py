@@ -24,7 +24,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from finegrain import runtime  # isort: skip  (before torch: it sets the allocator)
 import inputs
 import numpy as np
 import pandas as pd
@@ -32,7 +31,7 @@ import table
 import throughput
 from PIL import Image
 
-from finegrain import answers, cli, loop, model, packed, params, paths, photos, predict, record
+from finegrain import answers, cli, loop, model, packed, params, paths, photos, predict, record, runtime
 from finegrain.predict import Predictor
 
 SPLIT = "train"

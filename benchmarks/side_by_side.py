@@ -71,10 +71,12 @@ def together(args: argparse.Namespace, model: str, count: int, threads: int) -> 
 
 def train(args: argparse.Namespace) -> float:
     """Images a second, from ``args.begin`` on."""
-    from finegrain import runtime  # isort: skip  (before torch: it sets the allocator)
+    from finegrain import allocator
+
+    allocator.keep_memory()
     import torch
 
-    from finegrain import model
+    from finegrain import model, runtime
     from finegrain.recipe import Head
 
     device = torch.device("cpu")

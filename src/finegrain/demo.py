@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finegrain import runtime  # isort: skip  (before torch: it sets the allocator)
 import numpy as np
 from PIL import Image
 
-from finegrain import extras, paths, predict, record
+from finegrain import extras, paths, predict, record, runtime
 from finegrain.errors import UserError
 from finegrain.packed import Squares
 from finegrain.photos import Photo

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finegrain import runtime  # isort: skip  (before torch: it sets the allocator)
 import numpy as np
 import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from finegrain import answers, augment, crop, look, loop, packed, record
+from finegrain import answers, augment, crop, look, loop, packed, record, runtime
 from finegrain.answers import Floats
 from finegrain.errors import UserError
 

@@ -1,73 +1,21 @@
-"""The machine: allocator, device, precision, peak memory. Import this before anything that imports torch."""
+"""The machine: device, precision, deterministic operations, peak memory."""
 
-import ctypes
 import fcntl
-import importlib
-import mmap
 import os
 import platform
 import resource
 import sys
 import tempfile
-import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from finegrain import record
 from finegrain.errors import UserError
-
-HUGE_PAGE = 2**21
-
-
-def _keep_memory() -> None:
-    """Let glibc keep what it has, in huge pages, instead of returning large blocks after every operation.
-
-    Each activation of a training step would otherwise be mapped, zeroed page by page and unmapped again.
-    It must be called before torch allocates. Reserving addresses takes no memory.
-    """
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
-        return
-    m_trim_threshold, m_mmap_max, never = -1, -4, -1
-    libc = ctypes.CDLL(None)
-    libc.mallopt(m_mmap_max, 0)
-    libc.mallopt(m_trim_threshold, never)
-    libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
-    libc.free.argtypes = [ctypes.c_void_p]
-    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    reserved = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    if block := libc.malloc(reserved):
-        start = -(-block // HUGE_PAGE) * HUGE_PAGE
-        libc.madvise(start, block + reserved - start, mmap.MADV_HUGEPAGE)  # refused: ordinary pages
-        libc.free(block)  # becomes the top of the heap, from which all later blocks are cut
-
-
-_keep_memory()
-import torch  # noqa: E402
-
-
-def _import_torchvision() -> None:
-    """Import torchvision without torch's compiler, which would take as long as all the rest.
-
-    torchvision asks it one question, in an operator for detection (``roi_align``): whether to compile it. A
-    stand-in says no, and makes way for the real one. A torchvision that asks for more gets that at once.
-    """
-    if "torch._dynamo" not in sys.modules:
-        stand_ins = {name: types.ModuleType(name) for name in ("torch._dynamo", "torch._dynamo.utils")}
-        vars(stand_ins["torch._dynamo.utils"])["is_compile_supported"] = lambda device_type: False
-        sys.modules.update(stand_ins)
-        try:
-            importlib.import_module("torchvision")
-        except (ImportError, AttributeError):
-            pass
-        finally:
-            for name in stand_ins:
-                sys.modules.pop(name, None)
-
-
-_import_torchvision()
-import torchvision  # noqa: E402
 
 
 def device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -176,7 +124,7 @@ def environment(on: torch.device, precision_bf16: bool) -> dict[str, str | int]:
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": version("torchvision"),
         "device": on.type,
         "device_name": name,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

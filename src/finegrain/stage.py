@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from finegrain import allocator
 from finegrain.errors import UserError
 
 CURES = {
@@ -23,15 +24,18 @@ CURES = {
 """What the system refuses through no fault of the program, and what to do."""
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to end this process when dvc is killed; else a second trainer would run on unseen.
+def end_with_parent() -> None:
+    """Ask Linux to end this process when its parent is killed; elsewhere nothing happens."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
-    A script that was started by hand may outlive its shell.
-    """
+
+def _end_with_dvc() -> None:
+    """Else a second trainer would run on unseen; a script that was started by hand may outlive its shell."""
     if sys.platform != "linux" or "DVC_STAGE" not in os.environ:
         return
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    end_with_parent()
     if os.getppid() == 1 and b"dvc" not in Path("/proc/1/cmdline").read_bytes():
         sys.exit("error: dvc has been killed")  # while Python was starting
 
@@ -48,7 +52,8 @@ def _import_without_collecting() -> None:
         gc.disable()
 
 
-_die_with_parent()
+allocator.keep_memory()
+_end_with_dvc()
 _end_at_once_on_ctrl_c()
 _import_without_collecting()
 
