@@ -89,21 +89,21 @@ def _first_seed(runs: Sequence[Run], kind: str) -> list[Run]:
 
 def _reference(results: Results) -> Iterator[str]:
     yield (
-        "| model | epochs | seconds | of these its epochs | pieces | images/s | of the ceiling "
+        "| model | epochs | seconds | of these its epochs | pieces | images/s "
         f"| minutes on a Titan Xp, {PUBLISHED_IMAGES:,} photos |"
     )
-    yield f"|---|{'---:|' * 7}"
+    yield f"|---|{'---:|' * 6}"
     runs = results["runs"]
     for run in _first_seed(runs, REFERENCE):
         cost = run["cost"]
         yield (
             f"| {run['model']} | {len(run['val_top1'])} | {run['wall_seconds']:.1f} | {cost['seconds']:.1f} "
-            f"| {run['pieces']} | {cost['images_per_second']:,.0f} | {cost['fraction_of_ceiling']:.3f} "
+            f"| {run['pieces']} | {cost['images_per_second']:,.0f} "
             f"| {PUBLISHED_MINUTES.get(run['model'], '')} |"
         )
     done = [run["model"] for run in _first_seed(runs, REFERENCE)]
     known = sum(PUBLISHED_MINUTES.get(model, 0) for model in done)
-    yield f"| {len(done)} models | | {table_seconds(runs):.1f} | | | | | {known} |"
+    yield f"| {len(done)} models | | {table_seconds(runs):.1f} | | | | {known} |"
     before = results.get("prepare_seconds", {})
     yield ""
     yield f"Before it, once: {', '.join(f'{stage} {seconds:.1f} s' for stage, seconds in before.items())}."

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from finegrain import augment, crop, fused, look, mix, model, record
+from finegrain import augment, crop, fused, look, model, passes, record
 from finegrain.recipe import Augment, Head
 
 META = torch.device("meta")
@@ -56,7 +56,7 @@ def seen_bytes(config: Augment, side: int, n: int, see: Callable[..., tuple[Tens
     views = augment.draw(n, size, size, side, config, (0, 1, 1)).to(META)
     photos = torch.empty(n, size, size, 3, dtype=torch.uint8, device=META)
     images, moved = see(photos, views, side, torch.empty(2, 3, device=META))
-    mixed = mix.mixer(config, CLASSES)
+    mixed = passes.mixup_or_cutmix(config, CLASSES)
     if mixed:
         with gpu_bound.Bytes() as counted:
             mixed(images, torch.empty(n, dtype=torch.int64, device=META))

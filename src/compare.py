@@ -9,7 +9,7 @@ Of a model with several seeds, figures show the training that is best on validat
 
 from finegrain import stage  # isort: skip  (first: it ends this process with dvc)
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,14 @@ def _plain(row: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in row.items() if key != "model"}
 
 
+def _lr_range(run: paths.Run) -> Iterator[tuple[str, bytes]]:
+    """Phase and chart of each LR range test."""
+    sidecar = record.read_json(run.sidecar)
+    for phase, suggestions in sidecar["lr_suggestions"].items():
+        points = pd.read_csv(run.lr_range / f"{phase}.csv")
+        yield phase, chart.png(figures.lr_range(phase, points, suggestions, sidecar["lr"][phase]))
+
+
 def _table(file: Path) -> pd.DataFrame:
     """Text stays text: a class may be called NA, or 007."""
     return pd.read_csv(file, keep_default_na=False, dtype={"class": str})
@@ -96,7 +104,7 @@ def _figures(run: paths.Run) -> report.ModelFigures:
             for kind, group in groups.of(names).items()
         ],
         confused_pairs=scores.confused_pairs(truth, predicted, names, PAIRS),
-        lr_range=[(file.stem, file.read_bytes()) for file in sorted(run.lr_range.glob("*.png"))],
+        lr_range=list(_lr_range(run)),
     )
 
 

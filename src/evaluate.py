@@ -11,14 +11,12 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from finegrain import runtime  # isort: skip  (before torch: it sets the allocator)
 import numpy as np
 
 from finegrain import (
     answers,
     calibration,
     chart,
-    checkpoint,
     class_figures,
     disk,
     figures,
@@ -31,6 +29,7 @@ from finegrain import (
     paths,
     predictions,
     record,
+    runtime,
     scores,
 )
 from finegrain.answers import Answers
@@ -44,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = params.read()
     run = paths.Run(config.dataset.name, args.model, args.seed)
     data = paths.Data(config.dataset.name)
-    checkpoint.remove_recorded()  # the training's outs stand in dvc.lock by now
     disk.require(run.predictions, 50_000_000, "the figures of a model")
     device = runtime.device(config.device)
     runtime.be_deterministic(config.deterministic)

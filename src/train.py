@@ -12,24 +12,23 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from finegrain import runtime  # isort: skip  (before torch: it sets the allocator)
+import torch
 from torch import nn
 
 from finegrain import (
     answers,
     calibration,
-    ceiling,
     checkpoint,
     disk,
     loop,
     model,
-    optim,
     packed,
     params,
     paths,
     range_test,
     ranks,
     record,
+    runtime,
 )
 from finegrain.progress import Progress, Row
 from finegrain.ranks import Ranks
@@ -122,6 +121,7 @@ def train(config: params.Params, run: paths.Run, ours: Ranks) -> None:
             "mean": normal[0],
             "std": normal[1],
             "lr": chosen.lrs,
+            "lr_suggestions": {phase: range_test.suggestions(p) for phase, p in chosen.sweeps.items()},
             "best_epoch": chosen.best["epoch"],
             "val_top1": chosen.best["val_top1"],
             "val_loss": chosen.best["val_loss"],
@@ -133,13 +133,10 @@ def train(config: params.Params, run: paths.Run, ours: Ranks) -> None:
             "environment": environment,
             "revision": record.revision(),
         }
-        average = optim.MovingAverage(net, config.ema_decay) if config.ema_decay else None
-        job = loop.Job(net, config, seed, next(iter(config.phases)), seen, bf16, average)
-        spent = cost(job, [*chosen.rows, *final.rows], min(chosen.lrs.values()))
         if ours.first:
             model.save(run.weights, run.sidecar, result.weights, facts)
             write_sweeps(run, chosen, list(config.phases))
-            record.write_json(run.cost, spent)
+            record.write_json(run.cost, cost(net, [*chosen.rows, *final.rows], device))
         for each in keepers:
             each.finish(run.weights)
 
@@ -156,26 +153,19 @@ def write_history(run: paths.Run, progress: Progress) -> None:
 
 
 def write_sweeps(run: paths.Run, progress: Progress, phases: Sequence[str]) -> None:
-    """A CSV for every phase, as DVC wants the folder whatever the recipe; a PNG where there is a sweep."""
+    """A CSV for every phase, as DVC wants the folder whatever the recipe; no rows without a test."""
     for phase in phases:
-        points = progress.sweeps.get(phase, [])
-        rows = ((math.log10(p.lr), p.lr, p.loss, p.smoothed_loss) for p in points)
+        rows = ((math.log10(p.lr), p.lr, p.loss, p.smoothed_loss) for p in progress.sweeps.get(phase, []))
         record.write_csv(run.lr_range / f"{phase}.csv", LR_RANGE, rows)
-        if points:
-            from finegrain import chart, figures  # matplotlib takes a second: most recipes have no sweep
-
-            figure = figures.lr_range(phase, points, range_test.suggestions(points), progress.lrs[phase])
-            chart.save(figure, run.lr_range / f"{phase}.png")
 
 
-def cost(job: loop.Job, rows: Sequence[Row], lr: float) -> dict[str, float]:
+def cost(net: nn.Module, rows: Sequence[Row], device: torch.device) -> dict[str, float]:
     images = sum(row["train_images"] for row in rows)
     return {
         "seconds": round(sum(row["seconds"] for row in rows), 2),
         "images_per_second": round(images / sum(row["train_seconds"] for row in rows), 1),
-        "fraction_of_ceiling": round(ceiling.fraction(job, rows, lr), 3),
-        "parameters": model.parameters(job.net),
-        "peak_memory_bytes": runtime.peak_memory_bytes(job.train.device),
+        "parameters": model.parameters(net),
+        "peak_memory_bytes": runtime.peak_memory_bytes(device),
     }
 
 

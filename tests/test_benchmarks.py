@@ -20,7 +20,7 @@ import torch
 from drawn import encode, picture
 from pipeline import ROOT
 
-from finegrain import ceiling, paired, record
+from finegrain import paired, record
 from finegrain.errors import UserError
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -247,7 +247,6 @@ def test_the_gpu_study_goes_on_where_it_ended_and_repeats_nothing(module, tmp_pa
     study = module("gpu_study")
     monkeypatch.setattr(module("gpu_run"), "_popen", Forked)
     monkeypatch.setattr(Forked, "commands", [])
-    monkeypatch.setattr(ceiling, "SECONDS", 0.05)  # a forked stage has it too
     common = ["--toy", "--work", str(tmp_path / "work"), "--minutes", "5"]
     common += ["--kinds", "reference", "equal-epochs", "resume", "--resume-kinds", "equal-epochs"]
 
@@ -291,7 +290,7 @@ def a_run(kind: str, model: str, right: str, seconds: float, **changes: Any) -> 
         "reached_seconds": [0.4 * seconds, 0.8 * seconds],
         "side_pixels": [224, 224],
         "val_top1": [0.25, 0.5],
-        "cost": {"seconds": 0.6 * seconds, "images_per_second": 100.0, "fraction_of_ceiling": 0.97},
+        "cost": {"seconds": 0.6 * seconds, "images_per_second": 100.0},
         "test": {"top1": share, "top1_low": share / 2, "top1_high": (1 + share) / 2, "top5": 1.0},
         "right": f"class,images,right\ncar,{'0' * 16},{right}\n",
         **changes,

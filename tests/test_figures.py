@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from finegrain import chart, class_figures, figures
-from finegrain.range_test import Point
 
 RNG = np.random.default_rng(0)
 
@@ -119,10 +118,8 @@ def test_the_lr_range_figure_is_drawn_for_any_sweep_and_shows_the_fall_of_the_lo
         *[5.0 - 0.1 * i for i in range(20)],
         *[3.0 * 1.3**i for i in range(18)],
     ]
-    points = [
-        Point(lr, loss + 0.2 * (-1) ** i, loss)
-        for i, (lr, loss) in enumerate(zip(rates, smoothed, strict=True))
-    ]
+    losses = [loss + 0.2 * (-1) ** i for i, loss in enumerate(smoothed)]
+    points = pd.DataFrame({"lr": rates, "loss": losses, "smoothed_loss": smoothed})
     figure = figures.lr_range("all", points, {"steepest": 1e-3, "valley": 3e-3}, 0.01)
     low, high = figure.axes[0].get_ylim()
     assert low < 3.0 and 5.0 < high < 8

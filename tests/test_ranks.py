@@ -135,7 +135,7 @@ def test_two_processes_compute_what_one_does(project, tiny_pack):
     sidecar = json.loads((project / f"models/tiny/{RUN}.json").read_text())
     assert sidecar["environment"]["devices"] == 2
     cost = json.loads((project / f"metrics/tiny/cost/{RUN}.json").read_text())
-    assert cost["images_per_second"] > 0 and cost["fraction_of_ceiling"] > 0
+    assert cost["images_per_second"] > 0
 
 
 @pytest.mark.slow

@@ -101,9 +101,8 @@ def test_every_recipe_runs_shrunk_through_the_real_stages(name, project, monkeyp
     folder = Path(f"plots/{name}/lr_range/resnet18-0")
     assert {file.stem for file in folder.glob("*.csv")} == set(data["phases"])
     tested = {k for k, phase in config.phases.items() if phase.lr_range_test}
-    assert {file.stem for file in folder.glob("*.png")} == tested
-    for phase in tested:
-        assert len(pd.read_csv(folder / f"{phase}.csv")) == 10
+    rows = {file.stem: len(pd.read_csv(file)) for file in folder.glob("*.csv")}
+    assert rows == {phase: 10 if phase in tested else 0 for phase in data["phases"]}
     sidecar = json.loads(Path(f"models/{name}/resnet18-0.json").read_text())
     assert sidecar["refit"] == data["refit"]
     page = Path("reports/index.html").read_text()

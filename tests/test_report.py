@@ -20,7 +20,6 @@ def row(model: str, top1: float, verdict: str, p: float | None) -> dict[str, Any
         "seconds": 3725.0, "images_per_second": 1234.5, "parameters": 11_200_000,
         "peak_memory_bytes": 3 * 2**30, "p_value": p, "verdict": verdict,
         "run": f"{model}-0", "seeds": 1, "test_top1_sd": None, "test_calibrated_loss": 0.4,
-        "fraction_of_ceiling": 0.97,
     }  # fmt: skip
 
 

@@ -122,7 +122,6 @@ def test_the_cost_file_holds_what_the_run_took(finished):
     for run in RUNS:
         cost = json.loads((finished["folder"] / f"metrics/sample/cost/{run}.json").read_text())
         assert cost["seconds"] > 0 and cost["images_per_second"] > 0
-        assert cost["fraction_of_ceiling"] > 0  # of two noisy speeds: tests/test_ceiling.py checks the value
         assert cost["parameters"] > 1e6 and cost["peak_memory_bytes"] > 1e8
 
 

@@ -17,7 +17,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from finegrain.calibration import BINS, Reliability
 from finegrain.chart import DPI, GREY, short, styled
-from finegrain.range_test import Point
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
@@ -106,27 +105,27 @@ def _draw_phases(histories: Sequence[pd.DataFrame], named: Axes, panels: Sequenc
 
 
 @styled
-def lr_range(phase: str, points: Sequence[Point], suggestions: Mapping[str, float], chosen: float) -> Figure:
+def lr_range(phase: str, points: pd.DataFrame, suggestions: Mapping[str, float], chosen: float) -> Figure:
     """Loss against learning rate on a log scale, with the suggested rates and the one that was taken.
 
     Args:
         phase: its name.
-        points: of the sweep; at least one.
+        points: of the sweep, with lr, loss and smoothed_loss; at least one.
         suggestions: name -> rate.
     """
     figure = Figure((9, 5.2), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
-    rates, smoothed = [point.lr for point in points], [point.smoothed_loss for point in points]
-    axes.plot(rates, [point.loss for point in points], color="#B8C4CC", lw=1, label="loss of each batch")
+    rates, smoothed = points["lr"].to_numpy(), points["smoothed_loss"].to_numpy()
+    axes.plot(rates, points["loss"], color="#B8C4CC", lw=1, label="loss of each batch")
     axes.plot(rates, smoothed, color=COLOURS[0], lw=2, label="smoothed")
     for (name, rate), colour, marker in zip(suggestions.items(), COLOURS[1:], MARKERS[1:], strict=False):
-        height = smoothed[min(range(len(rates)), key=lambda i: abs(rates[i] - rate))]
+        height = smoothed[np.abs(rates - rate).argmin()]
         axes.plot([rate], [height], marker, color=colour, ms=9, label=f"{name}: {rate:.2g}")
     axes.axvline(chosen, color=GREY, lw=1.2, ls=(0, (4, 2)), label=f"taken: {chosen:.2g}")
     axes.set_xscale("log")
     # the first averages are of few batches and jump; a loss that diverges leaves the picture
     settled = smoothed[len(smoothed) // 5 :]
-    plateau, low = float(np.median(settled[: len(settled) // 2 + 1])), min(settled)
+    plateau, low = float(np.median(settled[: len(settled) // 2 + 1])), float(settled.min())
     reach = max(plateau - low, 0.05 * abs(plateau))
     axes.set_ylim(low - 0.6 * reach, plateau + 1.2 * reach)
     axes.set_title(f"LR range test before phase {phase}", parse_math=False)

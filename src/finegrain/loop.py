@@ -12,13 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from finegrain import augment, mix, model, optim, range_test, record, runtime
+from finegrain import augment, model, optim, passes, range_test, record, runtime
 from finegrain.checkpoint import States
 from finegrain.errors import UserError
 from finegrain.optim import MovingAverage
 from finegrain.packed import Split
 from finegrain.params import Params
-from finegrain.passes import Passes
 from finegrain.progress import LossWatch, Progress, Row, Sums
 from finegrain.ranks import Ranks
 from finegrain.recipe import Phase
@@ -57,11 +56,11 @@ class Job:
         return self.train.steps(self.batch_size)
 
     @cached_property
-    def mix(self) -> mix.Mix | None:
-        return mix.mixer(self.config.augment, len(self.train.class_names))
+    def mix(self) -> passes.Mix | None:
+        return passes.mixup_or_cutmix(self.config.augment, len(self.train.class_names))
 
     @cached_property
-    def passes(self) -> Passes:
+    def passes(self) -> passes.Passes:
         steps, phase = self.steps, self.phase  # not self: a cycle would keep a graph's memory
 
         def planned(side: int) -> int:
@@ -70,7 +69,7 @@ class Job:
         ranks = self.train.ranks
         recorded = self.train.device.type == "cuda" and ranks.alone
         net = ranks.wrap(self.net)
-        return Passes(
+        return passes.Passes(
             net, self.bf16, self.config.label_smoothing, planned if recorded else None, self.batch_size
         )
 

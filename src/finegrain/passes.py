@@ -8,6 +8,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from finegrain import record
+from finegrain.recipe import Augment
+
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Images ``[N, 3, H, W]`` and class ids ``[N]`` to blended images and probabilities ``[N, classes]``."""
+
+
+def mixup_or_cutmix(config: Augment, classes: int) -> Mix | None:
+    """MixUp, CutMix, or for each batch one of the two, as torchvision has them; None if both are off.
+
+    They draw from torch's global generator, which is seeded at every step.
+    """
+    alphas = {"MixUp": config.mixup_alpha, "CutMix": config.cutmix_alpha}
+    if not any(alphas.values()):
+        return None
+    from torchvision.transforms import v2  # slow to import, and few recipes mix
+
+    kinds = [getattr(v2, kind)(alpha=alpha, num_classes=classes) for kind, alpha in alphas.items() if alpha]
+    mix: Mix = v2.RandomChoice(kinds)
+    return mix
+
 
 RECORD_FROM_STEPS = 300
 """Recording is four passes and a second set of activations: too much for a run of few steps."""
