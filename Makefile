@@ -26,7 +26,7 @@ help: ## Show this list
 install: $(VENV)/.installed ## Make the virtual environment and install everything
 app: $(VENV)/.installed-app ## Install what `finegrain demo`, `export` and `sweep` need too
 repro: $(VENV)/.installed ## Install, then rebuild data, models, metrics and report
-	@finegrain mend # what a killed dvc has left would stop the next one
+	@finegrain repair --dvc-only # what a killed dvc has left would stop the next one
 	dvc repro
 demo: $(VENV)/.installed-app ## Open a page on this machine that answers photos dropped on it
 	finegrain demo

@@ -15,8 +15,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
-
-from finegrain import runtime  # noqa: E402, I001  (sets the allocator before torch is imported)
 import numpy as np  # noqa: E402
 import study  # noqa: E402
 import torch  # noqa: E402
@@ -24,11 +22,18 @@ from torch import Tensor  # noqa: E402
 from torchvision import datasets, io  # noqa: E402
 from torchvision.transforms import v2  # noqa: E402
 
-from finegrain import augment, look, loop, manifest, model, packed, packing, params, record  # noqa: E402
-from finegrain.progress import Progress  # noqa: E402
-from finegrain.ranks import ALONE  # noqa: E402
-from finegrain.recipe import Augment  # noqa: E402
+from finegrain.augmentation import sampling, transform  # noqa: E402
+from finegrain.config import params  # noqa: E402
+from finegrain.config.training import AugmentParams  # noqa: E402
+from finegrain.core import file_io  # noqa: E402
+from finegrain.dataset import assignment, inspection, manifest, pack_writer  # noqa: E402
+from finegrain.loading import batches  # noqa: E402
+from finegrain.models import build, inference  # noqa: E402
+from finegrain.runtime import devices  # noqa: E402
+from finegrain.runtime.distributed import SINGLE_PROCESS  # noqa: E402
 from finegrain.sources import archive, sample  # noqa: E402
+from finegrain.training import loop  # noqa: E402
+from finegrain.training.history import TrainingHistory  # noqa: E402
 
 Splits = tuple[Any, Any]
 """Of train and val: a packed.Split, or what gives batches as it does."""
@@ -43,7 +48,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="other than the sample's own")
     parser.add_argument("--out", type=Path, default=ROOT / ".accuracy", help="folder of the results")
     args = parser.parse_args()
-    config = params.read(ROOT / "params.yaml")
+    config = params.load_params(ROOT / "params.yaml")
     if args.epochs:
         phase = config.phases["all"].model_copy(update={"epochs": args.epochs})
         config = config.model_copy(update={"phases": {"all": phase}})
@@ -55,36 +60,36 @@ def main() -> None:
                 right[name].append(run(config, seed, args.model, splits, bf16))
                 print(f"seed {seed}, {name}: {right[name][-1].mean():.2%}", file=sys.stderr, flush=True)
     text = table({name: np.array(runs, float) for name, runs in right.items()})
-    record.write_text(args.out / "accuracy.md", text)
+    file_io.write_text(args.out / "accuracy.md", text)
     print(text)
 
 
 def prepare(config: params.Params, folder: Path) -> dict[str, tuple[Splits, bool]]:
     """Draw the sample once, packed and as files; the splits of each way, and whether it computes in bf16."""
     dataset = config.dataset
-    assert isinstance(dataset, params.Sample), "params.yaml is not the sample's"
-    sample.draw(folder, dataset.images_per_class, dataset.side_pixels, config.seed)
+    assert isinstance(dataset, params.SampleDataset), "params.yaml is not the sample's"
+    sample.write_zip(folder, dataset.images_per_class, dataset.side_pixels, config.seed)
     table, pack = folder / "manifest.csv", folder / "pack"
     pack.mkdir()
-    with archive.Reader(folder) as reader:
-        result = manifest.build(manifest.inspect(reader), config.split, config.seed)
-        record.write_csv(table, manifest.COLUMNS, result.rows())
-        packing.pack(reader, table, pack, config.pack.side_pixels)
+    with archive.ArchiveReader(folder) as reader:
+        result = assignment.assign_splits(inspection.inspect_images(reader), config.split, config.seed)
+        file_io.write_csv(table, manifest.COLUMNS, result.rows())
+        pack_writer.write_pack(reader, table, pack, config.pack.side_pixels)
         rows = {row.path: row for row in result.rows()}
         for image, data in reader.read():
             row = rows[image.path]
             file = folder / "files" / row.split / row.class_name / Path(image.path).name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
-    device = runtime.device(config.device)
-    normal = packed.statistics(pack, config.normalisation, pretrained=False)
-    ours = tuple(packed.Split(pack, name, device, *normal) for name in ("train", "val"))
+    device = devices.select_device(config.device)
+    normal = batches.normalization_mean_std(pack, config.normalisation, pretrained=False)
+    ours = tuple(batches.PackedSplit(pack, name, device, *normal) for name in ("train", "val"))
     theirs = tuple(Files(folder / "files" / name, device, *normal) for name in ("train", "val"))
     assert torch.equal(ours[1].labels, theirs[1].labels), "the images are paired"
     return {
-        "ours": (ours, runtime.bf16("auto", device)),
+        "ours": (ours, devices.use_bf16("auto", device)),
         "ours in float32": (ours, False),
-        "torchvision's loader": (theirs, runtime.bf16("auto", device)),
+        "torchvision's loader": (theirs, devices.use_bf16("auto", device)),
     }
 
 
@@ -92,8 +97,8 @@ class Files:
     """Image files behind torchvision's transforms and loader, giving batches as ``packed.Split`` does."""
 
     def __init__(self, folder: Path, device: torch.device, mean: list[float], std: list[float]) -> None:
-        self.device, self._folder, self.ranks = device, folder, ALONE
-        self._normal = look.normalisation(mean, std, device)
+        self.device, self._folder, self.ranks = device, folder, SINGLE_PROCESS
+        self._normal = transform.normalization_factors(mean, std, device)
         self._files = datasets.ImageFolder(str(folder), loader=_read)
         self.labels = torch.tensor(self._files.targets)
         self.class_names = self._files.classes
@@ -105,24 +110,24 @@ class Files:
         return -(-len(self) // batch_size)
 
     def train_batches(
-        self, epoch: int | str, batch_size: int, side: int, config: Augment, seed: int, first: int = 0
+        self, epoch: int | str, batch_size: int, side: int, config: AugmentParams, seed: int, first: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         crop = v2.RandomResizedCrop(side, config.crop_scale, config.crop_ratio, antialias=True)
-        source = augment.generator(seed, "files", epoch)
+        source = sampling.make_generator(seed, "files", epoch)
         return self._batches(v2.Compose([crop, v2.RandomHorizontalFlip()]), batch_size, source)
 
     def plain_batches(self, batch_size: int, side: int) -> Iterator[tuple[Tensor, Tensor]]:
         return self._batches(v2.Resize((side, side), antialias=True), batch_size, None)
 
     def _batches(
-        self, transform: Callable[[Tensor], Tensor], batch_size: int, shuffled: torch.Generator | None
+        self, load: Callable[[Tensor], Tensor], batch_size: int, shuffled: torch.Generator | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        self._files.transform = transform
+        self._files.transform = load
         loader = torch.utils.data.DataLoader(
             self._files, batch_size, shuffle=shuffled is not None, generator=shuffled, num_workers=2
         )
         for images, labels in loader:
-            x = look.normalise(images.to(self.device), self._normal)
+            x = transform.normalize(images.to(self.device), self._normal)
             yield x.contiguous(memory_format=torch.channels_last), labels.to(self.device)
 
 
@@ -146,13 +151,13 @@ class NoKeeper:
 def run(config: params.Params, seed: int, name: str, splits: Splits, bf16: bool) -> np.ndarray:
     """Train; which validation images the kept weights get right, ``[images]`` bool."""
     train, val = splits
-    net = model.build(name, len(train.class_names), config.weights, config.head, seed)
+    net = build.build_model(name, len(train.class_names), config.weights, config.head, seed)
     net = net.to(train.device)
-    progress = Progress()
+    progress = TrainingHistory()
     for _ in loop.fit(net, config, seed, train, val, NoKeeper(), progress, bf16):  # type: ignore[arg-type]
         pass
     net.load_state_dict(progress.weights)
-    logits, labels = loop.predict(net, val, progress.best["side_pixels"], bf16)
+    logits, labels = inference.predict_split(net, val, progress.best["side_pixels"], bf16)
     return (logits.argmax(1) == labels).numpy()
 
 

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finegrain import runtime  # isort: skip  (sets the allocator before torch is imported)
+from finegrain.runtime import devices  # isort: skip  (sets the allocator before torch is imported)
 import gpu_bound
 import gpu_table
 import inputs
@@ -37,9 +37,13 @@ import ways
 import yaml
 from task import Epoch, FirstStep, Task, synchronize
 
-from finegrain import look, manifest, packing, params, record
-from finegrain.passes import Passes
+from finegrain.augmentation import transform
+from finegrain.config import params
+from finegrain.core import file_io
+from finegrain.dataset import manifest, pack_writer
+from finegrain.runtime import provenance
 from finegrain.sources import archive
+from finegrain.training.train_step import StepRunner
 
 MODELS = ["resnet18", "resnet34", "resnet50", "wide_resnet50_2", "resnext50_32x4d"]
 TOY = {"models": ["resnet18"], "batch_sizes": [8], "side": 64, "images": 16, "seconds": 0.0, "minutes": 0.7}
@@ -62,7 +66,7 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self.args, self.folder, self.photos = args, folder, folder / "photos"
-        self.device = runtime.device("auto")
+        self.device = devices.select_device("auto")
         started = time.monotonic()
         inputs.write_photos(args.archives, self.photos, args.images, args.side, repeat=True)
         pack(self.photos, folder / "pack", inputs.pack_side(args.side))
@@ -92,7 +96,7 @@ class Bench:
             section[last] = section[last] | value if isinstance(value, dict) else value
         file = self.folder / "params.yaml"
         file.write_text(yaml.safe_dump(data, sort_keys=False))
-        return params.read(file)
+        return params.load_params(file)
 
     def way(self, name: str, model: str, batch_size: int) -> Epoch:
         if name == "torchvision":
@@ -101,7 +105,7 @@ class Bench:
         config = self.config(batch_size, augment=ALL_AUGMENTATION if name == "ours, all augmentation" else {})
         job = ways.our_job(config, self.split, model)
         if name == "ceiling, kernel by kernel":
-            vars(job)["passes"] = Passes(job.net, job.bf16, config.label_smoothing, planned=None)
+            vars(job)["passes"] = StepRunner(job.net, job.bf16, config.label_smoothing, planned=None)
         if name == gpu_table.COMPILED:
             job.net.compile()
         start = ways.ceiling_epochs if name.startswith("ceiling") else ways.our_epochs
@@ -115,7 +119,7 @@ class Bench:
         finally:
             torch.backends.cudnn.benchmark = False
         where = {"model": model, "batch_size": batch_size, "way": name}
-        memory = runtime.peak_memory_bytes(self.device)
+        memory = devices.peak_memory_bytes(self.device)
         self.results["cells"].append(where | found | {"peak_memory_bytes": memory})
 
     def growing(self, model: str, batch_size: int) -> None:
@@ -150,7 +154,7 @@ class Bench:
 
     def agreement(self, batch_size: int) -> None:
         """That the kernels give the batch that torch's operators give, on this GPU as in the interpreter."""
-        if look._fused(self.split.device) is None:
+        if transform._triton_transform(self.split.device) is None:
             raise RuntimeError("the kernels do not run here; why not is said above")
         job = self.augmented_job(True, batch_size)
         ours, _ = next(job.batches(1, self.args.side))
@@ -271,15 +275,15 @@ def plan(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, str, Cal
 def pack(photos: Path, folder: Path, side: int) -> None:
     """The pack of the photos, by the project's own code but without the checks of stage split."""
     with tempfile.TemporaryDirectory() as temporary:
-        archive.store([str(photos)], Path(temporary))
+        archive.store_local([str(photos)], Path(temporary))
         table = Path(temporary, "manifest.csv")
         paths = sorted(file.relative_to(photos) for file in photos.glob("*/*/*.jpg"))
         unknown = (0, 0, 0, "", "")  # sizes and hashes: stage pack needs none
         rows = ((path.as_posix(), "", path.parts[1], path.parts[0], *unknown) for path in paths)
-        record.write_csv(table, manifest.COLUMNS, rows)
+        file_io.write_csv(table, manifest.COLUMNS, rows)
         folder.mkdir()
-        with archive.Reader(Path(temporary)) as reader:
-            packing.pack(reader, table, folder, side)
+        with archive.ArchiveReader(Path(temporary)) as reader:
+            pack_writer.write_pack(reader, table, folder, side)
 
 
 def timed(epoch: Epoch, seconds: float) -> dict[str, Any]:
@@ -313,12 +317,12 @@ def once(epoch: Epoch, number: int) -> tuple[int, float]:
 @contextlib.contextmanager
 def by_operators() -> Iterator[None]:
     """Images are prepared by torch's operators, on a GPU too."""
-    usual = look._fused
-    look._fused = lambda device: None
+    usual = transform._triton_transform
+    transform._triton_transform = lambda device: None
     try:
         yield
     finally:
-        look._fused = usual
+        transform._triton_transform = usual
 
 
 def reset_memory(device: torch.device) -> None:
@@ -331,7 +335,7 @@ def reset_memory(device: torch.device) -> None:
 def facts(device: torch.device, args: argparse.Namespace) -> dict[str, Any]:
     cuda = device.type == "cuda"
     return {
-        "revision": record.revision(),
+        "revision": provenance.git_revision(),
         "device": torch.cuda.get_device_name(device) if cuda else platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
@@ -344,9 +348,9 @@ def facts(device: torch.device, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def write(out: Path, results: dict[str, Any]) -> str:
-    record.write_json(out / "gpu.json", results)
+    file_io.write_json(out / "gpu.json", results)
     text = gpu_table.markdown(results)
-    record.write_text(out / "gpu.md", text)
+    file_io.write_text(out / "gpu.md", text)
     return text
 
 

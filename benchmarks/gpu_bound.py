@@ -10,8 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from finegrain import loop, model
-from finegrain.passes import Passes
+from finegrain.models import layer_groups
+from finegrain.training import loop
+from finegrain.training.train_step import StepRunner
 
 SHOWN = 8
 """Kernels of a profile."""
@@ -56,10 +57,10 @@ def _bytes(tensor: Tensor) -> int:
 
 def count(job: Any) -> dict[str, float]:
     """Floating-point operations, two a multiply-add, and bytes of one whole step, an image."""
-    vars(job)["passes"] = Passes(job.net, job.bf16, job.config.label_smoothing, planned=None)
+    vars(job)["passes"] = StepRunner(job.net, job.bf16, job.config.label_smoothing, planned=None)
     images, labels = next(job.batches("count", job.phase.side(0)))
-    model.set_part(job.net, job.phase.part)
-    model.train_mode(job.net, job.phase.part, job.phase.frozen_statistics)
+    layer_groups.set_trainable(job.net, job.phase.part)
+    layer_groups.set_train_mode(job.net, job.phase.part, job.phase.frozen_statistics)
     optimizer = job.optimizer(job.config.lr)
     loop.take_step(job, optimizer, images, labels)  # makes the optimizer's state
     with Bytes() as moved:

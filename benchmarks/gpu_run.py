@@ -10,7 +10,7 @@ import inputs
 import pandas as pd
 import yaml
 
-from finegrain import paths, record
+from finegrain.core import file_io, paths
 
 POLL_SECONDS = 0.01
 _popen = subprocess.Popen
@@ -25,17 +25,17 @@ class Run:
         self._track, self._log = folder / "track.json", folder / "log"
         self.track: dict[str, Any] = {"pieces": [], "reached": {}, "resumed": []}
         if self._track.is_file():
-            self.track = record.read_json(self._track)
+            self.track = file_io.read_json(self._track)
 
     def set_up(self, data: dict[str, Any], prepared: Path) -> None:
         """Give it parameters, once, and the pack of another folder."""
         if not self.begun:
-            here = self.folder / paths.Data(inputs.CARS).folder
+            here = self.folder / paths.Dataset(inputs.CARS).folder
             here.mkdir(parents=True, exist_ok=True)
             for name in ("pack", "manifest.csv"):
                 (here / name).unlink(missing_ok=True)
-                (here / name).symlink_to((prepared / paths.Data(inputs.CARS).folder / name).resolve())
-            record.write_text(self.folder / "params.yaml", yaml.safe_dump(data, sort_keys=False))
+                (here / name).symlink_to((prepared / paths.Dataset(inputs.CARS).folder / name).resolve())
+            file_io.write_text(self.folder / "params.yaml", yaml.safe_dump(data, sort_keys=False))
 
     @property
     def begun(self) -> bool:
@@ -101,7 +101,7 @@ class Run:
         return start + len(text)
 
     def _save(self) -> None:
-        record.write_json(self._track, self.track)
+        file_io.write_json(self._track, self.track)
 
     def _has_more_than_an_epoch(self) -> bool:
         if not self.track["reached"]:
@@ -120,7 +120,7 @@ class Run:
     def learnt(self) -> dict[str, Any]:
         """What training says of itself: when each epoch ended, what validation said, and the cost."""
         history = pd.read_csv(self.folder / self.files.history)
-        sidecar = record.read_json(self.folder / self.files.sidecar)
+        sidecar = file_io.read_json(self.folder / self.files.sidecar)
         reached = self.track["reached"]
         return {
             "wall_seconds": round(self.seconds, 2),
@@ -129,21 +129,21 @@ class Run:
             "side_pixels": history["side_pixels"].tolist(),
             **{name: history[name].round(5).tolist() for name in ("train_loss", "val_loss", "val_top1")},
             "best_epoch": sidecar["best_epoch"],
-            "cost": record.read_json(self.folder / self.files.cost),
+            "cost": file_io.read_json(self.folder / self.files.cost),
             "environment": sidecar["environment"],
         }
 
     def scored(self) -> dict[str, Any]:
         """What stage evaluate says, and which test images it got right."""
         return {
-            "test": record.read_json(self.folder / self.files.metrics)["test"],
+            "test": file_io.read_json(self.folder / self.files.metrics)["test"],
             "right": (self.folder / self.files.right).read_text(),
         }
 
     def results(self) -> dict[str, str]:
         """Hash of each file that must be the same to the bit in every run of the same."""
         files = {"weights": self.files.weights, "facts": self.files.sidecar, "history": self.files.history}
-        return {name: record.sha256(self.folder / file) for name, file in files.items()}
+        return {name: file_io.sha256(self.folder / file) for name, file in files.items()}
 
 
 def prepare(folder: Path, data: dict[str, Any], other: Path | None = None) -> dict[str, float]:
@@ -152,19 +152,19 @@ def prepare(folder: Path, data: dict[str, Any], other: Path | None = None) -> di
     Args:
         other: a folder prepared from the same photos for another size: only stage pack runs.
     """
-    done, here = folder / "seconds.json", folder / paths.Data(inputs.CARS).folder
+    done, here = folder / "seconds.json", folder / paths.Dataset(inputs.CARS).folder
     if done.is_file():
-        return record.read_json(done)
+        return file_io.read_json(done)
     here.mkdir(parents=True, exist_ok=True)
     if other:
         for name in ("archive", "manifest.csv"):
             (here / name).unlink(missing_ok=True)
-            (here / name).symlink_to((other / paths.Data(inputs.CARS).folder / name).resolve())
-    record.write_text(folder / "params.yaml", yaml.safe_dump(data, sort_keys=False))
+            (here / name).symlink_to((other / paths.Dataset(inputs.CARS).folder / name).resolve())
+    file_io.write_text(folder / "params.yaml", yaml.safe_dump(data, sort_keys=False))
     seconds = {}
     for stage in ("pack",) if other else ("download", "split", "pack"):
         started = time.monotonic()
         subprocess.run(inputs.command(stage, "", 0), cwd=folder, check=True)
         seconds[stage] = round(time.monotonic() - started, 2)
-    record.write_json(done, seconds)
+    file_io.write_json(done, seconds)
     return seconds

@@ -63,7 +63,8 @@ import inputs
 from gpu_run import Run, prepare
 from gpu_study_table import BEST, EPOCHS, KINDS, REFERENCE, TIME, label
 
-from finegrain import record
+from finegrain.core import file_io
+from finegrain.runtime import provenance
 
 MODELS = ["resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d"]
 RECIPES = {kind: "stanford-cars-sgd" if kind == REFERENCE else "stanford-cars" for kind in KINDS}
@@ -89,8 +90,8 @@ class Study:
         self.args, self.work = args, args.work
         self.deadline = time.monotonic() + 60 * args.minutes
         kept, facts = self.work / "gpu_study.json", _facts(args)
-        self.results = record.read_json(kept) if kept.is_file() else {
-            **facts, "revision": record.revision(), "runs": [], "resumes": [],
+        self.results = file_io.read_json(kept) if kept.is_file() else {
+            **facts, "revision": provenance.git_revision(), "runs": [], "resumes": [],
         }  # fmt: skip
         if facts != {name: self.results[name] for name in facts}:
             sys.exit(f"{self.work}: holds results of other photos or sizes; give another --work")
@@ -109,7 +110,7 @@ class Study:
         if not self.args.archives and not self.photos[0].is_dir():
             inputs.write_photos([], self.photos[0], self.args.images, self.args.side)
         self.results["prepare_seconds"] = self._pack(inputs.pack_side(self.args.side))
-        counts = record.read_json(
+        counts = file_io.read_json(
             self._packed(inputs.pack_side(self.args.side)) / f"data/{inputs.CARS}/pack/pack.json"
         )
         self.results["images"] = counts["counts"]
@@ -237,8 +238,8 @@ class Study:
     def publish(self) -> str:
         text = gpu_study_table.markdown(self.results)
         for folder in (self.work, self.args.out):
-            record.write_json(folder / "gpu_study.json", self.results)
-        record.write_text(self.args.out / "gpu_study.md", text)
+            file_io.write_json(folder / "gpu_study.json", self.results)
+        file_io.write_text(self.args.out / "gpu_study.md", text)
         return text
 
 

@@ -15,7 +15,9 @@ import numpy as np  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter  # noqa: E402
 
-from finegrain import chart, figures, leaderboard, paired, predictions, record  # noqa: E402
+from finegrain.comparison import leaderboard, significance  # noqa: E402
+from finegrain.core import file_io  # noqa: E402
+from finegrain.evaluation import plot_style, predictions  # noqa: E402
 
 REFERENCE, EPOCHS, TIME, BEST = "reference", "equal-epochs", "equal-time", "best"
 KINDS = {
@@ -40,7 +42,7 @@ Run = Mapping[str, Any]
 
 def main() -> None:
     file = Path(sys.argv[1])
-    results = record.read_json(file)
+    results = file_io.read_json(file)
     print(markdown(results))
     draw(results, file.with_suffix(".png"))
 
@@ -158,8 +160,8 @@ def comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
     scored = [run for run in in_order(runs) if "right" in run]
     if not scored:
         return []
-    frames = {label(run): predictions.parse_right(run["right"].encode()) for run in scored}
-    leaderboard.refuse_other_images(frames)
+    frames = {label(run): predictions.parse_correct(run["right"].encode()) for run in scored}
+    leaderboard.require_same_images(frames)
     trained: dict[tuple[str, str], list[Run]] = {}
     for run in scored:
         trained.setdefault((run["kind"], run["model"]), []).append(run)
@@ -171,7 +173,9 @@ def comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
     kinds = [kind for kind in KINDS if kind != REFERENCE]
     models = [model for kind, model in trained if kind == REFERENCE]
     pairs = [(kind, model) for kind in kinds for model in models if (kind, model) in trained]
-    found = paired.corrected([paired.compare(right[k, m], right[REFERENCE, m]) for k, m in pairs])
+    found = significance.holm_corrected(
+        [significance.compare(right[k, m], right[REFERENCE, m]) for k, m in pairs]
+    )
     return [
         {
             "kind": kind,
@@ -189,7 +193,7 @@ def _compared(runs: Sequence[Run]) -> Iterator[str]:
     yield "| ours | model | seconds | reference's | seeds | test top-1, ours - its [95 %] | p | verdict |"
     yield "|---|---|---:|---:|---:|---:|---:|---|"
     for pair in comparisons(runs):
-        found: paired.Comparison = pair["comparison"]
+        found: significance.Comparison = pair["comparison"]
         points = ", ".join(f"{value * 100:+.1f}" for value in (found.low, found.high))
         yield (
             f"| {KINDS[pair['kind']].removeprefix('ours, ')} | {pair['model']} | {pair['seconds']:.0f} "
@@ -232,10 +236,10 @@ def _resumed(resumes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def draw(results: Results, file: Path) -> None:
     if results["runs"]:
-        chart.save(curves(results["runs"]), file)
+        plot_style.save_png(curves(results["runs"]), file)
 
 
-@chart.styled
+@plot_style.styled
 def curves(runs: Sequence[Run]) -> Figure:
     """A panel a model: validation top-1 of each epoch by wall time, test top-1 with its interval at the end.
 
@@ -244,7 +248,7 @@ def curves(runs: Sequence[Run]) -> Figure:
     models = list(dict.fromkeys(run["model"] for run in runs))
     columns = min(2, len(models))
     rows = -(-len(models) // columns)
-    figure = Figure((5.6 * columns + 0.4, 3.9 * rows + 0.6), dpi=chart.DPI, layout="constrained")
+    figure = Figure((5.6 * columns + 0.4, 3.9 * rows + 0.6), dpi=plot_style.DPI, layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
     for axes, model in zip(panels, models, strict=False):
         for run in (run for run in in_order(runs) if run["model"] == model):
@@ -267,7 +271,7 @@ def curves(runs: Sequence[Run]) -> Figure:
 
 def _curve(axes: Any, run: Run) -> None:
     number = list(KINDS).index(run["kind"])
-    look = {"color": figures.COLOURS[number], "marker": figures.MARKERS[number]}
+    look = {"color": plot_style.COLORS[number], "marker": plot_style.MARKERS[number]}
     every = max(1, len(run["val_top1"]) // 8)
     shown = f"{KINDS[run['kind']]}, {len(run['val_top1'])} epochs, seed {run['seed']}"
     axes.plot(run["reached_seconds"], run["val_top1"], **look, ms=4, lw=1.5, markevery=every, label=shown)

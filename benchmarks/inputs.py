@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from finegrain.sources import archive, folders
+from finegrain.sources import archive, layout
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASET, CARS = "photos", "cars"
@@ -55,7 +55,7 @@ def _from_archives(archives: Sequence[Path], images: int, repeat: bool) -> list[
     with tempfile.TemporaryDirectory() as links:
         for file in archives:
             Path(links, file.name).symlink_to(file.resolve())
-        with archive.Reader(Path(links)) as reader:
+        with archive.ArchiveReader(Path(links)) as reader:
             usable = reader.read(lambda image: image.split in (None, "train") and is_jpeg(image.path))
             contents = {image: data for image, data in usable}
     order = _spread(list(contents))
@@ -77,7 +77,7 @@ def is_jpeg(path: str) -> bool:
     return path.lower().endswith((".jpg", ".jpeg"))
 
 
-def _spread(images: Sequence[folders.Image]) -> list[folders.Image]:
+def _spread(images: Sequence[layout.ArchiveImage]) -> list[layout.ArchiveImage]:
     """In random order, but first one image of each class, then the second of each, and so on."""
     mixed = random.Random(0).sample(images, len(images))
     earlier: Counter[str] = Counter()

@@ -15,8 +15,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
-
-from finegrain import manifest, packing, params, picture, record  # noqa: E402
+from finegrain.config import params  # noqa: E402
+from finegrain.core import file_io, parallel  # noqa: E402
+from finegrain.dataset import assignment, decoding, inspection, manifest, pack_writer  # noqa: E402
 from finegrain.sources import archive  # noqa: E402
 
 THREADS = os.cpu_count() or 1
@@ -32,26 +33,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for part in args.parts:
             (Path(folder) / part.name).symlink_to(part.resolve())
-        with archive.Reader(Path(folder)) as reader:
+        with archive.ArchiveReader(Path(folder)) as reader:
             measure(reader, Path(folder), args.side, args.rounds, args.torchvision)
 
 
-def measure(reader: archive.Reader, folder: Path, side: int, rounds: int, torchvision: bool) -> None:
+def measure(reader: archive.ArchiveReader, folder: Path, side: int, rounds: int, torchvision: bool) -> None:
     table = folder / "manifest.csv"
-    result = manifest.build(manifest.inspect(reader), params.Split(val_ratio=0.15, test_ratio=0.15), seed=0)
-    record.write_csv(table, manifest.COLUMNS, result.rows())
+    result = assignment.assign_splits(
+        inspection.inspect_images(reader), params.SplitParams(val_ratio=0.15, test_ratio=0.15), seed=0
+    )
+    file_io.write_csv(table, manifest.COLUMNS, result.rows())
 
     def each(function: Callable[[bytes], object]) -> Callable[[], None]:
         def run() -> None:
-            for _ in record.in_order(lambda item: function(item[1]), reader.read(), THREADS, 4 * THREADS):
+            for _ in parallel.map_in_order(
+                lambda item: function(item[1]), reader.read(), THREADS, 4 * THREADS
+            ):
                 pass
 
         return run
 
     lanes: dict[str, Callable[[], None]] = {
-        "decode, Pillow": each(picture.decode),
-        "decode and resize, Pillow": each(lambda data: picture.square(data, side)),
-        "pack": lambda: packing.pack(reader, table, folder, side),
+        "decode, Pillow": each(decoding.decode),
+        "decode and resize, Pillow": each(lambda data: decoding.decode_square(data, side)),
+        "pack": lambda: pack_writer.write_pack(reader, table, folder, side),
     }
     if torchvision:
         decode, square = torchvision_lanes(side)

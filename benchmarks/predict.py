@@ -31,8 +31,15 @@ import table
 import throughput
 from PIL import Image
 
-from finegrain import answers, cli, loop, model, packed, params, paths, photos, predict, record, runtime
-from finegrain.predict import Predictor
+from finegrain import cli
+from finegrain.config import params
+from finegrain.core import file_io, paths
+from finegrain.loading import batches
+from finegrain.models import build, inference, outputs, storage
+from finegrain.runtime import devices, provenance
+from finegrain.serving import predict
+from finegrain.serving.inputs import find_photos
+from finegrain.serving.predictor import Predictor
 
 SPLIT = "train"
 """Which holds the photos; to evaluate and to predict it is as any other."""
@@ -108,7 +115,7 @@ class Piece:
     def __init__(self, number: int, files: Sequence[Path], first: int) -> None:
         self.files, self.folder = files, Path(f"piece-{number}")
         self.folder.mkdir()
-        whole = paths.Data(inputs.DATASET).pack
+        whole = paths.Dataset(inputs.DATASET).pack
         shutil.copy(whole / "pack.json", self.folder)
         for name in (f"{SPLIT}.npy", f"{SPLIT}_labels.npy"):
             np.save(self.folder / name, np.load(whole / name, mmap_mode="r")[first : first + len(files)])
@@ -126,7 +133,7 @@ class Piece:
 
 def split_up(folder: Path, size: int) -> list[Piece]:
     files = sorted(folder.glob("*/*.jpg"))  # the order of the manifest: by class, then by path
-    there = len(np.load(paths.Data(inputs.DATASET).pack / f"{SPLIT}_labels.npy"))
+    there = len(np.load(paths.Dataset(inputs.DATASET).pack / f"{SPLIT}_labels.npy"))
     if there != len(files):
         raise SystemExit(f"{there} of {len(files)} photos are packed")
     starts = range(0, len(files), size)
@@ -135,26 +142,28 @@ def split_up(folder: Path, size: int) -> list[Piece]:
 
 def prepare(name: str, flip: bool) -> dict[str, Callable[[Piece], None]]:
     """The ways to ask a model of random weights: what it answers does not matter to the speed."""
-    config, pack = params.read(), paths.Data(inputs.DATASET).pack
-    facts = record.read_json(pack / "pack.json")
-    mean, std = packed.statistics(pack, config.normalisation, model.pretrained(config.weights))
-    run, device = paths.Run(inputs.DATASET, name, 0), runtime.device(config.device)
-    bf16, side = runtime.bf16(config.precision, device), config.phases["all"].side(0)
+    config, pack = params.load_params(), paths.Dataset(inputs.DATASET).pack
+    facts = file_io.read_json(pack / "pack.json")
+    mean, std = batches.normalization_mean_std(
+        pack, config.normalisation, build.is_pretrained(config.weights)
+    )
+    run, device = paths.Run(inputs.DATASET, name, 0), devices.select_device(config.device)
+    bf16, side = devices.use_bf16(config.precision, device), config.phases["all"].side(0)
     sidecar = {
         "model": name, "seed": 0, "classes": facts["classes"], "mean": mean, "std": std, "refit": False,
         "side_pixels": side, "pack_side_pixels": facts["side_pixels"], "temperature": 1.0,
         "unknown_below": 0.0,
         "recipe": {"head": config.head.model_dump(mode="json")},
     }  # fmt: skip
-    net = model.build(name, len(facts["classes"]), "none", config.head, seed=0).to(device)
-    model.save(run.weights, run.sidecar, net.state_dict(), sidecar)
+    net = build.build_model(name, len(facts["classes"]), "none", config.head, seed=0).to(device)
+    storage.save_model(run.weights, run.sidecar, net.state_dict(), sidecar)
     predictor = Predictor(run.weights, run.sidecar, device, bf16, None, flip)
-    predict.Predictor = lambda *_: predictor  # type: ignore[assignment, misc]  # it is loaded
+    predictor.Predictor = lambda *_: predictor  # type: ignore[assignment, misc]  # it is loaded
 
     def evaluate(piece: Piece) -> None:
-        split = packed.Split(piece.folder, SPLIT, device, mean, std)
-        logits, labels = loop.predict(net, split, side, bf16, flip)
-        given = answers.of(logits.numpy(), labels.numpy())
+        split = batches.PackedSplit(piece.folder, SPLIT, device, mean, std)
+        logits, labels = inference.predict_split(net, split, side, bf16, flip)
+        given = outputs.from_logits(logits.numpy(), labels.numpy())
         names, shares = (facts["classes"][i] for i in given.predicted), (f"{p:.6g}" for p in given.confidence)
         piece.said["evaluate"] = pd.DataFrame({"class_1": list(names), "p_1": list(shares)})
 
@@ -166,7 +175,7 @@ def prepare(name: str, flip: bool) -> dict[str, Callable[[Piece], None]]:
         piece.said[way] = pd.read_csv(out, dtype=str, usecols=["class_1", "p_1"])
 
     def decode(piece: Piece) -> None:
-        sources = photos.find([str(file) for file in piece.files])
+        sources = find_photos([str(file) for file in piece.files])
         for _ in predictor.batches((item for source in sources for item in source.read()), []):
             pass
 
@@ -215,9 +224,14 @@ def write(args: argparse.Namespace, pieces: Sequence[Piece], runs: Sequence[dict
             ]
             lines.append(f"| {name} | {label} | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
-    facts = {"revision": record.revision(), "images": args.images, "side": args.side, "enlarge": args.enlarge}
-    record.write_json(args.out / "predict.json", {**facts, "runs": list(runs)})
-    record.write_text(args.out / "predict.md", text)
+    facts = {
+        "revision": provenance.git_revision(),
+        "images": args.images,
+        "side": args.side,
+        "enlarge": args.enlarge,
+    }
+    file_io.write_json(args.out / "predict.json", {**facts, "runs": list(runs)})
+    file_io.write_text(args.out / "predict.md", text)
     return text
 
 

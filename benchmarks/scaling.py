@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from finegrain import crop
-from finegrain.pixels import Pixels
+from finegrain.augmentation import crop
+from finegrain.loading.pack_reader import PackReader
 
 BATCH = 32
 DATASETS = {
@@ -45,7 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         file = Path(folder) / "train.npy"
         write(file, int(args.gigabytes * 1e9 / image_bytes), args.side)
-        pixels = Pixels([file])
+        pixels = PackReader([file])
         print(f"{len(pixels):,} images of {args.side} px, {len(pixels) * image_bytes / 1e9:.1f} GB\n")
         print("| threads | from memory, images/s | from the disk, images/s | MB/s |")
         print("|---:|---:|---:|---:|")
@@ -80,7 +80,7 @@ def forget(file: Path) -> None:
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def read(pixels: Pixels, threads: int, seed: int) -> float:
+def read(pixels: PackReader, threads: int, seed: int) -> float:
     """Images a second, each read once, in batches."""
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed)).split(BATCH)
     side = pixels.side
@@ -88,7 +88,7 @@ def read(pixels: Pixels, threads: int, seed: int) -> float:
 
     def work(number: int) -> None:
         for chosen in order[number::threads]:
-            pixels.read(chosen, crop.whole(len(chosen), side, side), buffers[number])
+            pixels.read(chosen, crop.full_boxes(len(chosen), side, side), buffers[number])
 
     start = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:

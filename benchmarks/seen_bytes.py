@@ -18,8 +18,11 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from finegrain import augment, crop, fused, look, model, passes, record
-from finegrain.recipe import Augment, Head
+from finegrain.augmentation import crop, sampling, transform, triton_kernels
+from finegrain.config.training import AugmentParams, HeadParams
+from finegrain.core import file_io
+from finegrain.models import build
+from finegrain.training import train_step
 
 META = torch.device("meta")
 CLASSES = 196
@@ -42,21 +45,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     text += f"| the step itself | | {' | '.join(f'{each / 1e6:.0f}' for each in steps.values())} |\n"
     for name, config in AUGMENTATIONS.items():
         for way, see in {"operators": by_operators, "kernels": by_kernels}.items():
-            each = seen_bytes(Augment(**config), args.side, args.batch_size, see) / args.batch_size
+            each = seen_bytes(AugmentParams(**config), args.side, args.batch_size, see) / args.batch_size
             shares = " | ".join(f"{each / step:.1%}" for step in steps.values())
             text += f"| {name}, {way} | {each / 1e6:.1f} | {shares} |\n"
     if args.out:
-        record.write_text(args.out / "seen_bytes.md", text)
+        file_io.write_text(args.out / "seen_bytes.md", text)
     print(text)
 
 
-def seen_bytes(config: Augment, side: int, n: int, see: Callable[..., tuple[Tensor, float]]) -> float:
+def seen_bytes(config: AugmentParams, side: int, n: int, see: Callable[..., tuple[Tensor, float]]) -> float:
     """Bytes of a batch: seen, and mixed where the augmentation says so."""
     size = inputs.pack_side(side)
-    views = augment.draw(n, size, size, side, config, (0, 1, 1)).to(META)
+    views = sampling.sample_augmentation(n, size, size, side, config, (0, 1, 1)).to(META)
     photos = torch.empty(n, size, size, 3, dtype=torch.uint8, device=META)
     images, moved = see(photos, views, side, torch.empty(2, 3, device=META))
-    mixed = passes.mixup_or_cutmix(config, CLASSES)
+    mixed = train_step.mixup_or_cutmix(config, CLASSES)
     if mixed:
         with gpu_bound.Bytes() as counted:
             mixed(images, torch.empty(n, dtype=torch.int64, device=META))
@@ -64,14 +67,18 @@ def seen_bytes(config: Augment, side: int, n: int, see: Callable[..., tuple[Tens
     return moved
 
 
-def by_operators(photos: Tensor, views: augment.Views, side: int, normal: Tensor) -> tuple[Tensor, float]:
+def by_operators(
+    photos: Tensor, views: sampling.SampledAugmentation, side: int, normal: Tensor
+) -> tuple[Tensor, float]:
     with gpu_bound.Bytes() as counted:
-        cut = crop.crop_by_matrices(photos, views.crops, views.flips, side)
-        images = look.apply(cut, views, 0, normal)
+        cut = crop.crop_batched(photos, views.crops, views.flips, side)
+        images = transform.apply_operators(cut, views, 0, normal)
     return images, counted.total
 
 
-def by_kernels(photos: Tensor, views: augment.Views, side: int, normal: Tensor) -> tuple[Tensor, float]:
+def by_kernels(
+    photos: Tensor, views: sampling.SampledAugmentation, side: int, normal: Tensor
+) -> tuple[Tensor, float]:
     """With stand-ins for the kernels, which count what they were given."""
     moved = 0.0
 
@@ -83,21 +90,23 @@ def by_kernels(photos: Tensor, views: augment.Views, side: int, normal: Tensor) 
 
             return launch
 
-    names = [name for name in vars(fused) if type(getattr(fused, name)).__name__ == "JITFunction"]
-    kernels = {name: getattr(fused, name) for name in names}
+    names = [
+        name for name in vars(triton_kernels) if type(getattr(triton_kernels, name)).__name__ == "JITFunction"
+    ]
+    kernels = {name: getattr(triton_kernels, name) for name in names}
     try:
         for name in names:
-            setattr(fused, name, Counted())
-        images = fused.see(photos, None, views, side, 0, normal)
+            setattr(triton_kernels, name, Counted())
+        images = triton_kernels.transform_images(photos, None, views, side, 0, normal)
     finally:
         for name, kernel in kernels.items():
-            setattr(fused, name, kernel)
+            setattr(triton_kernels, name, kernel)
     return images, moved
 
 
 def step_bytes(name: str, side: int, n: int) -> float:
     """Bytes of a step of a batch: forward, backward, SGD with momentum, in bfloat16 and channels_last."""
-    net = model.build(name, CLASSES, "none", Head(), 0)
+    net = build.build_model(name, CLASSES, "none", HeadParams(), 0)
     with FakeTensorMode() as fake:  # on the device "meta" there is no autocast
         for part in net.modules():
             for values in (part._parameters, part._buffers):

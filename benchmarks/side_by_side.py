@@ -71,20 +71,23 @@ def together(args: argparse.Namespace, model: str, count: int, threads: int) -> 
 
 def train(args: argparse.Namespace) -> float:
     """Images a second, from ``args.begin`` on."""
-    from finegrain import allocator
+    from finegrain.core import allocator
 
     allocator.keep_memory()
     import torch
 
-    from finegrain import model, runtime
-    from finegrain.recipe import Head
+    from finegrain.config.training import HeadParams
+    from finegrain.models import build
+    from finegrain.runtime import devices
 
     device = torch.device("cpu")
-    net = model.build(args.models[0], 10, "none", Head(), seed=0).to(memory_format=torch.channels_last)
+    net = build.build_model(args.models[0], 10, "none", HeadParams(), seed=0).to(
+        memory_format=torch.channels_last
+    )
     optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, fused=True)
     images = torch.randn(args.batch_size, 3, args.side, args.side).to(memory_format=torch.channels_last)
     labels = torch.arange(args.batch_size) % 10
-    bf16 = runtime.bf16("auto", device)
+    bf16 = devices.use_bf16("auto", device)
     steps = 0
     time.sleep(max(0.0, args.begin - time.time()))
     while (spent := time.time() - args.begin) < args.seconds:

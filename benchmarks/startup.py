@@ -22,7 +22,8 @@ from typing import Any
 
 import yaml
 
-from finegrain import record
+from finegrain.core import file_io
+from finegrain.runtime import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("download", "split", "pack", "train", "evaluate", "compare", "winner")
@@ -56,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         shrink(clone, args.models)
         facts = measure(clone, args.models, args.repeats)
     text = markdown(facts)
-    record.write_json(args.out / "startup.json", {"revision": record.revision(), **facts})
-    record.write_text(args.out / "startup.md", text)
+    file_io.write_json(args.out / "startup.json", {"revision": provenance.git_revision(), **facts})
+    file_io.write_text(args.out / "startup.md", text)
     print(text)
 
 

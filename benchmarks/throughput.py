@@ -30,7 +30,8 @@ import table
 import yaml
 from ways import WAYS
 
-from finegrain import record
+from finegrain.core import file_io
+from finegrain.runtime import provenance
 
 TOY = {"models": ["resnet18"], "side": 64, "images": 32, "batch_size": 8, "rounds": 1}
 
@@ -96,7 +97,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     packages = ["torch", "torchvision", *sorted({w.package for w in WAYS.values() if w.package})]
     names = ("models", "side", "images", "batch_size", "rounds", "workers")
     return {
-        "revision": record.revision(),
+        "revision": provenance.git_revision(),
         "photos": [file.name for file in args.archive] or "drawn",
         **{name: getattr(args, name) for name in names},
         "machine": {"cpu": cpu(), "cores": os.cpu_count(), "system": platform.platform()},
@@ -174,8 +175,8 @@ def write(args: argparse.Namespace, facts: dict[str, Any], runs: Sequence[table.
         for way in args.ways
     ]
     text = table.markdown(facts, rows)
-    record.write_json(args.out / "throughput.json", {**facts, "table": rows, "runs": list(runs)})
-    record.write_text(args.out / "throughput.md", text)
+    file_io.write_json(args.out / "throughput.json", {**facts, "table": rows, "runs": list(runs)})
+    file_io.write_text(args.out / "throughput.md", text)
     return text
 
 

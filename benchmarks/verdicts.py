@@ -11,9 +11,9 @@ import itertools
 import numpy as np
 from scipy import stats
 
-from finegrain import paired
-from finegrain.answers import Floats
-from finegrain.paired import Bools
+from finegrain.comparison import significance
+from finegrain.comparison.significance import Bools
+from finegrain.models.outputs import Floats
 
 
 def trainings(rng: np.random.Generator, ease: Floats, share: float, seeds: int, spread: float = 0.0) -> Bools:
@@ -40,7 +40,7 @@ def called_real(
             trainings(rng, ease, share, n, spread)
             for share, n, spread in zip((0.8 + gain, 0.8), seeds, spreads, strict=True)
         )
-        real += paired.compare(a, b).p_value < paired.SIGNIFICANCE
+        real += significance.compare(a, b).p_value < significance.SIGNIFICANCE
     return real / pairs
 
 

@@ -20,6 +20,8 @@ from typing import Any, Literal
 import others
 from task import Epoch, FirstStep, Task, bf16, device, synchronize
 
+from finegrain.core import process
+
 
 def ours(task: Task, after_step: FirstStep) -> Epoch:
     """The stage train's own epoch, on the packed arrays."""
@@ -33,39 +35,46 @@ def ceiling(task: Task, after_step: FirstStep) -> Epoch:
 
 def job(model: str) -> Any:
     """As stage train sets it up in the current folder."""
-    from finegrain import runtime  # isort: skip  (sets the allocator before torch is imported)
-    from finegrain import params, paths
+    from finegrain.runtime import devices  # isort: skip  (sets the allocator before torch is imported)
+    from finegrain.config import params
+    from finegrain.core import paths
 
-    config = params.read()
-    pack = paths.Data(config.dataset.name).pack
-    return our_job(config, our_split(config, pack, runtime.device(config.device)), model)
+    config = params.load_params()
+    pack = paths.Dataset(config.dataset.name).pack
+    return our_job(config, our_split(config, pack, devices.select_device(config.device)), model)
 
 
 def our_split(config: Any, pack: Path, on: Any) -> Any:
-    from finegrain import model, packed
+    from finegrain.loading import batches
+    from finegrain.models import build
 
-    mean, std = packed.statistics(pack, config.normalisation, model.pretrained(config.weights))
-    return packed.Split(pack, "train", on, mean, std)
+    mean, std = batches.normalization_mean_std(
+        pack, config.normalisation, build.is_pretrained(config.weights)
+    )
+    return batches.PackedSplit(pack, "train", on, mean, std)
 
 
 def our_job(config: Any, train: Any, name: str) -> Any:
     """What a step of the recipe's first phase works on."""
-    from finegrain import loop, model, runtime
+    from finegrain.models import build
+    from finegrain.runtime import devices
+    from finegrain.training import loop
 
-    net = model.build(name, len(train.class_names), config.weights, config.head, 0).to(train.device)
-    bf16 = runtime.bf16(config.precision, train.device)
-    return loop.Job(net, config, 0, next(iter(config.phases)), train, bf16)
+    net = build.build_model(name, len(train.class_names), config.weights, config.head, 0).to(train.device)
+    bf16 = devices.use_bf16(config.precision, train.device)
+    return loop.PhaseRun(net, config, 0, next(iter(config.phases)), train, bf16)
 
 
 def our_epochs(job: Any, after_step: FirstStep) -> Epoch:
-    from finegrain import loop, model
+    from finegrain.models import layer_groups
+    from finegrain.training import history, loop
 
-    model.set_part(job.net, job.phase.part)
+    layer_groups.set_trainable(job.net, job.phase.part)
     optimizer = job.optimizer(job.config.lr)
     optimizer.register_step_post_hook(after_step)
 
     def epoch(number: int) -> int:
-        sums = loop.Sums.zero(job.train.device)
+        sums = history.EpochTotals.zero(job.train.device)
         phase_epoch = (number - 1) % job.phase.epochs
         for _ in loop.train_steps(job, optimizer, job.config.lr, number, phase_epoch, sums):
             pass
@@ -76,11 +85,12 @@ def our_epochs(job: Any, after_step: FirstStep) -> Epoch:
 
 
 def ceiling_epochs(job: Any, after_step: FirstStep) -> Epoch:
-    from finegrain import loop, model
+    from finegrain.models import layer_groups
+    from finegrain.training import loop
 
     images, labels = next(job.batches("ceiling", job.phase.side(0)))
-    model.set_part(job.net, job.phase.part)
-    model.train_mode(job.net, job.phase.part, job.phase.frozen_statistics)
+    layer_groups.set_trainable(job.net, job.phase.part)
+    layer_groups.set_train_mode(job.net, job.phase.part, job.phase.frozen_statistics)
     optimizer = job.optimizer(job.config.lr)
     optimizer.register_step_post_hook(after_step)
 
@@ -151,6 +161,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from finegrain import stage
-
-    stage.main(main)
+    process.run_main(main)

@@ -4,21 +4,23 @@ Reads   params.yaml; data/<name>/archive, data/<name>/manifest.csv
 Writes  data/<name>/pack
 """
 
-from finegrain import stage  # isort: skip  (first: it ends this process with dvc)
+from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
 import argparse
 from collections.abc import Sequence
 
-from finegrain import packing, params, paths, record
+from finegrain.config import params
+from finegrain.core import file_io, paths
+from finegrain.dataset import pack_writer
 from finegrain.sources import archive
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
-    config = params.read()
-    data = paths.Data(config.dataset.name)
-    with archive.Reader(data.archive) as reader, record.replacing_folder(data.pack) as folder:
-        packing.pack(reader, data.manifest, folder, config.pack.side_pixels)
+    config = params.load_params()
+    data = paths.Dataset(config.dataset.name)
+    with archive.ArchiveReader(data.archive) as reader, file_io.replace_folder(data.pack) as folder:
+        pack_writer.write_pack(reader, data.manifest, folder, config.pack.side_pixels)
 
 
 if __name__ == "__main__":
-    stage.main(main)
+    process.run_main(main)

@@ -5,35 +5,37 @@ Writes  data/<name>/manifest.csv, metrics/<name>/data/split.json, plots/<name>/d
         reports/<name>/rejected.csv and near_duplicates.csv
 """
 
-from finegrain import stage  # isort: skip  (first: it ends this process with dvc)
+from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
 import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from finegrain import disk, manifest, params, paths, record
+from finegrain.config import params
+from finegrain.core import disk, file_io, paths
+from finegrain.dataset import assignment, inspection, manifest
 from finegrain.sources import archive
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
-    config = params.read()
-    data = paths.Data(config.dataset.name)
-    with archive.Reader(data.archive) as reader:
+    config = params.load_params()
+    data = paths.Dataset(config.dataset.name)
+    with archive.ArchiveReader(data.archive) as reader:
         for place in (data.manifest, Path(tempfile.gettempdir())):
-            disk.require(place, 1_000 * len(reader), "the table of all images")
-        archive.say_others(reader.others)
-        inspected = manifest.inspect(reader)
-    record.write_csv(data.rejected, ("path", "reason"), inspected.rejected())
+            disk.require_free_space(place, 1_000 * len(reader), "the table of all images")
+        archive.report_ignored(reader.others)
+        inspected = inspection.inspect_images(reader)
+    file_io.write_csv(data.rejected, ("path", "reason"), inspected.rejected())
     inspected.refuse_many_bad(config.split.max_bad_ratio, data.rejected)
 
-    result = manifest.build(inspected, config.split, config.seed)
-    record.write_csv(data.manifest, manifest.COLUMNS, result.rows())
-    record.write_csv(data.rejected, ("path", "reason"), result.rejected())
-    record.write_csv(data.near_duplicates, ("test_path", "other_path", "bits"), result.near_duplicates())
-    record.write_csv(data.class_balance, ("class", "split", "images"), result.balance())
-    record.write_json(data.split_metrics, result.metrics() | {"sha256": record.sha256(data.manifest)})
+    result = assignment.assign_splits(inspected, config.split, config.seed)
+    file_io.write_csv(data.manifest, manifest.COLUMNS, result.rows())
+    file_io.write_csv(data.rejected, ("path", "reason"), result.rejected())
+    file_io.write_csv(data.near_duplicates, ("test_path", "other_path", "bits"), result.near_duplicates())
+    file_io.write_csv(data.class_balance, ("class", "split", "images"), result.balance())
+    file_io.write_json(data.split_metrics, result.metrics() | {"sha256": file_io.sha256(data.manifest)})
 
 
 if __name__ == "__main__":
-    stage.main(main)
+    process.run_main(main)

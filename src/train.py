@@ -5,7 +5,7 @@ Writes  models/<name>/<run>.safetensors and .json, metrics/<name>/cost/<run>.jso
         plots/<name>/{history,loss,lr}/<run>.csv and plots/<name>/lr_range/<run>/, <run> being <model>-<seed>
 """
 
-from finegrain import stage  # isort: skip  (first: it ends this process with dvc)
+from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
 import argparse
 import contextlib
 import math
@@ -15,29 +15,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from finegrain import (
-    answers,
-    calibration,
-    checkpoint,
-    disk,
-    loop,
-    model,
-    packed,
-    params,
-    paths,
-    range_test,
-    ranks,
-    record,
-    runtime,
-)
-from finegrain.progress import Progress, Row
-from finegrain.ranks import Ranks
-from finegrain.recipe import AdamW
+from finegrain.config import params
+from finegrain.config.training import AdamW
+from finegrain.core import disk, file_io, log, paths
+from finegrain.loading import batches
+from finegrain.models import build, calibration, inference, outputs, storage
+from finegrain.runtime import devices, distributed, provenance
+from finegrain.runtime.distributed import World
+from finegrain.training import checkpoint, loop, lr_finder
+from finegrain.training.history import EpochRow, TrainingHistory
 
 HISTORY = ("epoch", "phase", "side_pixels", "lr", "train_loss", "train_top1", "val_loss", "val_top1")
 LOSS, LR = ("epoch", "train_loss", "val_loss"), ("epoch", "lr")
 LR_RANGE = ("log10_lr", "lr", "loss", "smoothed_loss")
 """DVC's plots have no logarithmic axis: the logarithm is a column."""
+PACKAGES = ("core", "config", "runtime", "loading", "augmentation", "models", "training")
+"""Those that dvc.yaml declares: an edit of any other leaves the checkpoint of an interrupted training valid."""
 USED = {
     *("dataset", "weights", "head", "normalisation", "lr", "batch_size", "label_smoothing"),
     *("ema_decay", "augment", "phases", "refit", "lr_range_test", "precision", "deterministic"),
@@ -49,68 +42,72 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="one of params.yaml `models`")
     parser.add_argument("--seed", type=int, required=True, help="one of params.yaml `seeds`")
     args = parser.parse_args(argv)
-    config = params.read()
-    on = runtime.device(config.device)
-    if config.devices > 1 and not ranks.launched():
-        ranks.require_gpus(config.devices, on)
-        ranks.launch(config.devices, __file__, ["--model", args.model, "--seed", str(args.seed)])
+    config = params.load_params()
+    on = devices.select_device(config.device)
+    if config.devices > 1 and not distributed.is_launched():
+        distributed.require_gpus(config.devices, on)
+        distributed.launch(config.devices, __file__, ["--model", args.model, "--seed", str(args.seed)])
         return
-    with ranks.joined(on) as ours:
+    with distributed.join_world(on) as ours:
         train(config, paths.Run(config.dataset.name, args.model, args.seed), ours)
 
 
-def train(config: params.Params, run: paths.Run, ours: Ranks) -> None:
+def train(config: params.Params, run: paths.Run, ours: World) -> None:
     """The stage, in each of the processes that train together; the first one keeps and writes."""
     config.require_divisible_by(ours.count)
-    data, seed, device = paths.Data(config.dataset.name), run.seed, ours.device
-    runtime.be_deterministic(config.deterministic)
-    bf16 = runtime.bf16(config.precision, device)
+    data, seed, device = paths.Dataset(config.dataset.name), run.seed, ours.device
+    devices.set_deterministic(config.deterministic)
+    bf16 = devices.use_bf16(config.precision, device)
 
-    normal = packed.statistics(data.pack, config.normalisation, model.pretrained(config.weights))
-    train, val = (packed.Split(data.pack, part, device, *normal, ours) for part in ("train", "val"))
-    environment = runtime.environment(device, bf16) | {"devices": ours.count}
+    normal = batches.normalization_mean_std(
+        data.pack, config.normalisation, build.is_pretrained(config.weights)
+    )
+    train, val = (batches.PackedSplit(data.pack, part, device, *normal, ours) for part in ("train", "val"))
+    environment = provenance.environment(device, bf16) | {"devices": ours.count}
     recipe = config.model_dump(mode="json", include=USED)
     recipe["dataset"] = config.dataset.name
     key = {"model": run.model, "seed": seed, "recipe": recipe}
     key |= {"data": train.fingerprint, "environment": environment}
-    code = [Path(__file__), *Path(params.__file__).parent.glob("*.py")]
-    keepers: list[checkpoint.Keeper] = []
+    key["code"] = checkpoint.hash_code(Path(__file__), PACKAGES)
+    keepers: list[checkpoint.Checkpointer] = []
 
-    def build() -> nn.Module:
-        return model.build(run.model, len(train.class_names), config.weights, config.head, seed).to(device)
+    def new_network() -> nn.Module:
+        return build.build_model(run.model, len(train.class_names), config.weights, config.head, seed).to(
+            device
+        )
 
-    def kept(name: str, net: nn.Module) -> checkpoint.Shared:
+    def kept(name: str, net: nn.Module) -> checkpoint.SharedCheckpointer:
         keeper = None
         if ours.first:
-            keeper = checkpoint.Keeper(name, key, code, config.checkpoint_seconds, waits=ours.alone)
+            keeper = checkpoint.Checkpointer(name, key, config.checkpoint_seconds, waits=ours.alone)
             keepers.append(stack.enter_context(keeper))
             keeper.require_room(state_bytes(net, config))
-        return checkpoint.Shared(keeper, ours)
+        return checkpoint.SharedCheckpointer(keeper, ours)
 
-    net, chosen, final = build(), Progress(), Progress()
-    disk.require(run.weights, model.bytes_of(net), "the model")
+    net, chosen, final = new_network(), TrainingHistory(), TrainingHistory()
+    disk.require_free_space(run.weights, build.weights_bytes(net), "the model")
     with contextlib.ExitStack() as stack:
         keeper = kept(f"{run.dataset}-{run.name}", net)
         if ours.alone:
-            stack.enter_context(runtime.cores(device))
+            stack.enter_context(devices.exclusive_cores(device))
         for row in loop.fit(net, config, seed, train, val, keeper, chosen, bf16):
             if ours.first:
                 write_history(run, chosen)
             said = f"val loss {row['val_loss']:.3f}, val top-1 {row['val_top1']:.2%}"
-            record.say(f"{run.name} epoch {row['epoch']}: train loss {row['train_loss']:.3f}, {said}")
+            log.info(f"{run.name} epoch {row['epoch']}: train loss {row['train_loss']:.3f}, {said}")
         net.load_state_dict(chosen.weights)
-        logits, labels = loop.predict(net, val, chosen.best["side_pixels"], bf16)
-        temperature = calibration.temperature(logits.numpy(), labels.numpy())
-        told = answers.of(logits.numpy(), labels.numpy(), temperature)
+        logits, labels = inference.predict_split(net, val, chosen.best["side_pixels"], bf16)
+        temperature = calibration.fit_temperature(logits.numpy(), labels.numpy())
+        told = outputs.from_logits(logits.numpy(), labels.numpy(), temperature)
         seen = train
         if config.refit:
             for part in (train, val):
                 part.release()  # the next one holds the same images
-            seen = packed.Split(data.pack, "train+val", device, *normal, ours)
-            net = build()
+            seen = batches.PackedSplit(data.pack, "train+val", device, *normal, ours)
+            net = new_network()
             keeper = kept(f"{run.dataset}-{run.name}-refit", net)
             for row in loop.fit(net, config, seed, seen, None, keeper, final, bf16, plan=chosen):
-                record.say(f"{run.name} refit, epoch {row['epoch']}: train loss {row['train_loss']:.3f}")
+                log.info(f"{run.name} refit, epoch {row['epoch']}: train loss {row['train_loss']:.3f}")
         result = final if config.refit else chosen
         facts = {
             "model": run.model,
@@ -121,22 +118,22 @@ def train(config: params.Params, run: paths.Run, ours: Ranks) -> None:
             "mean": normal[0],
             "std": normal[1],
             "lr": chosen.lrs,
-            "lr_suggestions": {phase: range_test.suggestions(p) for phase, p in chosen.sweeps.items()},
+            "lr_suggestions": {phase: lr_finder.suggestions(p) for phase, p in chosen.sweeps.items()},
             "best_epoch": chosen.best["epoch"],
             "val_top1": chosen.best["val_top1"],
             "val_loss": chosen.best["val_loss"],
             "temperature": temperature,
-            "unknown_below": calibration.unknown_below(told.confidence, told.correct),
+            "unknown_below": calibration.fit_unknown_threshold(told.confidence, told.correct),
             "refit": config.refit,
             "recipe": recipe,
             "data": train.fingerprint,
             "environment": environment,
-            "revision": record.revision(),
+            "revision": provenance.git_revision(),
         }
         if ours.first:
-            model.save(run.weights, run.sidecar, result.weights, facts)
+            storage.save_model(run.weights, run.sidecar, result.weights, facts)
             write_sweeps(run, chosen, list(config.phases))
-            record.write_json(run.cost, cost(net, [*chosen.rows, *final.rows], device))
+            file_io.write_json(run.cost, cost(net, [*chosen.rows, *final.rows], device))
         for each in keepers:
             each.finish(run.weights)
 
@@ -144,30 +141,30 @@ def train(config: params.Params, run: paths.Run, ours: Ranks) -> None:
 def state_bytes(net: nn.Module, config: params.Params) -> int:
     """Of a checkpoint: the network, the best one, the moving average, the optimizer's one or two moments."""
     moments = max(2 if isinstance(phase.optimizer, AdamW) else 1 for phase in config.phases.values())
-    return (2 + moments + bool(config.ema_decay)) * model.bytes_of(net)
+    return (2 + moments + bool(config.ema_decay)) * build.weights_bytes(net)
 
 
-def write_history(run: paths.Run, progress: Progress) -> None:
+def write_history(run: paths.Run, progress: TrainingHistory) -> None:
     for file, columns in ((run.history, HISTORY), (run.loss, LOSS), (run.lr, LR)):
-        record.write_csv(file, columns, ([row[c] for c in columns] for row in progress.rows))
+        file_io.write_csv(file, columns, ([row[c] for c in columns] for row in progress.rows))
 
 
-def write_sweeps(run: paths.Run, progress: Progress, phases: Sequence[str]) -> None:
+def write_sweeps(run: paths.Run, progress: TrainingHistory, phases: Sequence[str]) -> None:
     """A CSV for every phase, as DVC wants the folder whatever the recipe; no rows without a test."""
     for phase in phases:
         rows = ((math.log10(p.lr), p.lr, p.loss, p.smoothed_loss) for p in progress.sweeps.get(phase, []))
-        record.write_csv(run.lr_range / f"{phase}.csv", LR_RANGE, rows)
+        file_io.write_csv(run.lr_range / f"{phase}.csv", LR_RANGE, rows)
 
 
-def cost(net: nn.Module, rows: Sequence[Row], device: torch.device) -> dict[str, float]:
+def cost(net: nn.Module, rows: Sequence[EpochRow], device: torch.device) -> dict[str, float]:
     images = sum(row["train_images"] for row in rows)
     return {
         "seconds": round(sum(row["seconds"] for row in rows), 2),
         "images_per_second": round(images / sum(row["train_seconds"] for row in rows), 1),
-        "parameters": model.parameters(net),
-        "peak_memory_bytes": runtime.peak_memory_bytes(device),
+        "parameters": build.count_parameters(net),
+        "peak_memory_bytes": devices.peak_memory_bytes(device),
     }
 
 
 if __name__ == "__main__":
-    stage.main(main)
+    process.run_main(main)

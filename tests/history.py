@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from finegrain import predictions, record
+from finegrain.core import file_io
+from finegrain.evaluation import predictions
 
 
 class History:
@@ -41,10 +42,12 @@ class History:
             file.parent.mkdir(parents=True, exist_ok=True)
             frame.to_parquet(file)
             right = self.folder / f"reports/d/right/{run}.csv"
-            record.write_csv(right, predictions.RIGHT, predictions.right(frame))
-            record.write_json(self.folder / f"metrics/d/{run}.json", {"val": {"top1": val_top1, "loss": 0.1}})
-            files = {"src/train.py": "1" * 32, "data/d/manifest.csv": "2" * 32}
-            deps = [{"path": path, "md5": md5} for path, md5 in files.items()]
+            file_io.write_csv(right, predictions.CORRECT_COLUMNS, predictions.correct_rows(frame))
+            file_io.write_json(
+                self.folder / f"metrics/d/{run}.json", {"val": {"top1": val_top1, "loss": 0.1}}
+            )
+            inputs = {"src/train.py": "1" * 32, "data/d/manifest.csv": "2" * 32}
+            deps = [{"path": path, "md5": md5} for path, md5 in inputs.items()]
             lr = {"lr": parameters.get("lr", 1e-6)}
             stages[f"train@{run}"] = {"cmd": "none", "deps": deps, "params": {"params.yaml": lr}}
         metrics = {"metrics": [f"metrics/d/{run}.json" for run in runs]}

@@ -52,7 +52,7 @@ class KaggleStub:
             f"kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.PROD] = {self.url!r}\n"
             "time.sleep = lambda seconds: None  # the client's pauses between tries\n"
             "from pathlib import Path\n"
-            "from finegrain import stage\n"
+            "from finegrain.core import process\n"
             "from finegrain.sources import kaggle as source\n"
             f"source.STALL_SECONDS = {stall}\n"
         )

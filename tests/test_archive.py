@@ -11,9 +11,9 @@ import zipfile
 import drawn
 import pytest
 
-from finegrain import record
-from finegrain.errors import UserError
-from finegrain.sources import archive, folders
+from finegrain.core import file_io
+from finegrain.core.errors import UserError
+from finegrain.sources import archive, layout
 
 TWO = {"cat/1.jpg": b"c1", "cat/2.jpg": b"c2", "dog/1.jpg": b"d1"}
 WRITERS = {
@@ -26,8 +26,8 @@ WRITERS = {
 
 def told(*paths):
     """Path -> (split, class) as the folders tell."""
-    layout = folders.layout(lambda: paths)
-    return {path: layout.tell(path) for path in paths}
+    found = layout.detect_layout(lambda: paths)
+    return {path: found.tell(path) for path in paths}
 
 
 def images(reader):
@@ -41,7 +41,7 @@ def contents(reader):
 @pytest.mark.parametrize("name", WRITERS)
 def test_read_gives_the_wanted_images_in_the_archive_s_order(tmp_path, name):
     WRITERS[name](tmp_path / name, {"readme.txt": b"-", **TWO})
-    with archive.Reader(tmp_path) as reader:
+    with archive.ArchiveReader(tmp_path) as reader:
         assert [(i.place, i.path, i.part, i.split, i.class_name) for i in images(reader)] == [
             (0, "cat/1.jpg", name, None, "cat"),
             (1, "cat/2.jpg", name, None, "cat"),
@@ -59,7 +59,7 @@ def test_several_parts_are_one_archive(tmp_path):
     drawn.zip_file(tmp_path / "p1.zip", {"x/train/cat/1.jpg": b"1", "x/test/dog/4.jpg": b"4"})
     drawn.tar_file(tmp_path / "p2.tar.gz", {"x/train/dog/2.jpg": b"2", "x/test/cat/3.jpg": b"3"})
     (tmp_path / ".p3.zip.tmp").write_bytes(b"half")
-    with archive.Reader(tmp_path) as reader:
+    with archive.ArchiveReader(tmp_path) as reader:
         found = {i.path: (i.part, i.split, data) for i, data in reader.read()}
     assert found == {
         "x/train/cat/1.jpg": ("p1.zip", "train", b"1"),
@@ -73,13 +73,13 @@ def test_junk_is_ignored_and_plain_steps_are_dropped(tmp_path):
     junk = "__MACOSX/cat/._1.jpg cat/._1.jpg cat/.ipynb_checkpoints/1.jpg .git/1.jpg cat/.DS_Store".split()
     junk += ["cat/Thumbs.db", "../cat/9.jpg", "cat/notes.csv"]
     drawn.tar_file(tmp_path / "a.tar", {**dict.fromkeys(junk, b""), **{f"./{k}": v for k, v in TWO.items()}})
-    with archive.Reader(tmp_path) as reader:
+    with archive.ArchiveReader(tmp_path) as reader:
         assert contents(reader) == list(TWO.items())
 
 
 def test_absolute_paths_are_read_as_relative_and_nothing_is_written(tmp_path):
     drawn.tar_file(tmp_path / "a.tar", {f"/{k}": v for k, v in TWO.items()})
-    with archive.Reader(tmp_path) as reader:
+    with archive.ArchiveReader(tmp_path) as reader:
         assert contents(reader) == list(TWO.items())
     assert [file.name for file in tmp_path.iterdir()] == ["a.tar"]
 
@@ -88,11 +88,11 @@ def test_absolute_paths_are_read_as_relative_and_nothing_is_written(tmp_path):
 def test_other_files_are_counted_by_suffix_but_not_what_systems_leave(tmp_path, name, capfd):
     others = ["cat/3.HEIC", "cat/4.heic", "dog/list.csv", "LICENSE", "cat/Thumbs.db", "__MACOSX/cat/5.heic"]
     WRITERS[name](tmp_path / name, {**TWO, **dict.fromkeys(others, b"")})
-    with archive.Reader(tmp_path) as reader:
+    with archive.ArchiveReader(tmp_path) as reader:
         assert reader.others == {".heic": 2, ".csv": 1, "no suffix": 1}
         list(reader.read())
         assert reader.others[".heic"] == 2
-        archive.say_others(reader.others)
+        archive.report_ignored(reader.others)
     assert "that can be read: 1 .csv, 2 .heic, 1 no suffix\n" in capfd.readouterr().err
 
 
@@ -102,8 +102,8 @@ def test_an_empty_class_folder_is_no_class(tmp_path):
         packed.mkdir("bird")
     (drawn.tree(tmp_path / "photos", TWO) / "bird").mkdir()
     for source in (file, tmp_path / "photos"):
-        archive.store(str(source), tmp_path / "out" / source.name)
-        with archive.Reader(tmp_path / "out" / source.name) as reader:
+        archive.store_local(str(source), tmp_path / "out" / source.name)
+        with archive.ArchiveReader(tmp_path / "out" / source.name) as reader:
             assert reader.classes == ["cat", "dog"]
 
 
@@ -113,14 +113,14 @@ def test_names_are_read_as_utf8_with_or_without_the_flag_else_as_cp437(tmp_path)
     )
     raw = file.read_bytes().replace(b"-XX", b"\xc3\xa9X").replace(b"-YY", b"\x82YY")  # bytes without the flag
     file.write_bytes(raw)
-    with archive.Reader(tmp_path) as reader:
+    with archive.ArchiveReader(tmp_path) as reader:
         found = [(image.class_name, data) for image, data in reader.read()]
     assert found == [("cafe\u00e9X", b"1"), ("cafe\u00e9YY", b"2"), ("na\u00efve", b"3")]
 
 
 def test_windows_backslashes_are_slashes(tmp_path):
     drawn.zip_file(tmp_path / "a.zip", {k.replace("/", "\\"): v for k, v in TWO.items()})
-    with archive.Reader(tmp_path) as reader:
+    with archive.ArchiveReader(tmp_path) as reader:
         assert [image.class_name for image in images(reader)] == ["cat", "cat", "dog"]
 
 
@@ -224,14 +224,14 @@ def _overlap(tmp_path):
 def test_a_bad_archive_is_refused_with_its_name(tmp_path, make, message):
     make(tmp_path)
     with pytest.raises(UserError, match=message):
-        archive.Reader(tmp_path)
+        archive.ArchiveReader(tmp_path)
 
 
 def test_a_damaged_member_is_named_when_it_is_read(tmp_path):
     file = drawn.zip_file(tmp_path / "a.zip", {**TWO, "dog/2.jpg": b"payload"})
     file.write_bytes(file.read_bytes().replace(b"payload", b"pAyload"))
     with (
-        archive.Reader(tmp_path) as reader,
+        archive.ArchiveReader(tmp_path) as reader,
         pytest.raises(UserError, match=r"a.zip: dog/2.jpg is damaged \(Bad CRC"),
     ):
         list(reader.read())
@@ -266,7 +266,7 @@ def test_a_loose_zip_gives_what_is_good_and_says_what_is_wrong_with_the_rest(tmp
     _flag(file, "link.jpg", 41, stat.S_IFLNK >> 8)
     _flag(file, "locked.jpg", 8, 1)
     _flag(file, "odd.jpg", 10, 0x40)
-    loose = archive.Loose(file)
+    loose = archive.LenientReader(file)
     assert loose.paths == names and loose.damage is None
     found = dict(zip(names, loose.contents(), strict=True))
     assert found.pop("good.jpg") == b"good.jpg" * 9
@@ -280,7 +280,7 @@ def test_a_loose_zip_gives_what_is_good_and_says_what_is_wrong_with_the_rest(tmp
         "odd.jpg": "is compressed by an unknown method",
     }
     with pytest.raises(UserError, match="a.zip: large.jpg has 537 MB; over 200 MB is no photo"):
-        archive.Reader(tmp_path)
+        archive.ArchiveReader(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
@@ -288,14 +288,14 @@ def test_a_loose_tar_that_was_cut_off_gives_what_comes_before(tmp_path, name):
     noise = {f"{n}.jpg": os.urandom(50_000) for n in range(20)}
     file = WRITERS[name](tmp_path / name, noise)
     file.write_bytes(file.read_bytes()[:526_000])  # within the eleventh image
-    loose = archive.Loose(file)
+    loose = archive.LenientReader(file)
     assert loose.damage.startswith("not a readable tar (") and str(file) not in loose.damage
     found = list(loose.contents())
     assert loose.paths == [f"{n}.jpg" for n in range(11)]
     assert found[:10] == list(noise.values())[:10]
     assert found[10].reason.startswith("is damaged (")
     with pytest.raises(UserError, match="not a readable tar"):
-        archive.Reader(tmp_path)
+        archive.ArchiveReader(tmp_path)
 
 
 def test_a_loose_tar_passes_links_over_and_names_those_that_are_called_images(tmp_path):
@@ -305,7 +305,7 @@ def test_a_loose_tar_passes_links_over_and_names_those_that_are_called_images(tm
             if name in ("2.jpg", "latest"):
                 member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
             tar.addfile(member)
-    loose = archive.Loose(tmp_path / "a.tar")
+    loose = archive.LenientReader(tmp_path / "a.tar")
     assert loose.paths == ["1.jpg", "2.jpg", "3.jpg"] and loose.damage is None
     first, link, last = loose.contents()
     assert first == last == b"" and link.reason == "is a link or device"
@@ -315,7 +315,7 @@ def test_a_loose_tar_passes_links_over_and_names_those_that_are_called_images(tm
 def test_a_loose_archive_of_which_nothing_can_be_read_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"<html>")
     with pytest.raises(UserError, match=f"{name}: not a readable"):
-        archive.Loose(tmp_path / name)
+        archive.LenientReader(tmp_path / name)
 
 
 def test_describe_gives_one_digest_for_one_file_and_for_several(tmp_path):
@@ -334,11 +334,11 @@ def test_describe_gives_one_digest_for_one_file_and_for_several(tmp_path):
 def test_whole_replaces_the_folder_only_at_the_end(tmp_path):
     target = drawn.tree(tmp_path / "pack", {"old": b"1"})
     drawn.tree(tmp_path / ".pack.tmp", {"of a killed run": b""})
-    with pytest.raises(ZeroDivisionError), record.replacing_folder(target) as folder:
+    with pytest.raises(ZeroDivisionError), file_io.replace_folder(target) as folder:
         (folder / "new").touch()
         assert 1 / 0
     assert [file.name for file in tmp_path.rglob("*")] == ["pack", "old"]
-    with record.replacing_folder(target) as folder:
+    with file_io.replace_folder(target) as folder:
         (folder / "new").touch()
     assert [file.name for file in tmp_path.rglob("*")] == ["pack", "new"]
 
@@ -350,7 +350,7 @@ def test_an_archive_of_many_images_is_read_in_constant_memory(tmp_path, name):
         folder = tmp_path / str(count)
         WRITERS[name](folder / name, {f"{'ab'[n % 2]}/{n}.jpg": bytes(2000) for n in range(count)})
         tracemalloc.start()
-        with archive.Reader(folder) as reader:
+        with archive.ArchiveReader(folder) as reader:
             assert sum(len(data) for _, data in reader.read()) == count * 2000
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
@@ -359,6 +359,6 @@ def test_an_archive_of_many_images_is_read_in_constant_memory(tmp_path, name):
 
 def test_an_error_of_the_consumer_is_not_taken_for_a_damaged_archive(tmp_path):
     drawn.tar_file(tmp_path / "a.tar", TWO)
-    with archive.Reader(tmp_path) as reader, pytest.raises(OSError, match="mine"):
+    with archive.ArchiveReader(tmp_path) as reader, pytest.raises(OSError, match="mine"):
         for _ in reader.read():
             raise OSError("mine")

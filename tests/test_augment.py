@@ -7,14 +7,14 @@ import torch
 import torchvision.transforms.v2.functional as tvf
 
 import finegrain
-from finegrain import augment, colour, crop, look, warp
-from finegrain.recipe import Augment
+from finegrain.augmentation import color, crop, geometry, sampling, transform
+from finegrain.config.training import AugmentParams
 
-ALL = Augment(
+ALL = AugmentParams(
     crop_scale=(0.5, 1.0), pad_crop_pixels=4, rotate_degrees=10.0, zoom=1.2, tilt=0.1, brightness=0.2,
     contrast=0.2, saturation=0.2, hue=0.1, erase_probability=0.5,
 )  # fmt: skip
-NORMAL = look.normalisation([0.4, 0.5, 0.6], [0.2, 0.3, 0.4], torch.device("cpu"))
+NORMAL = transform.normalization_factors([0.4, 0.5, 0.6], [0.2, 0.3, 0.4], torch.device("cpu"))
 
 
 def photos(n: int = 6, height: int = 48, width: int = 40) -> torch.Tensor:
@@ -25,40 +25,40 @@ def photos(n: int = 6, height: int = 48, width: int = 40) -> torch.Tensor:
 
 
 def test_a_generator_depends_on_its_key_alone():
-    first = torch.rand(3, generator=augment.generator(1, "view", 2, 3))
-    assert torch.equal(first, torch.rand(3, generator=augment.generator(1, "view", 2, 3)))
-    assert not torch.equal(first, torch.rand(3, generator=augment.generator(1, "view", 3, 2)))
+    first = torch.rand(3, generator=sampling.make_generator(1, "view", 2, 3))
+    assert torch.equal(first, torch.rand(3, generator=sampling.make_generator(1, "view", 2, 3)))
+    assert not torch.equal(first, torch.rand(3, generator=sampling.make_generator(1, "view", 3, 2)))
 
 
-def fields(views: augment.Views) -> dict[str, torch.Tensor]:
+def fields(views: sampling.SampledAugmentation) -> dict[str, torch.Tensor]:
     return {name: value for name, value in vars(views).items() if value is not None}
 
 
 def test_views_are_a_function_of_seed_epoch_and_step():
-    first, again = (fields(augment.draw(8, 64, 64, 48, ALL, (0, 1, 2))) for _ in range(2))
+    first, again = (fields(sampling.sample_augmentation(8, 64, 64, 48, ALL, (0, 1, 2))) for _ in range(2))
     assert len(first) == 9 and all(torch.equal(first[name], again[name]) for name in first)
     for key in ((1, 1, 2), (0, 2, 2), (0, 1, 3)):
-        other = fields(augment.draw(8, 64, 64, 48, ALL, key))
+        other = fields(sampling.sample_augmentation(8, 64, 64, 48, ALL, key))
         assert not any(torch.equal(first[name], other[name]) for name in first if name != "flips"), key
 
 
 def test_turning_operators_off_leaves_the_others_as_they_were():
-    whole = fields(augment.draw(8, 64, 64, 48, ALL, (0, 1, 2)))
-    some = Augment(crop_scale=(0.5, 1.0), contrast=0.2, erase_probability=0.5)
-    fewer = fields(augment.draw(8, 64, 64, 48, some, (0, 1, 2)))
+    whole = fields(sampling.sample_augmentation(8, 64, 64, 48, ALL, (0, 1, 2)))
+    some = AugmentParams(crop_scale=(0.5, 1.0), contrast=0.2, erase_probability=0.5)
+    fewer = fields(sampling.sample_augmentation(8, 64, 64, 48, some, (0, 1, 2)))
     assert set(fewer) == {"crops", "flips", "contrast", "erasures"}
     assert all(torch.equal(value, whole[name]) for name, value in fewer.items())
 
 
 def test_apply_is_every_operator_in_turn():
     images = photos(8, 48, 48).permute(0, 3, 1, 2)
-    views = augment.draw(8, 64, 64, 48, ALL, (0, 1, 2))
-    slow = warp.shift(images, views.offsets, 4).float()
-    slow = warp.warp(slow, views.homographies)
-    slow = colour.adjust(slow, views.brightness, views.contrast, views.saturation, views.hue)
+    views = sampling.sample_augmentation(8, 64, 64, 48, ALL, (0, 1, 2))
+    slow = geometry.shift(images, views.offsets, 4).float()
+    slow = geometry.warp(slow, views.homographies)
+    slow = color.adjust_color(slow, views.brightness, views.contrast, views.saturation, views.hue)
     slow = tvf.normalize(slow / 255, [0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
-    slow = colour.erase(slow, views.erasures)
-    ours = look.apply(images, views, 4, NORMAL)
+    slow = color.erase(slow, views.erasures)
+    ours = transform.apply_operators(images, views, 4, NORMAL)
     assert torch.allclose(ours, slow, atol=1e-4)
     assert ours.is_contiguous(memory_format=torch.channels_last)
 
@@ -66,7 +66,7 @@ def test_apply_is_every_operator_in_turn():
 def test_normalise_is_subtract_and_divide():
     images = photos().permute(0, 3, 1, 2)
     slow = tvf.normalize(images.float() / 255, [0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
-    assert torch.allclose(look.normalise(images, NORMAL), slow, atol=1e-6)
+    assert torch.allclose(transform.normalize(images, NORMAL), slow, atol=1e-6)
 
 
 class OnGpu(torch.Tensor):
@@ -78,15 +78,15 @@ class OnGpu(torch.Tensor):
 @pytest.mark.parametrize("chosen", [None, torch.tensor([4, 0, 4, 1])])
 def test_on_a_gpu_one_call_sees_or_operators_do(monkeypatch, chosen):
     images = photos()
-    views = augment.draw(6 if chosen is None else 4, 48, 40, 24, ALL, (0, 1, 2))
+    views = sampling.sample_augmentation(6 if chosen is None else 4, 48, 40, 24, ALL, (0, 1, 2))
     asked = []
-    monkeypatch.setattr(look, "_fused", lambda device: lambda *given: asked.append(given))
+    monkeypatch.setattr(transform, "_triton_transform", lambda device: lambda *given: asked.append(given))
     there = images.as_subclass(OnGpu)
-    look.see(there, chosen, views, 24, 4, NORMAL)
+    transform.transform_images(there, chosen, views, 24, 4, NORMAL)
     assert [len(given) for given in asked] == [6] and asked[0][2] is views
-    monkeypatch.setattr(look, "_fused", lambda device: None)
-    by_operators = look.see(there, chosen, views, 24, 4, NORMAL).as_subclass(torch.Tensor)
-    on_cpu = look.see(images, chosen, views, 24, 4, NORMAL)
+    monkeypatch.setattr(transform, "_triton_transform", lambda device: None)
+    by_operators = transform.transform_images(there, chosen, views, 24, 4, NORMAL).as_subclass(torch.Tensor)
+    on_cpu = transform.transform_images(images, chosen, views, 24, 4, NORMAL)
     assert by_operators.shape == on_cpu.shape
     # crops are rounded to 8 bits on the CPU; a pixel at an erased or padded edge is the same in both
     assert (by_operators - on_cpu).abs().mean() < 0.01 and (by_operators - on_cpu).abs().max() < 0.1
@@ -94,8 +94,8 @@ def test_on_a_gpu_one_call_sees_or_operators_do(monkeypatch, chosen):
 
 def by_operators(source, chosen, views, side, padding, normal) -> torch.Tensor:
     images = source if chosen is None else source[chosen]
-    cut = crop.crop_by_matrices(images, views.crops, views.flips, side)
-    return look.apply(cut, views, padding, normal)
+    cut = crop.crop_batched(images, views.crops, views.flips, side)
+    return transform.apply_operators(cut, views, padding, normal)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def by_operators(source, chosen, views, side, padding, normal) -> torch.Tensor:
 )
 def test_kernels_are_used_where_they_give_what_operators_give(monkeypatch, capsys, see, said):
     monkeypatch.setattr(finegrain, "fused", SimpleNamespace(see=see), raising=False)
-    look._fused.cache_clear()
-    found = look._fused(torch.device("cpu"))
-    assert found is (None if said else see) and look._fused(torch.device("cpu")) is found
+    transform._triton_transform.cache_clear()
+    found = transform._triton_transform(torch.device("cpu"))
+    assert found is (None if said else see) and transform._triton_transform(torch.device("cpu")) is found
     error = capsys.readouterr().err
     assert said in error and error.count("no fused kernels") == bool(said)  # said once
-    look._fused.cache_clear()
+    transform._triton_transform.cache_clear()

@@ -20,8 +20,9 @@ import torch
 from drawn import encode, picture
 from pipeline import ROOT
 
-from finegrain import paired, record
-from finegrain.errors import UserError
+from finegrain.comparison import significance
+from finegrain.core import file_io
+from finegrain.core.errors import UserError
 
 BENCHMARKS = ROOT / "benchmarks"
 WAYS = ["tutorial-large", "torchvision", "ours", "ceiling"]
@@ -334,8 +335,8 @@ def test_ours_is_compared_with_the_reference_on_the_same_images(module, tmp_path
         ("equal-epochs", "resnet18"),
         ("equal-time", "resnet18"),
     ]
-    plain = [paired.compare(theirs, theirs), paired.compare(ours, theirs)]
-    assert [pair["comparison"] for pair in pairs] == paired.corrected(plain)
+    plain = [significance.compare(theirs, theirs), significance.compare(ours, theirs)]
+    assert [pair["comparison"] for pair in pairs] == significance.holm_corrected(plain)
     assert pairs[1]["comparison"].difference == pytest.approx(0.5)
     assert (pairs[1]["seconds"], pairs[1]["reference_seconds"]) == (55.0, 60.0)
     text = table.markdown(results(runs))
@@ -361,6 +362,6 @@ def test_a_table_of_nothing_yet_can_be_written(module, tmp_path):
     nothing = results([])
     del nothing["environment"], nothing["images"], nothing["prepare_seconds"]
     assert "no run yet" in table.markdown(nothing)
-    record.write_json(tmp_path / "gpu_study.json", results([a_run("best", "resnet18", "10", 8.0)]))
-    table.draw(record.read_json(tmp_path / "gpu_study.json"), tmp_path / "gpu_study.png")
+    file_io.write_json(tmp_path / "gpu_study.json", results([a_run("best", "resnet18", "10", 8.0)]))
+    table.draw(file_io.read_json(tmp_path / "gpu_study.json"), tmp_path / "gpu_study.png")
     assert (tmp_path / "gpu_study.png").read_bytes()[:4] == b"\x89PNG"

@@ -10,19 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from finegrain import checkpoint, paths
-from finegrain.checkpoint import Keeper
-from finegrain.errors import UserError
+from finegrain.core import paths
+from finegrain.core.errors import UserError
+from finegrain.training import checkpoint
+from finegrain.training.checkpoint import Checkpointer
 
 KEY = {"lr": 0.1, "data": "abc"}
 
 
 def test_read_gives_what_write_took(project):
-    with pytest.raises(KeyError), Keeper("m", KEY, []) as keeper:
+    with pytest.raises(KeyError), Checkpointer("m", KEY) as keeper:
         assert keeper.read() is None
         keeper.write({"rows": [{"epoch": 1}], "net": {"w": torch.arange(3)}})
         raise KeyError
-    with Keeper("m", KEY, []) as keeper:
+    with Checkpointer("m", KEY) as keeper:
         state = keeper.read()
         assert state is not None
         assert state["rows"] == [{"epoch": 1}] and state["net"]["w"].tolist() == [0, 1, 2]
@@ -31,11 +32,11 @@ def test_read_gives_what_write_took(project):
 def test_success_removes_the_folder_and_failure_keeps_it(project, monkeypatch):
     monkeypatch.delenv("DVC_STAGE", raising=False)
     (project / "weights").write_bytes(b"abc")
-    with Keeper("m", KEY, []) as keeper:
+    with Checkpointer("m", KEY) as keeper:
         keeper.write({})
         keeper.finish(project / "weights")
-    assert not list(paths.checkpoints().iterdir())
-    with pytest.raises(KeyError), Keeper("m", KEY, []) as keeper:
+    assert not list(paths.checkpoints_folder().iterdir())
+    with pytest.raises(KeyError), Checkpointer("m", KEY) as keeper:
         keeper.write({})
         raise KeyError
     assert keeper.file.is_file()
@@ -46,7 +47,7 @@ def test_under_dvc_the_state_stays_until_dvc_has_recorded_the_result(project, mo
     (project / "weights").write_bytes(b"abc")
 
     def train() -> dict | None:
-        with Keeper("m", KEY, []) as keeper:
+        with Checkpointer("m", KEY) as keeper:
             found = keeper.read()
             keeper.write({"epoch": 3})
             keeper.finish(project / "weights")
@@ -56,17 +57,17 @@ def test_under_dvc_the_state_stays_until_dvc_has_recorded_the_result(project, mo
     (project / "dvc.lock").write_text("outs:\n- path: other\n  md5: 00000000000000000000000000000000\n")
     assert train() == {"epoch": 3}  # killed after its end, before dvc.lock was written
     checkpoint.remove_recorded()
-    assert len(list(paths.checkpoints().iterdir())) == 1
+    assert len(list(paths.checkpoints_folder().iterdir())) == 1
     (project / "dvc.lock").write_text("outs:\n- path: m\n  md5: 900150983cd24fb0d6963f7d28e17f72\n")
     assert train() is None  # asked for anew, such as by `dvc repro --force`
     checkpoint.remove_recorded()
-    assert not list(paths.checkpoints().iterdir())
+    assert not list(paths.checkpoints_folder().iterdir())
 
 
 def test_a_recorded_state_in_use_stays(project, monkeypatch):
     monkeypatch.setenv("DVC_STAGE", "train@m")
     (project / "weights").write_bytes(b"abc")
-    with Keeper("m", KEY, []) as keeper:
+    with Checkpointer("m", KEY) as keeper:
         keeper.finish(project / "weights")
         (project / "dvc.lock").write_text("md5: 900150983cd24fb0d6963f7d28e17f72\n")
         checkpoint.remove_recorded()
@@ -76,16 +77,16 @@ def test_a_recorded_state_in_use_stays(project, monkeypatch):
 def test_a_changed_parameter_or_source_file_gets_another_folder(project):
     source = project / "a.py"
     source.write_text("x = 1")
-    first = Keeper("m", KEY, [source]).folder
-    assert Keeper("m", KEY, [source]).folder == first
-    assert Keeper("m", {**KEY, "lr": 0.2}, [source]).folder != first
+    first = Checkpointer("m", KEY).folder
+    assert Checkpointer("m", KEY).folder == first
+    assert Checkpointer("m", {**KEY, "lr": 0.2}).folder != first
     source.write_text("x = 2")
-    assert Keeper("m", KEY, [source]).folder != first
+    assert Checkpointer("m", KEY).folder != first
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "empty"])
 def test_a_damaged_checkpoint_counts_as_none(project, capfd, harm):
-    with Keeper("m", KEY, []) as keeper:
+    with Checkpointer("m", KEY) as keeper:
         keeper.write({"net": torch.arange(1000)})
         content = bytearray(keeper.file.read_bytes())
         if harm == "flip":
@@ -97,7 +98,7 @@ def test_a_damaged_checkpoint_counts_as_none(project, capfd, harm):
 
 @pytest.mark.parametrize("when", ["fsync", "replace"])
 def test_a_full_disk_costs_only_the_new_one(project, monkeypatch, capfd, when):
-    with Keeper("m", KEY, []) as keeper:
+    with Checkpointer("m", KEY) as keeper:
         keeper.write({"epoch": 1})
 
         def fail(*_):
@@ -115,7 +116,7 @@ def test_a_full_disk_costs_only_the_new_one(project, monkeypatch, capfd, when):
 def test_room_is_asked_for_two_states_less_the_one_that_is_there(project, monkeypatch):
     usage = shutil.disk_usage(project)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=15_000))
-    with Keeper("m", KEY, []) as keeper:
+    with Checkpointer("m", KEY) as keeper:
         with pytest.raises(
             UserError, match=r"\.checkpoints/m-\w+: what a killed training goes on from needs"
         ):
@@ -125,11 +126,11 @@ def test_room_is_asked_for_two_states_less_the_one_that_is_there(project, monkey
 
 
 def test_a_power_cut_leaves_the_last_whole_one(project):
-    with pytest.raises(KeyError), Keeper("m", KEY, []) as keeper:
+    with pytest.raises(KeyError), Checkpointer("m", KEY) as keeper:
         keeper.write({"epoch": 1})
         (keeper.folder / ".state.pt.tmp").write_bytes(b"half")
         raise KeyError
-    with Keeper("m", KEY, []) as keeper:
+    with Checkpointer("m", KEY) as keeper:
         assert keeper.read() == {"epoch": 1}
         keeper.write({"epoch": 2})
         assert not (keeper.folder / ".state.pt.tmp").exists()
@@ -138,7 +139,7 @@ def test_a_power_cut_leaves_the_last_whole_one(project):
 def test_it_is_due_when_the_time_is_up(project, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    with Keeper("m", KEY, [], seconds=60) as keeper:
+    with Checkpointer("m", KEY, seconds=60) as keeper:
         clock[0] += 59
         assert not keeper.due()
         clock[0] += 1
@@ -148,26 +149,26 @@ def test_it_is_due_when_the_time_is_up(project, monkeypatch):
 
 
 def test_states_of_other_runs_are_removed_in_the_end_but_none_in_use(project, monkeypatch):
-    monkeypatch.setattr(checkpoint, "KEPT", 3)
+    monkeypatch.setattr(checkpoint, "MAX_KEPT", 3)
     for number in range(5):
-        with pytest.raises(KeyError), Keeper("m", {"run": number}, []) as keeper:
+        with pytest.raises(KeyError), Checkpointer("m", {"run": number}) as keeper:
             keeper.write({"run": number})
             os.utime(keeper.folder, (number, number))
             raise KeyError
-    downloads = paths.checkpoints() / "downloads"
+    downloads = paths.checkpoints_folder() / "downloads"
     downloads.mkdir()
-    with Keeper("m", {"run": 9}, []):
+    with Checkpointer("m", {"run": 9}):
         pass
-    left = {n for n in range(5) if Keeper("m", {"run": n}, []).file.is_file()}
+    left = {n for n in range(5) if Checkpointer("m", {"run": n}).file.is_file()}
     assert left == {3, 4} and downloads.is_dir()
 
 
 def test_experiments_share_the_workspace_s_folder(project, monkeypatch):
     copy = project / ".dvc" / "tmp" / "exps" / "standalone" / "tmpabc"
     copy.mkdir(parents=True)
-    assert paths.checkpoints() == Path(".checkpoints")
+    assert paths.checkpoints_folder() == Path(".checkpoints")
     monkeypatch.chdir(copy)
-    assert paths.checkpoints() == project / ".checkpoints"
+    assert paths.checkpoints_folder() == project / ".checkpoints"
 
 
 def test_a_file_that_params_names_is_found_from_an_experiment_s_copy_too(project, monkeypatch):
@@ -177,11 +178,13 @@ def test_a_file_that_params_names_is_found_from_an_experiment_s_copy_too(project
     (project / "mine.zip").touch()
     for tracked in (project / "tracked.pth", copy / "tracked.pth"):
         tracked.touch()
-    assert paths.given("mine.zip") == Path("mine.zip") and paths.given("../none.zip") == Path("../none.zip")
+    assert paths.user_path("mine.zip") == Path("mine.zip") and paths.user_path("../none.zip") == Path(
+        "../none.zip"
+    )
     monkeypatch.chdir(copy)
-    assert paths.given("mine.zip") == project / "mine.zip"
-    assert paths.given(str(project / "mine.zip")) == project / "mine.zip"
-    assert paths.given("tracked.pth") == Path("tracked.pth")
+    assert paths.user_path("mine.zip") == project / "mine.zip"
+    assert paths.user_path(str(project / "mine.zip")) == project / "mine.zip"
+    assert paths.user_path("tracked.pth") == Path("tracked.pth")
 
 
 def test_a_second_trainer_waits_and_goes_on_from_the_first_one_s_state(project, monkeypatch, capsys):
@@ -189,10 +192,10 @@ def test_a_second_trainer_waits_and_goes_on_from_the_first_one_s_state(project, 
     found: list[object] = []
 
     def second() -> None:
-        with Keeper("m", KEY, []) as keeper:
+        with Checkpointer("m", KEY) as keeper:
             found.append(keeper.read())
 
-    with Keeper("m", KEY, []) as first:
+    with Checkpointer("m", KEY) as first:
         waiting = threading.Thread(target=second)
         waiting.start()
         waiting.join(0.5)
@@ -208,10 +211,10 @@ def test_a_second_trainer_begins_anew_where_the_first_one_has_removed_its_folder
     folders: list[bool] = []
 
     def second() -> None:
-        with Keeper("m", KEY, []) as keeper:
+        with Checkpointer("m", KEY) as keeper:
             folders.append((keeper.folder / "lock").exists() and keeper.read() is None)
 
-    with Keeper("m", KEY, []) as first:
+    with Checkpointer("m", KEY) as first:
         waiting = threading.Thread(target=second)
         waiting.start()
         waiting.join(0.3)
@@ -222,9 +225,9 @@ def test_a_second_trainer_begins_anew_where_the_first_one_has_removed_its_folder
 
 
 def test_one_of_several_processes_does_not_wait(project):
-    with Keeper("m", KEY, []):
+    with Checkpointer("m", KEY):
         with (
             pytest.raises(UserError, match="another run is training this very model"),
-            Keeper("m", KEY, [], waits=False),
+            Checkpointer("m", KEY, waits=False),
         ):
             pass

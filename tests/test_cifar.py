@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finegrain.errors import UserError
-from finegrain.sources import archive, cifar
+from finegrain.core.errors import UserError
+from finegrain.sources import archive, cifar100
 
 LABELS = ["apple", "bear"]
 PIXELS = {
@@ -35,7 +35,9 @@ def pickles(monkeypatch):
 
 
 def trust(monkeypatch, files):
-    monkeypatch.setattr(cifar, "MD5", {name: hashlib.md5(data).hexdigest() for name, data in files.items()})
+    monkeypatch.setattr(
+        cifar100, "MD5", {name: hashlib.md5(data).hexdigest() for name, data in files.items()}
+    )
 
 
 @pytest.mark.parametrize("top", ["", "cifar-100-python/"])
@@ -45,9 +47,9 @@ def test_every_package_gives_the_same_images(pickles, tmp_path, kind, top):
     source = tmp_path / kind
     write = {"folder": drawn.tree, "c.zip": drawn.zip_file, "c.tar.gz": drawn.tar_file}[kind]
     write(source, files)
-    target = cifar.convert(source, tmp_path / "archive")
+    target = cifar100.convert(source, tmp_path / "archive")
     assert [file.name for file in (tmp_path / "archive").iterdir()] == ["cifar100.zip"]
-    with archive.Reader(target.parent) as reader:
+    with archive.ArchiveReader(target.parent) as reader:
         found = {i.path: (i, np.asarray(Image.open(io.BytesIO(d)))) for i, d in reader.read()}
     assert len(found) == 10
     for split, pixels in PIXELS.items():
@@ -61,7 +63,7 @@ def test_every_package_gives_the_same_images(pickles, tmp_path, kind, top):
 
 def test_the_zip_is_the_same_each_time(pickles, tmp_path):
     source = drawn.zip_file(tmp_path / "c.zip", pickles)
-    first, second = (cifar.convert(source, tmp_path / name).read_bytes() for name in ("a", "b"))
+    first, second = (cifar100.convert(source, tmp_path / name).read_bytes() for name in ("a", "b"))
     assert first == second
     assert zipfile.ZipFile(io.BytesIO(first)).infolist()[0].compress_type == zipfile.ZIP_STORED
 
@@ -71,7 +73,7 @@ def test_a_numpy_array_of_python_2_is_read(encoding):
     raw = pickle.dumps({"data": PIXELS["train"]}, protocol=4)
     if encoding == "python 2":  # the module that numpy 1 wrote into its pickles
         raw = pickle.dumps({"data": PIXELS["train"]}, protocol=3).replace(b"numpy._core", b"numpy.core")
-    assert np.array_equal(cifar._unpickle(raw)["data"], PIXELS["train"])
+    assert np.array_equal(cifar100._unpickle(raw)["data"], PIXELS["train"])
 
 
 def test_a_pickle_with_another_md5_is_never_opened(tmp_path, monkeypatch):
@@ -79,13 +81,13 @@ def test_a_pickle_with_another_md5_is_never_opened(tmp_path, monkeypatch):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "exploded"),)
 
-    files = dict.fromkeys(cifar.MD5, pickle.dumps(Bomb()))
+    files = dict.fromkeys(cifar100.MD5, pickle.dumps(Bomb()))
     source = drawn.tar_file(tmp_path / "c.tar.gz", files)
     with pytest.raises(UserError, match="train has md5 .* not 16019d7e3df5f24257cddd939b257f8d"):
-        cifar.convert(source, tmp_path / "out")
+        cifar100.convert(source, tmp_path / "out")
     trust(monkeypatch, files)
     with pytest.raises(UserError, match="asks for posix.mkdir: refused"):
-        cifar.convert(source, tmp_path / "out")
+        cifar100.convert(source, tmp_path / "out")
     assert not (tmp_path / "exploded").exists()
 
 
@@ -105,5 +107,5 @@ def test_what_is_not_cifar_is_refused(pickles, tmp_path):
         ("link.tar", "holds no meta, test, train"),
     ]:
         with pytest.raises(UserError, match=message):
-            cifar.convert(tmp_path / name, tmp_path / "out")
+            cifar100.convert(tmp_path / name, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -6,7 +6,7 @@ import torchvision.transforms.v2.functional as tvf
 from torch import Tensor
 from torchvision.transforms import v2
 
-from finegrain import colour
+from finegrain.augmentation import color
 
 N, HEIGHT, WIDTH = 6, 48, 40
 CLOSE = 1e-4  # of 255: torchvision works in 0..1
@@ -35,8 +35,8 @@ def source(seed: int = 0) -> torch.Generator:
 
 def drawn(name: str, n: int = N, seed: int = 0) -> Tensor:
     if name == "hue":
-        return colour.draw_hues(n, 0.5, 1.0, source(seed))
-    return colour.draw_factors(n, 0.8, 1.0, source(seed))
+        return color.sample_hue_shifts(n, 0.5, 1.0, source(seed))
+    return color.sample_factors(n, 0.8, 1.0, source(seed))
 
 
 def one_by_one(images: Tensor, changes: dict[str, Tensor]) -> Tensor:
@@ -50,7 +50,7 @@ def one_by_one(images: Tensor, changes: dict[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize("name", ADJUST)
 def test_each_is_torchvision_s(name):
     images, values = photos(), drawn(name)
-    ours = colour.adjust(images, **{name: values})
+    ours = color.adjust_color(images, **{name: values})
     close = CLOSE_HUE if name == "hue" else CLOSE
     assert (ours - one_by_one(images, {name: values})).abs().max() < close
     assert (ours - images).abs().amax((1, 2, 3)).min() > 1  # every image has changed
@@ -59,7 +59,7 @@ def test_each_is_torchvision_s(name):
 def test_all_are_torchvision_s_in_this_order():
     images = photos()
     changes = {name: drawn(name, seed=seed) for seed, name in enumerate(ADJUST)}
-    ours = colour.adjust(images, *changes.values())
+    ours = color.adjust_color(images, *changes.values())
     assert (ours - one_by_one(images, changes)).abs().max() < CLOSE_HUE
     reverse = one_by_one(images, dict(reversed(changes.items())))
     assert (ours - reverse).abs().max() > 1
@@ -67,20 +67,22 @@ def test_all_are_torchvision_s_in_this_order():
 
 def test_neutral_factors_give_the_image_back():
     images, one = photos(), torch.ones(N)
-    assert torch.equal(colour.adjust(images, one, one, one), images)
-    assert colour.adjust(images) is images
-    assert (colour.adjust(images, hue=one - 1) - images).abs().max() < CLOSE_HUE
+    assert torch.equal(color.adjust_color(images, one, one, one), images)
+    assert color.adjust_color(images) is images
+    assert (color.adjust_color(images, hue=one - 1) - images).abs().max() < CLOSE_HUE
 
 
 def test_a_third_of_a_turn_swaps_the_channels():
     images = photos()
     for turns in (1 / 3, -2 / 3):
-        turned = colour.adjust(images, hue=torch.full((N,), turns))
+        turned = color.adjust_color(images, hue=torch.full((N,), turns))
         assert torch.allclose(turned, images.roll(1, 1), atol=CLOSE_HUE)  # red to green, green to blue
 
 
 @pytest.mark.parametrize(
-    ("draw", "neutral"), [(colour.draw_factors, 1.0), (colour.draw_hues, 0.0)], ids=["factors", "hues"]
+    ("draw", "neutral"),
+    [(color.sample_factors, 1.0), (color.sample_hue_shifts, 0.0)],
+    ids=["factors", "hues"],
 )
 def test_values_are_uniform_and_come_with_their_probability(draw, neutral):
     values = draw(2000, 0.4, 1.0, source())
@@ -96,16 +98,16 @@ def test_values_are_uniform_and_come_with_their_probability(draw, neutral):
 
 def test_draws_depend_on_the_seed_alone():
     for draw in (
-        lambda seed: colour.draw_factors(9, 0.4, 0.9, source(seed)),
-        lambda seed: colour.draw_hues(9, 0.1, 0.9, source(seed)),
-        lambda seed: colour.draw_erasures(9, HEIGHT, WIDTH, 0.9, source(seed)),
+        lambda seed: color.sample_factors(9, 0.4, 0.9, source(seed)),
+        lambda seed: color.sample_hue_shifts(9, 0.1, 0.9, source(seed)),
+        lambda seed: color.sample_erasures(9, HEIGHT, WIDTH, 0.9, source(seed)),
     ):
         assert torch.equal(draw(1), draw(1))
         assert not torch.equal(draw(1), draw(2))
 
 
 def test_boxes_lie_inside_with_the_area_and_shape_asked_for():
-    top, left, height, width = colour.draw_erasures(2000, 480, 400, 1.0, source()).T
+    top, left, height, width = color.sample_erasures(2000, 480, 400, 1.0, source()).T
     assert (
         (top >= 0).all() and (left >= 0).all() and (top + height <= 480).all() and (left + width <= 400).all()
     )
@@ -122,7 +124,7 @@ RETRIED = (320, 640, (0.3, 0.6), (0.5, 4.0))  # three in five do not fit; uprigh
 
 @pytest.mark.parametrize(("height", "width", "scale", "ratio"), [USUAL, RETRIED], ids=["usual", "retried"])
 def test_boxes_are_distributed_as_torchvision_s(height, width, scale, ratio):
-    ours = colour.draw_erasures(4000, height, width, 1.0, source(), scale, ratio).double()
+    ours = color.sample_erasures(4000, height, width, 1.0, source(), scale, ratio).double()
     torch.manual_seed(0)
     transform, image = v2.RandomErasing(1.0, scale, ratio), torch.zeros(3, height, width)
     drawn_boxes = [transform.make_params([image]) for _ in range(4000)]
@@ -138,48 +140,50 @@ def test_boxes_are_distributed_as_torchvision_s(height, width, scale, ratio):
 
 
 def test_erasing_comes_with_its_probability():
-    boxes = colour.draw_erasures(2000, HEIGHT, WIDTH, 0.25, source())
+    boxes = color.sample_erasures(2000, HEIGHT, WIDTH, 0.25, source())
     erased = boxes[:, 2:].amin(1) > 0
     assert erased.float().mean() == pytest.approx(0.25, abs=0.03)
     assert (boxes[~erased, 2:] == 0).all()
-    always = colour.draw_erasures(2000, HEIGHT, WIDTH, 1.0, source())
+    always = color.sample_erasures(2000, HEIGHT, WIDTH, 1.0, source())
     assert torch.equal(boxes[erased], always[erased])
 
 
 def test_a_box_that_never_fits_erases_nothing():
-    boxes = colour.draw_erasures(50, 20, 20, 1.0, source(), scale=(1.0, 1.0))
+    boxes = color.sample_erasures(50, 20, 20, 1.0, source(), scale=(1.0, 1.0))
     assert (boxes[:, 2:] == 0).all()
 
 
 @pytest.mark.parametrize("value", [0.0, -1.5])
 def test_erase_is_torchvision_s(value):
-    images, boxes = photos() / 100 - 1, colour.draw_erasures(N, HEIGHT, WIDTH, 0.7, source())
+    images, boxes = photos() / 100 - 1, color.sample_erasures(N, HEIGHT, WIDTH, 0.7, source())
     slow = [
         tvf.erase(image, *box, torch.tensor(value)) for image, box in zip(images, boxes.tolist(), strict=True)
     ]
-    assert torch.equal(colour.erase(images, boxes, value), torch.stack(slow))
+    assert torch.equal(color.erase(images, boxes, value), torch.stack(slow))
     assert 0 < (boxes[:, 2] == 0).sum() < N  # some are erased, some are not
-    assert torch.equal(colour.erase(images, torch.zeros(N, 4, dtype=torch.long), value), images)
+    assert torch.equal(color.erase(images, torch.zeros(N, 4, dtype=torch.long), value), images)
 
 
 def test_images_are_not_changed_in_place():
     images = photos()
-    colour.erase(images, colour.draw_erasures(N, HEIGHT, WIDTH, 1.0, source()))
-    colour.adjust(images, *(drawn(name) for name in ADJUST))
+    color.erase(images, color.sample_erasures(N, HEIGHT, WIDTH, 1.0, source()))
+    color.adjust_color(images, *(drawn(name) for name in ADJUST))
     assert torch.equal(images, photos())
 
 
 def test_channels_last_images_change_alike():
-    images, boxes = photos(), colour.draw_erasures(N, HEIGHT, WIDTH, 1.0, source())
+    images, boxes = photos(), color.sample_erasures(N, HEIGHT, WIDTH, 1.0, source())
     last = images.contiguous(memory_format=torch.channels_last)
     values = [drawn(name) for name in ADJUST]
-    assert torch.allclose(colour.adjust(last, *values), colour.adjust(images, *values), atol=CLOSE_HUE)
-    erased = colour.erase(last, boxes)
-    assert torch.equal(erased, colour.erase(images, boxes))
+    assert torch.allclose(
+        color.adjust_color(last, *values), color.adjust_color(images, *values), atol=CLOSE_HUE
+    )
+    erased = color.erase(last, boxes)
+    assert torch.equal(erased, color.erase(images, boxes))
     assert erased.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_applying_never_waits_for_the_device():
     images = photos().to("meta")  # has no values: reading one raises
-    assert colour.adjust(images, *(drawn(name) for name in ADJUST)).shape == images.shape
-    assert colour.erase(images, colour.draw_erasures(N, HEIGHT, WIDTH, 1.0, source())).shape == images.shape
+    assert color.adjust_color(images, *(drawn(name) for name in ADJUST)).shape == images.shape
+    assert color.erase(images, color.sample_erasures(N, HEIGHT, WIDTH, 1.0, source())).shape == images.shape

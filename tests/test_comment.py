@@ -16,12 +16,12 @@ import pytest
 import yaml
 from pipeline import ROOT
 
-from finegrain import review
+from finegrain.experiments import pull_request
 
 WORKFLOWS = {file.stem: file for file in (ROOT / ".github/workflows").glob("*.yml")}
 GITLAB = (ROOT / "docs/PULL_REQUESTS.md").read_text()
 PAGE = 30
-ONE, TWO = (f"{review.MARK}\n{review.base_mark('main')}\n{text}" for text in ("one", "two"))
+ONE, TWO = (f"{pull_request.MARKER}\n{pull_request.base_marker('main')}\n{text}" for text in ("one", "two"))
 
 
 @dataclass
@@ -138,7 +138,7 @@ def on_github(forge: Forge, folder: Path, report: str, code: int = 0, sha: str =
 
 
 def test_the_first_report_of_a_fork_is_a_comment_and_the_next_replaces_it(forge, tmp_path):
-    forge.add(f"{review.MARK}\nquoted by somebody", kind="User")
+    forge.add(f"{pull_request.MARKER}\nquoted by somebody", kind="User")
     for number in range(PAGE):
         forge.add(f"other bot's {number}")
     others = forge.bodies()
@@ -156,12 +156,12 @@ def test_a_report_that_a_newer_commit_has_overtaken_says_nothing(forge, tmp_path
 
 def test_a_report_against_another_base_is_not_this_pull_request_s(forge, tmp_path):
     """The same branch may be proposed to a release too."""
-    other = f"{review.MARK}\n{review.base_mark('release/1')}\none"
+    other = f"{pull_request.MARKER}\n{pull_request.base_marker('release/1')}\none"
     assert "nothing to say" in on_github(forge, tmp_path, other)
     assert not forge.written
 
 
-@pytest.mark.parametrize("report", ["hello", f"{review.MARK}\n{'x' * 65_536}"])
+@pytest.mark.parametrize("report", ["hello", f"{pull_request.MARKER}\n{'x' * 65_536}"])
 def test_what_is_no_report_is_not_posted(forge, tmp_path, report):
     assert "is not what `finegrain review` writes" in on_github(forge, tmp_path, report, code=1)
     assert not forge.written

@@ -6,13 +6,13 @@ import torchvision.transforms.v2.functional as tvf
 from test_augment import photos
 from torchvision.transforms import v2
 
-from finegrain import augment, crop
+from finegrain.augmentation import crop, sampling
 
 SCALE, RATIO = (0.08, 1.0), (0.75, 4 / 3)
 
 
 def draw(n: int, height: int = 48, width: int = 40, seed: int = 0) -> torch.Tensor:
-    return crop.draw_crops(n, height, width, SCALE, RATIO, augment.generator(seed, "test"))
+    return crop.sample_crops(n, height, width, SCALE, RATIO, sampling.make_generator(seed, "test"))
 
 
 def test_crops_lie_inside_with_the_area_and_shape_asked_for():
@@ -42,12 +42,12 @@ def _torchvision_box(image: torch.Tensor) -> tuple[int, int, int, int]:
 
 
 def test_an_image_too_long_for_every_shape_is_cut_to_its_largest_centred_box():
-    crops = crop.draw_crops(3, 100, 1000, (0.9, 1.0), RATIO, augment.generator(0))
+    crops = crop.sample_crops(3, 100, 1000, (0.9, 1.0), RATIO, sampling.make_generator(0))
     assert crops.tolist() == [[0, (1000 - 133) // 2, 100, 133]] * 3
 
 
 def test_flips_come_for_one_in_two():
-    assert 0.45 < crop.draw_flips(4000, augment.generator(0)).float().mean() < 0.55
+    assert 0.45 < crop.sample_flips(4000, sampling.make_generator(0)).float().mean() < 0.55
 
 
 @pytest.mark.parametrize("side", [16, 32, 64])
@@ -59,13 +59,13 @@ def test_both_ways_equal_torchvision_s_antialiased_resize(side):
         cut = image.permute(2, 0, 1)[:, top : top + height, left : left + width].float()
         cut = tvf.resize(cut, [side, side], antialias=True)
         exact.append(cut.flip(2) if flip else cut)
-    matrices = crop.crop_by_matrices(images, crops, flips, side, torch.float32)
+    matrices = crop.crop_batched(images, crops, flips, side, torch.float32)
     assert torch.allclose(matrices, torch.stack(exact), atol=1e-4 * 255)
     assert matrices.is_contiguous(memory_format=torch.channels_last)
-    halves = crop.crop_by_matrices(images, crops, flips, side)
+    halves = crop.crop_batched(images, crops, flips, side)
     assert halves.dtype == torch.float16
     assert (halves.float() - matrices).abs().max() < 0.25  # of 255: half a rounding step
-    one_by_one = crop.crop_one_by_one(images, crops, flips, side)
+    one_by_one = crop.crop_per_image(images, crops, flips, side)
     assert one_by_one.dtype == torch.uint8
     assert (one_by_one.float() - matrices).abs().max() <= 1.01  # 8-bit rounding, of rows and of columns
 
@@ -73,5 +73,5 @@ def test_both_ways_equal_torchvision_s_antialiased_resize(side):
 def test_whole_boxes_of_the_same_size_leave_an_image_as_it_is():
     images = photos(3, 32, 32)
     flips = torch.zeros(3, dtype=torch.bool)
-    same = crop.crop_one_by_one(images, crop.whole(3, 32, 32), flips, 32)
+    same = crop.crop_per_image(images, crop.full_boxes(3, 32, 32), flips, 32)
     assert torch.equal(same, images.permute(0, 3, 1, 2))

@@ -23,9 +23,12 @@ from conftest import CLASSES
 from pipeline import ROOT
 from test_params import changed
 
-from finegrain import demo, model, paths, picture, record
-from finegrain.predict import Predictor
-from finegrain.recipe import Head
+from finegrain.config.training import HeadParams
+from finegrain.core import file_io, paths
+from finegrain.dataset import decoding
+from finegrain.models import build, storage
+from finegrain.serving import demo
+from finegrain.serving.predictor import Predictor
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "BROWSER": "true"}
@@ -40,17 +43,17 @@ def served(tiny_pack, project) -> Path:
     for seed, name in enumerate(("resnet18", "resnet34")):
         run = paths.Run("tiny", name, 0)
         run.weights.parent.mkdir(parents=True, exist_ok=True)
-        net = model.build(name, len(CLASSES), "none", Head(), seed)
+        net = build.build_model(name, len(CLASSES), "none", HeadParams(), seed)
         with torch.no_grad():
-            model.head(net).bias.copy_(torch.eye(3)[seed] * 3)
+            build.get_head(net).bias.copy_(torch.eye(3)[seed] * 3)
         facts = {
             "model": name, "classes": CLASSES, "side_pixels": 32, "pack_side_pixels": 32, "mean": [0.5] * 3,
             "std": [0.2] * 3, "refit": False, "temperature": 1.5,
             "unknown_below": 0.0, "recipe": {"head": {}},
         }  # fmt: skip
-        model.save(run.weights, run.sidecar, net.state_dict(), facts)
+        storage.save_model(run.weights, run.sidecar, net.state_dict(), facts)
         board[name] = {"run": run.name, "test_top1": 0.9 - 0.1 * seed}
-    record.write_json(paths.REPORTS / "leaderboard.json", {"winner": "resnet18", "models": board})
+    file_io.write_json(paths.REPORTS / "leaderboard.json", {"winner": "resnet18", "models": board})
     (project / "photo.png").write_bytes(PHOTO)
     (project / "page.jpg").write_text("<html>no photo</html>")
     return project
@@ -62,10 +65,10 @@ def predictor(name: str = "resnet18") -> Predictor:
 
 
 def test_a_reply_is_what_the_predictor_says(served):
-    found = demo.reply(predictor(), PHOTO)
+    found = demo.answer_photo(predictor(), PHOTO)
     assert list(found.top.items()) == predictor()(PHOTO)
     assert found.text.startswith(f"### {next(iter(found.top))}\n")
-    square = np.asarray(picture.square(PHOTO, 32))
+    square = np.asarray(decoding.decode_square(PHOTO, 32))
     assert found.seen is not None and found.heat is not None and found.seen.shape == found.heat.shape
     small = found.seen.reshape(32, 8, 32, 8, 3).mean((1, 3))
     assert np.abs(small - square).mean() < 8  # enlarged eightfold, smoothly
@@ -74,36 +77,36 @@ def test_a_reply_is_what_the_predictor_says(served):
 def test_a_photo_below_the_threshold_is_like_no_class(served):
     unsure = predictor()
     unsure.unknown_below = 0.9999
-    assert "Not like any class I know" in demo.reply(unsure, PHOTO).text
+    assert "Not like any class I know" in demo.answer_photo(unsure, PHOTO).text
 
 
 @pytest.mark.parametrize(
     ("data", "why"), [(b"", "empty file"), (b"<html>", "a web page"), (PHOTO[:300], "truncated")]
 )
 def test_a_bad_photo_is_an_answer_too(served, data, why):
-    found = demo.reply(predictor(), data)
+    found = demo.answer_photo(predictor(), data)
     assert "cannot be used" in found.text and why in found.text
     assert found.top == {} and found.seen is None
 
 
 def test_the_shelf_holds_photos_of_the_classes(tiny_pack):
-    shelf = demo.Shelf(tiny_pack)
+    shelf = demo.DatasetPhotos(tiny_pack)
     train, labels = np.load(tiny_pack / "train.npy"), np.load(tiny_pack / "train_labels.npy")
     near = shelf.like(["dots", "bars", "stranger"])
     assert [name for _, name in near] == ["dots"] * 3 + ["bars"] * 3
     assert np.array_equal(near[0][0], train[labels == CLASSES.index("dots")][0])
     assert [name for _, name in shelf.examples()] == CLASSES
-    empty = demo.Shelf(tiny_pack / "absent")
+    empty = demo.DatasetPhotos(tiny_pack / "absent")
     assert empty.like(["dots"]) == [] == empty.examples()
 
 
 def test_the_picker_names_the_leaderboard_s_models(served):
-    assert demo.models() == {
+    assert demo.model_choices() == {
         "resnet18 (90.0% test top-1)": "resnet18",
         "resnet34 (80.0% test top-1)": "resnet34",
     }
     shutil.rmtree(paths.REPORTS)
-    assert demo.models() == {}
+    assert demo.model_choices() == {}
 
 
 @pytest.fixture

@@ -10,15 +10,16 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from finegrain import difference, difference_text
-from finegrain.difference import Difference, Side, Trained
-from finegrain.errors import UserError
+from finegrain.core.errors import UserError
+from finegrain.experiments import difference, markdown
+from finegrain.experiments.difference import Difference
+from finegrain.experiments.results import ModelResults, RevisionResults
 
 LABELS = ["cat"] * 20 + ["dog"] * 20
 RIGHT = "1" * 40
 
 
-def trained(*seeds: str, labels: Sequence[str] = LABELS, val_top1: float = 0.5) -> Trained:
+def trained(*seeds: str, labels: Sequence[str] = LABELS, val_top1: float = 0.5) -> ModelResults:
     """A model by its answers: 1 for right, 0 for taking a cat for a dog and any other for a cat."""
     answers = [
         [
@@ -27,19 +28,19 @@ def trained(*seeds: str, labels: Sequence[str] = LABELS, val_top1: float = 0.5) 
         ]
         for seed in seeds
     ]
-    return Trained(np.array(answers, object), val_top1, 1 - val_top1)
+    return ModelResults(np.array(answers, object), val_top1, 1 - val_top1)
 
 
 def side(
     name: str,
-    models: Mapping[str, Trained],
+    models: Mapping[str, ModelResults],
     labels: Sequence[str] = LABELS,
     first: int = 0,
     parameters: Mapping[str, Any] | None = None,
     **more: Any,
-) -> Side:
+) -> RevisionResults:
     images = pd.DataFrame({"path": [f"{first + i}.jpg" for i in range(len(labels))], "class": labels})
-    return Side(name, "0123456789", images, dict(models), dict(parameters or {}), **more)
+    return RevisionResults(name, "0123456789", images, dict(models), dict(parameters or {}), **more)
 
 
 def wrong(*places: int) -> str:
@@ -49,7 +50,7 @@ def wrong(*places: int) -> str:
 def test_a_change_is_judged_on_the_images_that_it_flips():
     before = side("main", {"net": trained(wrong(*range(10)))})
     after = side("tried", {"net": trained(wrong(0, 39))})
-    found = difference.of(before, after)
+    found = difference.compare_revisions(before, after)
     (change,) = found.models
     # nine images gained, one lost: two of 2^10 outcomes are as far, twenty as far but for one
     assert change.comparison.p_value == pytest.approx(2 * (1 + 10) / 1024)
@@ -58,7 +59,7 @@ def test_a_change_is_judged_on_the_images_that_it_flips():
     assert change.comparison.verdict == "really better" and not found.worse
     assert (change.before.top1, change.after.top1) == (30 / 40, 38 / 40)
     assert change.after.low == pytest.approx(stats.binomtest(38, 40).proportion_ci(0.95, "wilson").low)
-    back = difference.of(after, before)
+    back = difference.compare_revisions(after, before)
     assert back.models[0].comparison.verdict == "really worse" and back.worse
     assert [flip.path for flip in change.losses] == ["39.jpg"]
     assert [flip.path for flip in change.gains] == [f"{i}.jpg" for i in range(1, 10)]
@@ -71,11 +72,13 @@ def test_p_is_corrected_for_the_number_of_models():
     old = wrong(*range(7))
     models = {name: trained(old) for name in ("a", "b", "c")}
     after = {"a": trained(RIGHT), "b": trained(old), "c": trained(old)}
-    found = difference.of(side("x", models), side("y", after))
+    found = difference.compare_revisions(side("x", models), side("y", after))
     assert [c.comparison.p_value for c in found.models] == pytest.approx([3 * 2 / 2**7, 1.0, 1.0])
     assert found.models[0].comparison.verdict == "really better"
     after["b"] = trained(wrong(*range(1, 7)))
-    worse = difference.of(side("x", models | {"d": trained(old)}), side("y", after | {"d": trained(old)}))
+    worse = difference.compare_revisions(
+        side("x", models | {"d": trained(old)}), side("y", after | {"d": trained(old)})
+    )
     assert worse.models[0].comparison.p_value == pytest.approx(4 * 2 / 2**7)
     assert worse.models[0].comparison.verdict == "within noise"
 
@@ -84,12 +87,12 @@ def test_the_spread_between_seeds_counts():
     """Eight images gained and none lost, which is real for one seed, is not where the seeds scatter so."""
     scattered = [wrong(*range(8)), wrong(*range(16)), RIGHT]
     before, after = side("x", {"net": trained(*scattered)}), side("y", {"net": trained(RIGHT)})
-    found = difference.of(before, after).models[0]
+    found = difference.compare_revisions(before, after).models[0]
     assert (found.before.seeds, found.after.seeds) == (3, 1)
     assert found.comparison.difference == pytest.approx(24 / 120)
     assert found.comparison.verdict == "within noise"
     steady = side("x", {"net": trained(*[wrong(*range(8))] * 3)})
-    assert difference.of(steady, after).models[0].comparison.verdict == "really better"
+    assert difference.compare_revisions(steady, after).models[0].comparison.verdict == "really better"
 
 
 def test_with_several_seeds_an_image_flips_where_the_majority_does():
@@ -99,16 +102,18 @@ def test_with_several_seeds_an_image_flips_where_the_majority_does():
     )
     after = np.array([["dog", "dog", "owl", "bee"], ["owl", "dog", "cat", "cat"]])
     sides = [
-        side(name, {"net": Trained(answers.astype(object), 0.5, 0.5)}, labels)
+        side(name, {"net": ModelResults(answers.astype(object), 0.5, 0.5)}, labels)
         for name, answers in (("x", before), ("y", after))
     ]
-    (change,) = difference.of(*sides).models
+    (change,) = difference.compare_revisions(*sides).models
     # the fourth image is half right afterwards: no majority
     assert [(flip.path, flip.before, flip.after) for flip in change.flips] == [("0.jpg", "cat", "dog")]
     assert (change.flips[0].right_before, change.flips[0].right_after) == pytest.approx((2 / 3, 0.0))
-    back = difference.of(*sides[::-1]).models[0].flips
+    back = difference.compare_revisions(*sides[::-1]).models[0].flips
     assert [(flip.path, flip.before, flip.after) for flip in back] == [("0.jpg", "dog", "cat")]
-    assert re.search(r"\| right \(2 of 3\) \| `dog` \(0 of 2 right\) \|", text(difference.of(*sides)))
+    assert re.search(
+        r"\| right \(2 of 3\) \| `dog` \(0 of 2 right\) \|", text(difference.compare_revisions(*sides))
+    )
 
 
 def test_a_wrong_answer_is_the_most_frequent_one_among_the_wrong():
@@ -119,7 +124,9 @@ def test_a_wrong_answer_is_the_most_frequent_one_among_the_wrong():
 
 def test_a_model_that_is_right_where_it_was_is_unchanged_and_told_in_a_line():
     net, other = trained(wrong(1, 2), wrong(3)), trained(wrong(5))
-    found = difference.of(side("x", {"net": net, "other": other}), side("y", {"net": net, "other": net}))
+    found = difference.compare_revisions(
+        side("x", {"net": net, "other": other}), side("y", {"net": net, "other": net})
+    )
     assert [change.unchanged for change in found.models] == [True, False]
     assert found.facts()["models"][0]["verdict"] == "unchanged" and not found.worse
     assert text(found).startswith("**Within noise: other (−1.2) points of top-1; unchanged: net.**")
@@ -130,7 +137,7 @@ def test_classes_that_moved_by_more_than_one_image_and_which_of_them_beyond_chan
     labels = ["cat"] * 10 + ["dog"] * 10 + ["owl"] * 10
     before = {"net": trained("1" * 10 + "0" * 10 + "1" * 10, labels=labels)}
     after = {"net": trained("1" * 7 + "000" + "1" * 10 + "1" * 9 + "0", labels=labels)}
-    (change,) = difference.of(side("x", before, labels), side("y", after, labels)).models
+    (change,) = difference.compare_revisions(side("x", before, labels), side("y", after, labels)).models
     assert [(each.name, each.gain) for each in change.classes] == [
         ("dog", 10.0),
         ("cat", pytest.approx(-3.0)),
@@ -144,20 +151,20 @@ def test_classes_that_moved_by_more_than_one_image_and_which_of_them_beyond_chan
 
 def test_the_number_of_images_that_a_class_needs_is_the_least_that_can_be_beyond_chance():
     for classes in (2, 12, 196):
-        said = re.search(r"at least (\d+) images", "".join(difference_text._classes([_moved()], classes)))
+        said = re.search(r"at least (\d+) images", "".join(markdown._classes([_moved()], classes)))
         least = int(said[1])
         p = [stats.binomtest(n, n).pvalue * classes for n in (least - 1, least)]
         assert p[1] < 0.05 <= p[0]
 
 
-def _moved() -> difference.Class:
-    return difference.Class("cat", 10, 0.0, 0.5, 1.0)
+def _moved() -> difference.ClassChange:
+    return difference.ClassChange("cat", 10, 0.0, 0.5, 1.0)
 
 
 def test_models_on_one_side_only_are_told_with_their_own_score():
     before = side("x", {"kept": trained(RIGHT), "old": trained(wrong(0, 1))})
     after = side("y", {"new": trained(wrong(0)), "kept": trained(RIGHT)})
-    found = difference.of(before, after)
+    found = difference.compare_revisions(before, after)
     assert [(each.model, each.top1) for each in found.added] == [("new", 39 / 40)]
     assert [(each.model, each.top1) for each in found.dropped] == [("old", 38 / 40)]
     assert [change.after.model for change in found.models] == ["kept"]
@@ -166,7 +173,7 @@ def test_models_on_one_side_only_are_told_with_their_own_score():
 def test_where_another_model_wins_the_two_winners_are_compared():
     before = side("x", {"a": trained(RIGHT, val_top1=0.9)})
     after = side("y", {"b": trained(wrong(*range(10)), val_top1=0.8)})
-    found = difference.of(before, after)
+    found = difference.compare_revisions(before, after)
     assert not found.models and found.worse
     assert (found.winners.before.model, found.winners.after.model) == ("a", "b")
     assert found.winners.comparison.difference == -0.25
@@ -185,14 +192,14 @@ def test_only_images_of_both_sides_are_compared_by_path_and_class_in_any_order()
     before = side("x", {"net": mine})
     after = side("y", {"net": theirs, "new": theirs}, labels, first=5)
     order = np.random.default_rng(0).permutation(40)
-    after = Side(
+    after = RevisionResults(
         "y",
         None,
         after.images.iloc[order].reset_index(drop=True),
-        {name: Trained(m.answers[:, order], 0.5, 0.5) for name, m in after.models.items()},
+        {name: ModelResults(m.answers[:, order], 0.5, 0.5) for name, m in after.models.items()},
         {},
     )
-    found = difference.of(before, after)
+    found = difference.compare_revisions(before, after)
     # images 5 to 39 are of both, 20 to 24 are dogs here and cats there, 25 is an owl
     (change,) = found.models
     assert found.images == 29
@@ -208,7 +215,7 @@ def test_only_images_of_both_sides_are_compared_by_path_and_class_in_any_order()
 
 def test_sides_without_a_common_image_are_refused():
     with pytest.raises(UserError, match="main and other have 0 test images in common .*the same dataset"):
-        difference.of(
+        difference.compare_revisions(
             side("main", {"net": trained(RIGHT)}), side("other", {"net": trained(RIGHT)}, first=1000)
         )
 
@@ -216,7 +223,7 @@ def test_sides_without_a_common_image_are_refused():
 def test_parameters_that_differ_and_those_on_one_side_only():
     before = {"lr": 0.1, "phases": {"all": {"epochs": 3, "clip_norm": None}}, "models": ["a"], "augment": {}}
     after = {"lr": 0.1, "phases": {"all": {"epochs": 4}}, "models": ["a", "b"], "augment": {}, "seeds": [0]}
-    found = difference.of(
+    found = difference.compare_revisions(
         side("x", {"a": trained(RIGHT)}, parameters=before),
         side("y", {"a": trained(RIGHT)}, parameters=after),
     )
@@ -233,21 +240,21 @@ def test_code_and_data_that_differ_are_told_and_results_that_are_older_than_thei
     models = {"net": trained(RIGHT)}
     before = side("x", models, inputs={"src/a.py": "1", "src/b.py": "2", "archive": "3", "split": "4"})
     inputs = {"src/a.py": "1", "src/b.py": "9", "src/c.py": "5", "archive": "3", "split": "8"}
-    found = difference.of(before, side("y", models, inputs=inputs, stale=["lr"]))
+    found = difference.compare_revisions(before, side("y", models, inputs=inputs, stale=["lr"]))
     assert found.inputs == ["split", "src/b.py", "src/c.py"]
     assert "Code of the stages: `src/b.py`, `src/c.py`." in text(found) and "Data: the split." in text(found)
     assert "The results of `y` (0123456) are from before `lr` changed: run `dvc repro` there." in text(found)
-    assert "Nothing that results are made of" in text(difference.of(before, before))
+    assert "Nothing that results are made of" in text(difference.compare_revisions(before, before))
 
 
 def text(found: Difference, images: int = 20) -> str:
-    return difference_text.markdown(found, images)
+    return markdown.markdown(found, images)
 
 
 def test_the_first_line_is_the_verdict_and_the_table_says_the_rest():
     before = {"up": trained(wrong(*range(10))), "down": trained(RIGHT), "same": trained(RIGHT)}
     after = {"up": trained(RIGHT), "down": trained(wrong(*range(10))), "same": trained(wrong(0))}
-    found = difference.of(side("x", before), side("y", after))
+    found = difference.compare_revisions(side("x", before), side("y", after))
     shown = text(found)
     verdicts = "Really worse: down (−25.0); really better: up (+25.0); within noise: same (−2.5)"
     assert shown.splitlines()[0] == f"**{verdicts} points of top-1.**"
@@ -260,16 +267,18 @@ def test_the_first_line_is_the_verdict_and_the_table_says_the_rest():
     assert "the luck of training is not counted" in shown
     assert shown.count("p is corrected (Holm) for 3 comparisons") == 1
     several = {"up": trained(RIGHT, RIGHT)}
-    assert "the luck of training" not in text(difference.of(side("x", several), side("y", several)))
+    assert "the luck of training" not in text(
+        difference.compare_revisions(side("x", several), side("y", several))
+    )
 
 
 def test_every_table_has_as_many_cells_in_each_row_as_in_its_head_and_lines_of_equal_length():
     labels = ["a|b", "`c`", "<b>\nd", "@team"] * 10
-    before = Trained(np.array([labels], object), 0.5, 0.5)
-    after = Trained(np.array([labels[1:] + labels[:1]], object), 0.5, 0.5)
+    before = ModelResults(np.array([labels], object), 0.5, 0.5)
+    after = ModelResults(np.array([labels[1:] + labels[:1]], object), 0.5, 0.5)
     images = pd.DataFrame({"path": [f"x|y/`{i}`.jpg" for i in range(40)], "class": labels})
-    sides = [Side(name, None, images, {"net": m}, {}) for name, m in (("x", before), ("y", after))]
-    tables = re.findall(r"(?:^\|.*\n)+", text(difference.of(*sides)), re.M)
+    sides = [RevisionResults(name, None, images, {"net": m}, {}) for name, m in (("x", before), ("y", after))]
+    tables = re.findall(r"(?:^\|.*\n)+", text(difference.compare_revisions(*sides)), re.M)
     assert len(tables) == 3
     for table in tables:
         lines = table.splitlines()
@@ -287,7 +296,7 @@ def test_every_table_has_as_many_cells_in_each_row_as_in_its_head_and_lines_of_e
 def test_the_list_of_images_is_as_long_as_asked_and_the_file_has_all(most, losses, gains):
     before = side("x", {"net": trained(wrong(*range(12)))})
     after = side("y", {"net": trained(wrong(*range(32, 40)))})
-    found = difference.of(before, after)
+    found = difference.compare_revisions(before, after)
     lost, _, won = text(found, most).partition("Wrong before, right after: 12 images")
     assert lost.count(".jpg`") == losses and won.count(".jpg`") == gains
     assert "Right before, wrong after: 8 images" in lost

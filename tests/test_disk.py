@@ -7,8 +7,8 @@ import pytest
 from test_params import changed
 from test_stages import SMALL
 
-from finegrain import disk, record
-from finegrain.errors import UserError
+from finegrain.core import disk, file_io
+from finegrain.core.errors import UserError
 
 
 def full(monkeypatch, free: int) -> None:
@@ -18,9 +18,9 @@ def full(monkeypatch, free: int) -> None:
 
 def test_the_message_says_where_how_much_and_how_much_is_missing(project, monkeypatch):
     full(monkeypatch, 1_500_000_000)
-    disk.require(project / "not" / "there" / "yet", 1_500_000_000, "the pack")
+    disk.require_free_space(project / "not" / "there" / "yet", 1_500_000_000, "the pack")
     with pytest.raises(UserError) as caught:
-        disk.require(project / "data", 3_200_000_000, "the pack")
+        disk.require_free_space(project / "data", 3_200_000_000, "the pack")
     assert str(caught.value).startswith(
         f"{project / 'data'}: the pack needs 3.20 GB, but 1.50 GB are free: 1.70 GB are missing; make room"
     )
@@ -47,4 +47,4 @@ def test_each_stage_refuses_a_full_disk_and_goes_on_once_there_is_room(project, 
                 stage.main(argv)
         assert {path for path in project.rglob("*") if path.is_file()} - before <= set()
         stage.main(argv)
-    assert record.read_json(project / "reports/leaderboard.json")["winner"] == "resnet18"
+    assert file_io.read_json(project / "reports/leaderboard.json")["winner"] == "resnet18"

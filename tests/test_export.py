@@ -25,16 +25,18 @@ import evaluate
 import pack
 import split
 import train
-from finegrain import cli, export, folder, graph, paths, record
-from finegrain.errors import UserError
-from finegrain.predict import Predictor
+from finegrain import cli
+from finegrain.core import file_io, paths
+from finegrain.core.errors import UserError
+from finegrain.export import model_folder, onnx_graph, output_folder
+from finegrain.serving.predictor import Predictor
 
 FILES = {"README.md", "config.json", "labels.txt", "model.json", "model.onnx", "model.safetensors"}
 PHOTO = drawn.encode(drawn.picture(5, 640, 400), "JPEG", quality=95)
 
 
 def run(*words: object) -> int:
-    return export.run(cli.parser().parse_args(["export", *map(str, words)]))
+    return model_folder.run(cli.parser().parse_args(["export", *map(str, words)]))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def project(made, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def files(project) -> paths.Run:
+def run_files(project) -> paths.Run:
     return paths.Run("sample", "resnet18", 0)
 
 
@@ -77,12 +79,12 @@ def body(path: str | Path) -> str:
 
 
 @pytest.mark.slow
-def test_the_folder_is_whole(project, files):
+def test_the_folder_is_whole(project, run_files):
     out = Path("exported/resnet18")
     assert {file.name for file in out.iterdir()} == FILES
     assert [entry.name for entry in out.parent.iterdir()] == ["resnet18"]  # nothing temporary is left
-    assert (out / "model.safetensors").read_bytes() == files.weights.read_bytes()
-    assert json.loads((out / "model.json").read_text()) == json.loads(files.sidecar.read_text())
+    assert (out / "model.safetensors").read_bytes() == run_files.weights.read_bytes()
+    assert json.loads((out / "model.json").read_text()) == json.loads(run_files.sidecar.read_text())
     config, facts = (json.loads((out / name).read_text()) for name in ("config.json", "model.json"))
     assert (out / "labels.txt").read_text().split("\n") == [*facts["classes"], ""]
     assert config["label_names"] == facts["classes"] and config["num_classes"] == 12
@@ -102,27 +104,27 @@ def test_nothing_in_it_names_a_place_on_this_machine(project):
 
 
 @pytest.mark.slow
-def test_the_metadata_is_that_of_the_metrics_file(project, files):
+def test_the_metadata_is_that_of_the_metrics_file(project, run_files):
     card = ModelCard.load(Path("exported/resnet18/README.md"))
     assert card.data.license == "cc-by-4.0" and card.data.pipeline_tag == "image-classification"
     assert card.data.library_name == "finegrain" and card.data.datasets == ["sample"]
     assert {"onnx", "resnet18"} <= set(card.data.tags) and {"accuracy", "f1"} <= set(card.data.metrics)
     name, results = model_index_to_eval_results(card.data.to_dict()["model-index"])
     assert name == "resnet18"
-    test = record.read_json(files.metrics)["test"]
+    test = file_io.read_json(run_files.metrics)["test"]
     shown = {result.metric_name: result.metric_value for result in results}
     assert shown["top-1 accuracy"] == test["top1"] and shown["top-5 accuracy"] == test["top5"]
     assert shown["macro-F1"] == test["macro_f1"] and shown["loss (nats an image)"] == test["loss"]
     assert shown["calibration error with the temperature"] == test["calibrated_ece"]
-    source = record.read_json(paths.Data("sample").source)
+    source = file_io.read_json(paths.Dataset("sample").source)
     assert {(r.dataset_split, r.dataset_revision) for r in results} == {("test", source["sha256"])}
 
 
 @pytest.mark.slow
-def test_the_card_tells_what_the_project_s_files_hold(project, files):
+def test_the_card_tells_what_the_project_s_files_hold(project, run_files):
     text = body("exported/resnet18/README.md")
-    metrics, intervals = record.read_json(files.metrics), record.read_json(files.intervals)
-    counts = record.read_json(paths.Data("sample").split_metrics)
+    metrics, intervals = file_io.read_json(run_files.metrics), file_io.read_json(run_files.intervals)
+    counts = file_io.read_json(paths.Dataset("sample").split_metrics)
     low, high = intervals["top1"]
     assert f"| {metrics['test']['top1']:.2%} | {low:.1%} to {high:.1%} |".replace("%", " %") in text
     assert f"| {metrics['test']['loss']:.3f} | " in text
@@ -132,7 +134,7 @@ def test_the_card_tells_what_the_project_s_files_hold(project, files):
     assert f"On {images} test images, seen at 32 pixels:" in text
     assert f"Validation chose epoch {metrics['best_epoch']}." in text
     assert f"temperature {metrics['temperature']:.4g}," in text
-    assert record.read_json(paths.Data("sample").source)["sha256"] in text
+    assert file_io.read_json(paths.Dataset("sample").source)["sha256"] in text
     assert (
         f"in float32, on all {images} test images" in text and "It was trained from random weights." in text
     )
@@ -194,10 +196,13 @@ def test_a_model_from_elsewhere_has_a_card_that_says_what_is_not_known(own, caps
         ("split", {"sha256": "0" * 64}, "split.json: is of another split"),
     ],
 )
-def test_results_of_another_training_are_refused(project, files, monkeypatch, file, changes, message):
-    real, stale = record.read_json, {"metrics": files.metrics, "split": paths.Data("sample").split_metrics}
+def test_results_of_another_training_are_refused(project, run_files, monkeypatch, file, changes, message):
+    real, stale = (
+        file_io.read_json,
+        {"metrics": run_files.metrics, "split": paths.Dataset("sample").split_metrics},
+    )
     other = {stale[file]: real(stale[file]) | changes}
-    monkeypatch.setattr(record, "read_json", lambda path: other.get(path) or real(path))
+    monkeypatch.setattr(file_io, "read_json", lambda path: other.get(path) or real(path))
     with pytest.raises(UserError, match=message):
         run("--model", "resnet18-0", "--out", "elsewhere")
     assert not Path("elsewhere").exists()
@@ -214,7 +219,7 @@ def test_a_graph_that_answers_otherwise_is_not_exported_and_the_old_folder_stays
         bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
         onnx.save(proto, file)
 
-    monkeypatch.setattr(graph, "write", damaged)
+    monkeypatch.setattr(onnx_graph, "write_onnx", damaged)
     with pytest.raises(UserError, match="logits differ from the network's by up to 0.05"):
         run("--model", "resnet18-0")
     assert {file.name: file.read_bytes() for file in Path("exported/resnet18").iterdir()} == before
@@ -225,9 +230,9 @@ def test_a_graph_that_answers_otherwise_is_not_exported_and_the_old_folder_stays
 def test_a_folder_that_is_not_as_an_export_left_it_is_refused(own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="photo.jpg: no export wrote this; move it away"):
-        folder.require_replaceable(own)
+        output_folder.require_replaceable(own)
     (own / "photo.jpg").unlink()
-    folder.require_replaceable(own)
+    output_folder.require_replaceable(own)
     with pytest.raises(UserError, match="own: is the folder of the model itself"):
         run("--model", own, "--out", own)
     with (own / "README.md").open("a") as card:

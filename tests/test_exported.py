@@ -13,10 +13,14 @@ import torch
 from hub_stub import COMMIT, HubStub
 from pipeline import ROOT
 
-from finegrain import cli, exported, model, paths, photos, picture, predict
-from finegrain.errors import UserError
-from finegrain.predict import Predictor
-from finegrain.recipe import Head
+from finegrain import cli
+from finegrain.config.training import HeadParams
+from finegrain.core import paths
+from finegrain.core.errors import UserError
+from finegrain.dataset import decoding
+from finegrain.models import build, storage
+from finegrain.serving import find_model, hub, inputs, predict, predictor
+from finegrain.serving.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +32,16 @@ def one(tmp_path_factory) -> Path:
         "mean": [0.5] * 3, "std": [0.2] * 3, "refit": False, "temperature": 0.4,
         "unknown_below": 0.3, "recipe": {"head": {}},
     }  # fmt: skip
-    net = model.build("resnet18", 7, "none", Head(), seed=0)
-    model.save(*paths.exported(folder), net.state_dict(), facts)
+    net = build.build_model("resnet18", 7, "none", HeadParams(), seed=0)
+    storage.save_model(*paths.exported_model(folder), net.state_dict(), facts)
     (folder / "photo.png").write_bytes(drawn.png(3, 90, 60))
     return folder
 
 
 def test_it_gives_the_command_s_logits_to_the_bit(one, tmp_path):
     drawn.tree(tmp_path, {f"{n}.png": drawn.png(n, 90 + n, 60) for n in range(70)})  # more than a batch
-    asked = list(photos.find([str(tmp_path)])[0].read())
-    command = predict.Predictor(*predict.find_model(str(one)), torch.device("cpu"), True, None, False)
+    asked = list(inputs.find_photos([str(tmp_path)])[0].read())
+    command = predictor.Predictor(*find_model.find_model(str(one)), torch.device("cpu"), True, None, False)
     loaded = Predictor.from_pretrained(str(one), device="cpu", precision="bf16")
     skipped: list[tuple[str, str]] = []
     wanted, got = (np.stack([row for _, row in p.logits(asked, skipped)]) for p in (command, loaded))
@@ -59,9 +63,9 @@ def test_a_call_says_what_the_command_prints(one, capsys):
 def test_what_is_no_photo_raises(one, tmp_path):
     predictor = Predictor.from_pretrained(one)
     (tmp_path / "page.jpg").write_text("<html>")
-    with pytest.raises(picture.BadImage, match=r"page.jpg: not an image: a web page"):
+    with pytest.raises(decoding.BadImage, match=r"page.jpg: not an image: a web page"):
         predictor(tmp_path / "page.jpg")
-    with pytest.raises(picture.BadImage, match="photo: not an image: empty file"):
+    with pytest.raises(decoding.BadImage, match="photo: not an image: empty file"):
         predictor(b"")
     with pytest.raises(FileNotFoundError):
         predictor(tmp_path / "no.jpg")
@@ -91,13 +95,13 @@ def test_a_folder_has_no_revision(one):
 
 def test_the_command_s_model_is_a_folder_and_never_fetched(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(exported, "_fetch", lambda *_: pytest.fail("asked the Hub"))
+    monkeypatch.setattr(hub, "_download", lambda *_: pytest.fail("asked the Hub"))
     with pytest.raises(UserError, match="owner/name: no such folder"):
-        predict.find_model("owner/name")
+        find_model.find_model("owner/name")
 
 
 class Asked:
-    """Runs ``exported.find`` in a process of its own, whose Hub is the stub and whose cache is its own."""
+    """Runs ``hub.find_model_folder`` in a process of its own, whose Hub is the stub and whose cache is its own."""
 
     def __init__(self, hub: HubStub, home: Path) -> None:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
@@ -108,8 +112,9 @@ class Asked:
 
     def __call__(self, *arguments: str, code: int = 0, **environment: str) -> str:
         script = (
-            "import sys\nfrom finegrain import exported, stage\n"
-            "stage.main(lambda: print(exported.find(*sys.argv[1:])))"
+            "import sys\nfrom finegrain.core import process\n"
+            "from finegrain.serving import hub\n"
+            "process.run_main(lambda: print(hub.find_model_folder(*sys.argv[1:])))"
         )
         done = subprocess.run(
             [sys.executable, "-c", script, *arguments],
@@ -120,7 +125,7 @@ class Asked:
 
 
 def test_a_repository_of_the_hub_is_fetched_once_without_its_graph(one, tmp_path):
-    files = {file.name: file.read_bytes() for file in paths.exported(one)} | {"model.onnx": b"large"}
+    files = {file.name: file.read_bytes() for file in paths.exported_model(one)} | {"model.onnx": b"large"}
     with HubStub({"owner/name": files, "owner/other": {"README.md": b"-"}}) as hub:
         asked = Asked(hub, tmp_path)
         folder = Path(asked("owner/name"))
@@ -148,4 +153,4 @@ def test_a_repository_of_the_hub_is_fetched_once_without_its_graph(one, tmp_path
 def test_without_the_hub_s_client_a_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"needs the package huggingface_hub, .* -r requirements-app.txt"):
-        exported.find("owner/name")
+        hub.find_model_folder("owner/name")

@@ -10,41 +10,44 @@ import numpy as np
 import pytest
 import torch
 
-from finegrain import augment, crop, feed
-from finegrain.pixels import Pixels
+from finegrain.augmentation import crop, sampling
+from finegrain.loading import prefetch
+from finegrain.loading.pack_reader import PackReader
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (11, 8, 8, 3), dtype=np.uint8)
 
 
 @pytest.fixture
-def pixels(tmp_path) -> Pixels:
+def pixels(tmp_path) -> PackReader:
     np.save(tmp_path / "train.npy", IMAGES)
-    return Pixels([tmp_path / "train.npy"])
+    return PackReader([tmp_path / "train.npy"])
 
 
-def wanted() -> list[feed.Wanted]:
+def wanted() -> list[prefetch.BatchRequest]:
     order = torch.randperm(11, generator=torch.Generator().manual_seed(0)).split(3)
-    return [(chosen, augment.whole(len(chosen), 8, 8)) for chosen in order]
+    return [(chosen, sampling.identity(len(chosen), 8, 8)) for chosen in order]
 
 
-def see(source: torch.Tensor, chosen: torch.Tensor | None, views: augment.Views) -> torch.Tensor:
+def see(
+    source: torch.Tensor, chosen: torch.Tensor | None, views: sampling.SampledAugmentation
+) -> torch.Tensor:
     """Whole images of the size they have."""
-    assert torch.equal(views.crops, crop.whole(len(views.crops), 8, 8)) and not views.flips.any()
+    assert torch.equal(views.crops, crop.full_boxes(len(views.crops), 8, 8)) and not views.flips.any()
     return (source if chosen is None else source[chosen]).permute(0, 3, 1, 2)
 
 
 def test_on_the_cpu(pixels):
-    fed = feed.on_cpu(pixels, wanted(), see)
+    fed = prefetch.read_on_cpu(pixels, wanted(), see)
     for (images, chosen), (expected, _) in zip(fed, wanted(), strict=True):
         assert np.array_equal(images.permute(0, 2, 3, 1), IMAGES[chosen]) and torch.equal(chosen, expected)
 
 
 def test_resident(pixels, monkeypatch):
-    monkeypatch.setattr(feed, "LOAD_AT_ONCE", 4)
-    everything = feed.load(pixels, CPU)
+    monkeypatch.setattr(prefetch, "LOAD_CHUNK", 4)
+    everything = prefetch.load_all(pixels, CPU)
     assert np.array_equal(everything, IMAGES)
-    for images, chosen in feed.resident(everything, wanted(), see):
+    for images, chosen in prefetch.index_on_gpu(everything, wanted(), see):
         assert np.array_equal(images.permute(0, 2, 3, 1), IMAGES[chosen])
 
 
@@ -86,7 +89,7 @@ class Late(torch.Tensor):
 
 def test_streamed_in_two_buffers_while_copies_come_late(pixels, monkeypatch):
     readers, pinned = set(), []
-    real_empty, real_read = torch.empty, Pixels.read
+    real_empty, real_read = torch.empty, PackReader.read
 
     def empty(shape, dtype, pin_memory):
         assert pin_memory
@@ -104,13 +107,13 @@ def test_streamed_in_two_buffers_while_copies_come_late(pixels, monkeypatch):
         Late.current.pop()
 
     monkeypatch.setattr(torch, "empty", empty)
-    monkeypatch.setattr(Pixels, "read", read)
+    monkeypatch.setattr(PackReader, "read", read)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", on)
     seen = []
-    for images, chosen in feed.streamed(pixels, wanted(), CPU, see):
+    for images, chosen in prefetch.stream_to_gpu(pixels, wanted(), CPU, see):
         assert np.array_equal(images.permute(0, 2, 3, 1), IMAGES[chosen])
         seen += chosen.tolist()
     assert sorted(seen) == list(range(11))

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from finegrain import chart, class_figures, figures
+from finegrain.comparison import plots
+from finegrain.evaluation import class_plots, plot_style
 
 RNG = np.random.default_rng(0)
 
@@ -33,7 +34,7 @@ def is_png(content: bytes) -> bool:
 @pytest.mark.parametrize("models", [1, 2, 5])
 def test_curves_and_cost(models):
     histories = {f"model{i}": history(i) for i in range(models)}
-    assert is_png(chart.png(figures.curves(histories)))
+    assert is_png(plot_style.render_png(plots.training_curves(histories)))
     rows = [
         {
             "model": f"model{i}",
@@ -44,7 +45,7 @@ def test_curves_and_cost(models):
         }
         for i in range(models)
     ]
-    assert is_png(chart.png(figures.accuracy_vs_time(rows)))
+    assert is_png(plot_style.render_png(plots.accuracy_vs_time_plot(rows)))
 
 
 def test_labels_of_points_stand_within_the_axes_and_apart():
@@ -53,7 +54,7 @@ def test_labels_of_points_stand_within_the_axes_and_apart():
          "test_top1_high": t + 0.05}
         for i, t in enumerate((0.80, 0.81, 0.5))
     ]  # fmt: skip
-    figure = figures.accuracy_vs_time(rows)
+    figure = plots.accuracy_vs_time_plot(rows)
     axes = figure.axes[0]
     boxes = [super(type(text), text).get_window_extent() for text in axes.texts]
     assert len(boxes) == 3
@@ -65,20 +66,26 @@ def test_labels_of_points_stand_within_the_axes_and_apart():
 @pytest.mark.parametrize("classes", [2, 12, 100])
 def test_charts_by_class(classes):
     counts = matrix(classes)
-    assert is_png(chart.png(class_figures.confusion(counts, names(classes))))
-    assert is_png(chart.png(class_figures.confusion(counts, names(classes), 2 * counts.sum(1), of=10_000)))
+    assert is_png(plot_style.render_png(class_plots.confusion_plot(counts, names(classes))))
+    assert is_png(
+        plot_style.render_png(
+            class_plots.confusion_plot(counts, names(classes), 2 * counts.sum(1), of=10_000)
+        )
+    )
     recall = counts.diagonal() / counts.sum(1)
     frame = pd.DataFrame({"class": names(classes), "images": counts.sum(1), "recall": recall})
-    assert is_png(chart.png(class_figures.per_class(frame)))
+    assert is_png(plot_style.render_png(class_plots.per_class_recall_plot(frame)))
     splits = [
         (name, split, n) for name in names(classes) for split, n in (("train", 9), ("val", 2), ("test", 3))
     ]
     balance = pd.DataFrame(splits, columns=["class", "split", "images"])
-    assert is_png(chart.png(class_figures.class_balance(balance)))
+    assert is_png(plot_style.render_png(class_plots.class_balance_plot(balance)))
 
 
 def test_the_same_bytes_twice():
-    first, second = (chart.png(class_figures.confusion(np.eye(4, dtype=int), names(4))) for _ in range(2))
+    first, second = (
+        plot_style.render_png(class_plots.confusion_plot(np.eye(4, dtype=int), names(4))) for _ in range(2)
+    )
     assert first == second
 
 
@@ -86,7 +93,7 @@ def test_the_order_is_a_permutation_with_confused_classes_side_by_side():
     counts = np.diag(np.full(40, 20))
     for a, b in ((3, 31), (8, 22), (0, 39)):
         counts[a, b] = counts[b, a] = 9
-    order = class_figures.confusion_order(counts).tolist()
+    order = class_plots.confusion_order(counts).tolist()
     assert sorted(order) == list(range(40))
     for a, b in ((3, 31), (8, 22), (0, 39)):
         assert abs(order.index(a) - order.index(b)) == 1
@@ -94,17 +101,17 @@ def test_the_order_is_a_permutation_with_confused_classes_side_by_side():
 
 def test_shares_are_of_all_images_also_where_some_went_to_classes_that_are_not_shown():
     counts = np.array([[3, 1], [0, 2]])
-    assert class_figures._row_shares(counts).tolist() == [[0.75, 0.25], [0, 1]]
-    assert class_figures._row_shares(counts, np.array([8, 4])).tolist() == [[0.375, 0.125], [0, 0.5]]
+    assert class_plots._row_shares(counts).tolist() == [[0.75, 0.25], [0, 1]]
+    assert class_plots._row_shares(counts, np.array([8, 4])).tolist() == [[0.375, 0.125], [0, 0.5]]
 
 
 def test_a_matrix_that_does_not_fit_its_names_is_refused():
     with pytest.raises(ValueError, match=r"\[3, 3\] for 3 classes"):
-        class_figures.confusion(np.eye(2, dtype=int), names(3))
+        class_plots.confusion_plot(np.eye(2, dtype=int), names(3))
 
 
 def test_save_writes_the_file_whole(project):
-    chart.save(figures.curves({"": history(0)}), project / "a" / "b.png")
+    plot_style.save_png(plots.training_curves({"": history(0)}), project / "a" / "b.png")
     assert is_png((project / "a" / "b.png").read_bytes())
 
 
@@ -120,9 +127,9 @@ def test_the_lr_range_figure_is_drawn_for_any_sweep_and_shows_the_fall_of_the_lo
     ]
     losses = [loss + 0.2 * (-1) ** i for i, loss in enumerate(smoothed)]
     points = pd.DataFrame({"lr": rates, "loss": losses, "smoothed_loss": smoothed})
-    figure = figures.lr_range("all", points, {"steepest": 1e-3, "valley": 3e-3}, 0.01)
+    figure = plots.lr_range_plot("all", points, {"steepest": 1e-3, "valley": 3e-3}, 0.01)
     low, high = figure.axes[0].get_ylim()
     assert low < 3.0 and 5.0 < high < 8
     assert figure.axes[0].get_title(loc="left") == "LR range test before phase all"
-    assert is_png(chart.png(figure))
-    assert is_png(chart.png(figures.lr_range("$a", points[:1], {}, 0.01)))
+    assert is_png(plot_style.render_png(figure))
+    assert is_png(plot_style.render_png(plots.lr_range_plot("$a", points[:1], {}, 0.01)))

@@ -5,8 +5,9 @@ from pathlib import Path
 import drawn
 import pytest
 
-from finegrain import folder, record
-from finegrain.errors import UserError
+from finegrain.core import file_io
+from finegrain.core.errors import UserError
+from finegrain.export import output_folder
 
 
 def test_other_folders_and_files_are_refused_an_empty_or_missing_one_is_not(project):
@@ -19,24 +20,24 @@ def test_other_folders_and_files_are_refused_an_empty_or_missing_one_is_not(proj
     drawn.tree(Path(), cases)
     for name in ("notes", "other", "list", "bad"):
         with pytest.raises(UserError, match=f"{name}: is not a folder that an export made"):
-            folder.require_replaceable(Path(name))
+            output_folder.require_replaceable(Path(name))
     with pytest.raises(UserError, match="a.txt: is a file"):
-        folder.require_replaceable(Path("notes/a.txt"))
+        output_folder.require_replaceable(Path("notes/a.txt"))
     Path("empty").mkdir()
-    folder.require_replaceable(Path("empty"))
-    folder.require_replaceable(Path("missing"))
+    output_folder.require_replaceable(Path("empty"))
+    output_folder.require_replaceable(Path("missing"))
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(project):
     out = Path("deep/out")
-    with record.replacing_folder(out) as new:
+    with file_io.replace_folder(out) as new:
         (new / "first").write_text("1")
         assert not out.exists()
-    with pytest.raises(KeyboardInterrupt), record.replacing_folder(out) as new:
+    with pytest.raises(KeyboardInterrupt), file_io.replace_folder(out) as new:
         (new / "second").write_text("2")
         raise KeyboardInterrupt
     assert [file.name for file in out.iterdir()] == ["first"]
-    with record.replacing_folder(out) as new:
+    with file_io.replace_folder(out) as new:
         (new / "third").write_text("3")
     assert [file.name for file in out.iterdir()] == ["third"]
     assert [entry.name for entry in out.parent.iterdir()] == ["out"]
@@ -44,7 +45,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(project):
 
 def test_a_kill_between_the_two_renames_costs_no_folder(project):
     drawn.tree(Path(), {".out.old.tmp/old": b"1", ".out.new.tmp/new": b"2"})
-    with pytest.raises(ValueError), record.replacing_folder(Path("out")):
+    with pytest.raises(ValueError), file_io.replace_folder(Path("out")):
         raise ValueError  # the next export comes to nothing too
     assert sorted(map(str, Path().rglob("*"))) == ["out", "out/old"]
 
@@ -59,6 +60,6 @@ def test_a_rename_that_fails_brings_the_old_folder_back(project, monkeypatch):
         return real(self, target)
 
     monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(PermissionError), record.replacing_folder(Path("out")) as new:
+    with pytest.raises(PermissionError), file_io.replace_folder(Path("out")) as new:
         (new / "new").touch()
     assert sorted(map(str, Path().rglob("*"))) == ["out", "out/old"]

@@ -12,21 +12,21 @@ import pytest
 import torch
 from pipeline import ROOT
 
-from finegrain import augment, crop, look
-from finegrain.recipe import Augment
+from finegrain.augmentation import crop, sampling, transform
+from finegrain.config.training import AugmentParams
 
 triton = pytest.importorskip("triton", reason="triton, which torch brings along on Linux, is not there")
-fused = pytest.importorskip("finegrain.fused")
+fused = pytest.importorskip("finegrain.augmentation.triton_kernels")
 
-CROP = Augment(crop_scale=(0.1, 1.0))
-SHIFT = Augment(crop_scale=(1.0, 1.0), pad_crop_pixels=4, erase_probability=1.0)
-COLOUR = Augment(crop_scale=(0.5, 1.0), contrast=0.5, hue=0.3, erase_probability=0.5)
-ALL = Augment(
+CROP = AugmentParams(crop_scale=(0.1, 1.0))
+SHIFT = AugmentParams(crop_scale=(1.0, 1.0), pad_crop_pixels=4, erase_probability=1.0)
+COLOUR = AugmentParams(crop_scale=(0.5, 1.0), contrast=0.5, hue=0.3, erase_probability=0.5)
+ALL = AugmentParams(
     crop_scale=(0.3, 1.0), pad_crop_pixels=4, rotate_degrees=30.0, zoom=1.3, tilt=0.3, brightness=0.5,
     contrast=0.5, saturation=0.5, hue=0.4, erase_probability=0.5,
 )  # fmt: skip
 STD = torch.tensor([0.2, 0.3, 0.4])
-NORMAL = look.normalisation([0.4, 0.5, 0.6], STD.tolist(), torch.device("cpu"))
+NORMAL = transform.normalization_factors([0.4, 0.5, 0.6], STD.tolist(), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +40,11 @@ def photos() -> torch.Tensor:
 INTERPRETED = """
 import sys
 import torch
-from finegrain import fused
+from finegrain.augmentation import triton_kernels as fused
 cases, answers = torch.load(sys.argv[1], weights_only=False), []
 for block, *case in cases:
     fused.BLOCK = fused.OPTIONS["BLOCK"] = block
-    answers.append(fused.see(*case))
+    answers.append(fused.transform_images(*case))
 torch.save(answers, sys.argv[1])
 """
 CONFIGS = {"crop": CROP, "shift": SHIFT, "colour": COLOUR, "all": ALL}
@@ -56,10 +56,10 @@ def seen(photos, tmp_path_factory):
     cases = {}
     for name, config in CONFIGS.items():
         for side in (17, 40):
-            views = augment.draw(4, 60, 52, side, config, (0, 1, 2))
+            views = sampling.sample_augmentation(4, 60, 52, side, config, (0, 1, 2))
             chosen = torch.tensor([3, 1, 6, 3])
             cases[f"{name} {side}"] = (8192, photos, chosen, views, side, config.pad_crop_pixels, NORMAL)
-    views = augment.draw(14, 60, 52, 20, ALL, (0, 1, 2)).each(lambda values: values[::2])
+    views = sampling.sample_augmentation(14, 60, 52, 20, ALL, (0, 1, 2)).each(lambda values: values[::2])
     assert not views.homographies.is_contiguous()
     cases["not contiguous"] = (8192, photos, None, views, 20, 4, NORMAL)
     cases["small blocks"] = (256, photos, None, views, 20, 4, NORMAL)
@@ -75,8 +75,8 @@ def seen(photos, tmp_path_factory):
 def by_operators(case: tuple) -> torch.Tensor:
     _, images, chosen, views, side, padding, normal = case
     images = images if chosen is None else images[chosen]
-    cut = crop.crop_by_matrices(images, views.crops, views.flips, side, torch.float32)
-    return look.apply(cut, views, padding, normal)
+    cut = crop.crop_batched(images, views.crops, views.flips, side, torch.float32)
+    return transform.apply_operators(cut, views, padding, normal)
 
 
 @pytest.mark.parametrize("side", [17, 40])
@@ -120,17 +120,17 @@ class Driver:
 @pytest.mark.parametrize(
     ("config", "side", "padding"),
     [(CROP, 32, 0), (ALL, 17, 16), (ALL, 1, 1)],
-    ids=lambda value: "" if isinstance(value, Augment) else str(value),
+    ids=lambda value: "" if isinstance(value, AugmentParams) else str(value),
 )
 def test_kernels_compile_for_gpus_from_turing_to_hopper(photos, config, side, padding, monkeypatch, tmp_path):
     """A number that is 1 or divisible by 16 makes a launch a kernel of its own, and so does what is None."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     launches: list = []
-    kernels = [getattr(fused, name) for name in ("_resample", "_add_greys", "_finish")]
+    kernels = [getattr(fused, name) for name in ("_resample", "_sum_luma", "_finish")]
     for kernel in kernels:
         monkeypatch.setattr(fused, kernel.fn.__name__, Launches(kernel, launches))
-    views = augment.draw(7, 60, 52, side, config, (0, 1, 2))
-    fused.see(photos, None if config is ALL else torch.arange(7), views, side, padding, NORMAL)
+    views = sampling.sample_augmentation(7, 60, 52, side, config, (0, 1, 2))
+    fused.transform_images(photos, None if config is ALL else torch.arange(7), views, side, padding, NORMAL)
     assert len(launches) == (4 if config is ALL else 3)
     for capability in (75, 90):
         for kernel in kernels:

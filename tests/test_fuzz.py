@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pipeline import ROOT
 
-from finegrain import manifest, model, params, picture
-from finegrain.errors import UserError
+from finegrain.config import params
+from finegrain.core.errors import UserError
+from finegrain.dataset import decoding, manifest
+from finegrain.models import storage
 from finegrain.sources import archive
 
 PHOTOS = {"train/cat/1.png": drawn.png(1), "train/dog/2.png": drawn.png(2), "test/dog/3.png": drawn.png(3)}
@@ -69,7 +71,7 @@ def test_a_harmed_archive(name, harm):
         Path(folder, name).write_bytes(harmed(SEEDS[name], harm))
 
         def read():
-            with archive.Reader(Path(folder)) as reader:
+            with archive.ArchiveReader(Path(folder)) as reader:
                 found = [(image.path, data) for image, data in reader.read()]
                 assert len(found) == len(reader)
 
@@ -88,7 +90,7 @@ def test_an_archive_of_any_names(names):
             return  # zipfile itself does not write it
 
         def read():
-            with archive.Reader(Path(folder)) as reader:
+            with archive.ArchiveReader(Path(folder)) as reader:
                 return [(image.path, image.class_name, data) for image, data in reader.read()]
 
         for path, class_name, data in ends_well(read) or []:
@@ -102,7 +104,7 @@ def test_a_harmed_manifest(harm):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "manifest.csv")
         file.write_bytes(harmed("\n".join(rows * 3).encode(), harm))
-        ends_well(lambda: list(manifest.read(file)))
+        ends_well(lambda: list(manifest.read_manifest(file)))
 
 
 @given(HARM)
@@ -110,7 +112,7 @@ def test_a_harmed_params_file(harm):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "params.yaml")
         file.write_bytes(harmed((ROOT / "params.yaml").read_bytes(), harm))
-        ends_well(lambda: params.read(file))
+        ends_well(lambda: params.load_params(file))
 
 
 VALUES = st.recursive(
@@ -126,7 +128,7 @@ def test_any_value_of_any_parameter(key, value):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "params.yaml")
         file.write_text(yaml.safe_dump({**KNOWN, key: value}))
-        ends_well(lambda: params.read(file))
+        ends_well(lambda: params.load_params(file))
 
 
 IMAGES = {
@@ -138,8 +140,8 @@ IMAGES = {
 @given(st.sampled_from(list(IMAGES)), HARM, st.sampled_from([None, 32]))
 def test_a_harmed_image(kind, harm, side):
     try:
-        assert picture.decode(harmed(IMAGES[kind], harm), side).mode == "RGB"
-    except picture.BadImage as error:
+        assert decoding.decode(harmed(IMAGES[kind], harm), side).mode == "RGB"
+    except decoding.BadImage as error:
         assert "\n" not in str(error)
 
 
@@ -160,7 +162,7 @@ def test_any_sidecar(sidecar, data):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "m.json")
         file.write_text(json.dumps({**sidecar, key: data.draw(VALUES)}))
-        ends_well(lambda: model.load(Path(folder, "m.safetensors"), file))
+        ends_well(lambda: storage.load_model(Path(folder, "m.safetensors"), file))
 
 
 def test_the_harm_does_reach_the_readers():

@@ -8,8 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from finegrain import answers, gallery, model, packed
-from finegrain.recipe import Head
+from finegrain.config.training import HeadParams
+from finegrain.evaluation import gallery
+from finegrain.loading import batches
+from finegrain.models import build, inference, outputs
 
 CPU = torch.device("cpu")
 
@@ -18,14 +20,14 @@ CPU = torch.device("cpu")
 def built(tiny_pack):
     """A gallery of made-up answers: every third test image is taken for the next class."""
     normal = [0.2] * 3, [0.15] * 3
-    test, train = (packed.Split(tiny_pack, part, CPU, *normal) for part in ("test", "train"))
+    test, train = (batches.PackedSplit(tiny_pack, part, CPU, *normal) for part in ("test", "train"))
     labels = test.labels.numpy()
     said = np.where(np.arange(len(labels)) % 3 == 0, (labels + 1) % 3, labels)
     logits = np.eye(3, dtype=np.float32)[said] * np.linspace(1, 5, len(labels))[:, None].astype(np.float32)
-    plain, calibrated = answers.of(logits, labels), answers.of(logits, labels, 2.0)
-    net = model.build("resnet18", 3, "none", Head(), seed=0)
-    view = packed.Whole(32, CPU, *normal)
-    return gallery.build(net, view, test, train, plain, calibrated), plain, calibrated, test
+    plain, calibrated = outputs.from_logits(logits, labels), outputs.from_logits(logits, labels, 2.0)
+    net = build.build_model("resnet18", 3, "none", HeadParams(), seed=0)
+    view = inference.Preprocessor(32, CPU, *normal)
+    return gallery.build_gallery(net, view, test, train, plain, calibrated), plain, calibrated, test
 
 
 def pixels(uri: str) -> np.ndarray:
@@ -77,14 +79,14 @@ def test_confused_pairs_have_examples_of_both_sides(built, tiny_pack):
 
 def test_a_network_without_a_mistake_has_none_to_show(tiny_pack):
     normal = [0.2] * 3, [0.15] * 3
-    test = packed.Split(tiny_pack, "test", CPU, *normal)
-    sure = answers.of(np.eye(3, dtype=np.float32)[test.labels.numpy()] * 9, test.labels.numpy())
-    net = model.build("resnet18", 3, "none", Head(), seed=0)
-    photos = gallery.build(net, packed.Whole(32, CPU, *normal), test, test, sure, sure)
+    test = batches.PackedSplit(tiny_pack, "test", CPU, *normal)
+    sure = outputs.from_logits(np.eye(3, dtype=np.float32)[test.labels.numpy()] * 9, test.labels.numpy())
+    net = build.build_model("resnet18", 3, "none", HeadParams(), seed=0)
+    photos = gallery.build_gallery(net, inference.Preprocessor(32, CPU, *normal), test, test, sure, sure)
     assert photos["worst"] == [] == photos["confused"]
     assert len(photos["looked_at"]) == gallery.EACH
 
 
 def test_photos_are_small():
     big = np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8)
-    assert pixels(gallery.jpeg(big)).shape == (gallery.SIDE, gallery.SIDE, 3)
+    assert pixels(gallery.jpeg_data_uri(big)).shape == (gallery.THUMBNAIL_SIZE, gallery.THUMBNAIL_SIZE, 3)

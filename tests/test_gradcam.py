@@ -5,14 +5,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from finegrain import gradcam, model
-from finegrain.recipe import Head
+from finegrain.config.training import HeadParams
+from finegrain.evaluation import gradcam
+from finegrain.models import build
 
 ARCHITECTURES = ["resnet18", "resnext50_32x4d", "efficientnet_b0"]
 
 
-def built(name: str, head: Head | None = None) -> torch.nn.Module:
-    net = model.build(name, 5, "none", head or Head(), seed=0)
+def built(name: str, head: HeadParams | None = None) -> torch.nn.Module:
+    net = build.build_model(name, 5, "none", head or HeadParams(), seed=0)
     torch.manual_seed(1)
     with torch.no_grad():
         for p in net.parameters():
@@ -28,7 +29,7 @@ def test_with_a_linear_head_it_is_the_class_activation_map(name):
     net.avgpool.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
     with torch.no_grad():
         net(images)
-    weights = [p for p in model.head(net).parameters() if p.dim() == 2][0][classes]
+    weights = [p for p in build.get_head(net).parameters() if p.dim() == 2][0][classes]
     maps = F.relu(torch.einsum("nc,nchw->nhw", weights, features[0]))[:, None]
     expected = F.interpolate(maps, (96, 96), mode="bilinear")[:, 0]
     expected = expected / expected.amax((1, 2), keepdim=True).clamp(min=1e-30)
@@ -40,7 +41,7 @@ def test_with_a_linear_head_it_is_the_class_activation_map(name):
 
 def test_a_deep_head_s_weights_are_its_gradients():
     """By finite differences of the logits, through batch norm and mean + max pooling."""
-    head = Head(widths=[16], dropouts=[0.3, 0.2], batch_norm=True, pool="avg+max")
+    head = HeadParams(widths=[16], dropouts=[0.3, 0.2], batch_norm=True, pool="avg+max")
     net = built("resnet18", head).double()
     images = torch.randn(1, 3, 64, 64, dtype=torch.double)
     kept: list[torch.Tensor] = []
@@ -52,7 +53,7 @@ def test_a_deep_head_s_weights_are_its_gradients():
 
     def logits(values: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return model.head(net)(net.avgpool(values).flatten(1))[0]
+            return build.get_head(net)(net.avgpool(values).flatten(1))[0]
 
     slopes = torch.empty(512, 5, dtype=torch.double)
     for channel in range(512):
@@ -78,7 +79,7 @@ def test_it_finds_the_place_that_speaks_for_the_class():
     seen = torch.zeros(1, 3, 224, 224)
     seen[..., :64, 160:] = 1
     with torch.no_grad():
-        model.head(net).weight.fill_(0.01)
+        build.get_head(net).weight.fill_(0.01)
     heat = gradcam.heatmaps(net, seen, torch.tensor([1]))[0]
     top, left = np.unravel_index(heat.argmax(), heat.shape)
     assert top < 64 and left >= 160
@@ -105,7 +106,7 @@ def test_the_network_is_left_as_it_was():
 def test_no_place_speaks_for_a_class_that_all_features_speak_against():
     net = built("resnet18")
     with torch.no_grad():
-        model.head(net).weight.fill_(-1.0)  # features are not negative
+        build.get_head(net).weight.fill_(-1.0)  # features are not negative
     assert gradcam.heatmaps(net, torch.randn(1, 3, 64, 64), torch.tensor([0])).max() == 0
 
 

@@ -12,9 +12,10 @@ import torch
 from test_model import HEADS
 from torch import nn
 
-from finegrain import graph, model, probe
-from finegrain.errors import UserError
-from finegrain.recipe import Head
+from finegrain.config.training import HeadParams
+from finegrain.core.errors import UserError
+from finegrain.export import check_images, onnx_graph
+from finegrain.models import build
 
 SIDE, CLASSES = 32, 7
 FACTS: dict[str, Any] = {
@@ -36,12 +37,12 @@ CASES = [
 ]
 
 
-def awake(name: str, head: Head, seed: int = 0) -> Any:
+def awake(name: str, head: HeadParams, seed: int = 0) -> Any:
     """The first block of each stage, with random weights, and norm layers that know their inputs.
 
     Those of an untrained deep network would pass on nothing of the image.
     """
-    net: Any = model.build(name, CLASSES, "none", head, seed)
+    net: Any = build.build_model(name, CLASSES, "none", head, seed)
     stages = net.features if hasattr(net, "features") else (net.layer1, net.layer2, net.layer3, net.layer4)
     for stage in stages:
         if not hasattr(stage, "out_channels"):  # EfficientNet's first and last are a convolution
@@ -78,7 +79,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("name", "head"), CASES, ids=[name for name, _ in CASES])
 def test_logits_and_probabilities_are_the_network_s_for_any_batch(tmp_path, name, head):
     net, file = awake(name, head), tmp_path / "model.onnx"
-    graph.write(file, net, FACTS)
+    onnx_graph.write_onnx(file, net, FACTS)
     content = file.read_bytes()
     places = (sys.prefix, str(Path(torch.__file__).parents[1]), str(Path(__file__).parents[1]), str(tmp_path))
     assert not any(place.encode() in content for place in places)
@@ -99,7 +100,7 @@ def test_logits_and_probabilities_are_the_network_s_for_any_batch(tmp_path, name
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> tuple[nn.Module, Path]:
     net, file = awake("resnet18", LINEAR), tmp_path_factory.mktemp("graph") / "model.onnx"
-    graph.write(file, net, FACTS)
+    onnx_graph.write_onnx(file, net, FACTS)
     return net, file
 
 
@@ -108,15 +109,15 @@ def test_the_check_tells_how_far_they_are_apart(small):
     squares = torch.from_numpy(pixels(70))  # more than a batch
     labels = torch.from_numpy(plain(net, squares.numpy()).argmax(1))
     labels[:7] = (labels[:7] + 1) % CLASSES
-    found = graph.check(file, net, FACTS, squares, labels)
+    found = onnx_graph.check_onnx(file, net, FACTS, squares, labels)
     assert found.images == 70 and found.same_top1 == 1 and found.top1 == pytest.approx(0.9)
     assert 0 < found.largest_difference < 1e-4 * found.largest_logit
     assert found.largest_logit == pytest.approx(abs(plain(net, squares.numpy())).max(), rel=1e-4)
-    assert graph.check(file, net, FACTS, squares, None).top1 is None
+    assert onnx_graph.check_onnx(file, net, FACTS, squares, None).top1 is None
 
 
 def test_the_same_network_gives_the_same_bytes(small, tmp_path):
-    graph.write(tmp_path / "again.onnx", small[0], FACTS)
+    onnx_graph.write_onnx(tmp_path / "again.onnx", small[0], FACTS)
     assert (tmp_path / "again.onnx").read_bytes() == small[1].read_bytes()
 
 
@@ -129,7 +130,7 @@ def test_a_graph_with_other_weights_is_refused(small, tmp_path):
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
     onnx.save(proto, tmp_path / "other.onnx")
     with pytest.raises(UserError, match=r"other.onnx: its logits differ .* up to 0\.01"):
-        graph.check(tmp_path / "other.onnx", small[0], FACTS, torch.from_numpy(pixels(4)), None)
+        onnx_graph.check_onnx(tmp_path / "other.onnx", small[0], FACTS, torch.from_numpy(pixels(4)), None)
 
 
 @pytest.mark.parametrize(
@@ -142,27 +143,27 @@ def test_a_graph_with_other_weights_is_refused(small, tmp_path):
 def test_a_graph_that_normalises_or_calibrates_otherwise_is_refused(small, changes, message):
     net, file = small
     with pytest.raises(UserError, match=message):
-        graph.check(file, net, FACTS | changes, torch.from_numpy(pixels(4)), None)
+        onnx_graph.check_onnx(file, net, FACTS | changes, torch.from_numpy(pixels(4)), None)
 
 
 def test_logits_that_are_no_numbers_are_refused(small):
     net, file = small
     broken = awake("resnet18", LINEAR)
-    nn.init.constant_(model.head(broken).bias, float("nan"))
+    nn.init.constant_(build.get_head(broken).bias, float("nan"))
     with pytest.raises(UserError, match="differ from the network's by up to nan"):
-        graph.check(file, broken, FACTS, torch.from_numpy(pixels(2)), None)
+        onnx_graph.check_onnx(file, broken, FACTS, torch.from_numpy(pixels(2)), None)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08\x0a", b"not a graph at all"])
 def test_a_file_that_is_no_graph_is_refused(small, tmp_path, content):
     (tmp_path / "bad.onnx").write_bytes(content)
     with pytest.raises(UserError, match="bad.onnx: not a valid graph"):
-        graph.check(tmp_path / "bad.onnx", small[0], FACTS, torch.from_numpy(pixels(2)), None)
+        onnx_graph.check_onnx(tmp_path / "bad.onnx", small[0], FACTS, torch.from_numpy(pixels(2)), None)
 
 
 def test_a_long_test_split_is_probed_evenly(tiny_pack, monkeypatch):
-    monkeypatch.setattr(probe, "MOST", 5)
-    found = probe.of_test(tiny_pack)
+    monkeypatch.setattr(check_images, "MAX_IMAGES", 5)
+    found = check_images.from_test_split(tiny_pack)
     images, labels = (np.load(tiny_pack / f"test{end}.npy") for end in ("", "_labels"))
     chosen = [0, 4, 8, 13, 17]
     assert found.what == "5 of the 18 test images"
@@ -172,8 +173,8 @@ def test_a_long_test_split_is_probed_evenly(tiny_pack, monkeypatch):
 
 def test_the_test_images_are_probed_only_by_the_model_that_was_trained_on_this_pack(tiny_pack):
     facts = {"pack_side_pixels": 32, "data": f"{'0' * 64}-32"}
-    assert probe.find(facts, tiny_pack, []).what == "all 18 test images"
+    assert check_images.find_check_images(facts, tiny_pack, []).what == "all 18 test images"
     for other, pack in (({"data": f"{'1' * 64}-32"}, tiny_pack), ({"data": None}, tiny_pack), ({}, None)):
-        found = probe.find(facts | other, pack, [])
+        found = check_images.find_check_images(facts | other, pack, [])
         assert found.what.startswith("64 squares of random pixels") and found.labels is None
         assert found.squares.shape == (64, 32, 32, 3) and found.squares.float().std() > 70

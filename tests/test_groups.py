@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finegrain import groups
+from finegrain.evaluation import car_groups
 
 CARS = {
     "AM General Hummer SUV 2000": ("AM General", "SUV", "2000"),
@@ -21,7 +21,7 @@ CARS = {
 
 
 def test_real_names_are_taken_apart():
-    found = groups.of(list(CARS))
+    found = car_groups.from_class_names(list(CARS))
     assert list(zip(found["make"], found["body"], found["year"], strict=True)) == list(CARS.values())
 
 
@@ -34,12 +34,15 @@ def test_real_names_are_taken_apart():
     ],
 )
 def test_other_names_carry_no_groups(names):
-    assert groups.of(names) == {}
+    assert car_groups.from_class_names(names) == {}
 
 
 def test_a_few_odd_names_are_a_group_of_their_own():
     names = [*list(CARS)[:9], "unknown"]
-    assert groups.of(names)["make"][-1] == "other" and groups.of(names)["year"][-1] == "other"
+    assert (
+        car_groups.from_class_names(names)["make"][-1] == "other"
+        and car_groups.from_class_names(names)["year"][-1] == "other"
+    )
 
 
 GROUPS = ["Audi", "Audi", "Audi", "BMW"]
@@ -48,11 +51,11 @@ GROUPS = ["Audi", "Audi", "Audi", "BMW"]
 def test_summary_by_hand():
     labels, predicted = np.array([0, 0, 1, 3, 3, 2]), np.array([0, 1, 3, 3, 0, 1])
     # right 2 of 6; two of the four mistakes, of an Audi each, stay with Audi
-    found = groups.summary(GROUPS, labels, predicted)
+    found = car_groups.group_summary(GROUPS, labels, predicted)
     assert found["top1"] == pytest.approx(4 / 6) and found["of_mistakes"] == 0.5
     # of 3 other classes, an Audi has 2 of its make and the BMW none: mistakes of Audi, Audi, BMW, Audi
     assert found["of_mistakes_by_chance"] == pytest.approx((2 / 3 + 2 / 3 + 0 + 2 / 3) / 4)
-    assert groups.summary(GROUPS, labels, labels) == {
+    assert car_groups.group_summary(GROUPS, labels, labels) == {
         "top1": 1.0,
         "of_mistakes": 0.0,
         "of_mistakes_by_chance": 0.0,
@@ -61,8 +64,8 @@ def test_summary_by_hand():
 
 def test_table_by_hand():
     labels, predicted = np.array([0, 0, 1, 3, 3]), np.array([0, 1, 3, 3, 0])
-    assert groups.table(GROUPS, labels, predicted) == [
-        groups.Row("Audi", 3, 3, pytest.approx(1 / 3), pytest.approx(2 / 3)),
-        groups.Row("BMW", 1, 2, 0.5, 0.5),
+    assert car_groups.group_table(GROUPS, labels, predicted) == [
+        car_groups.GroupRow("Audi", 3, 3, pytest.approx(1 / 3), pytest.approx(2 / 3)),
+        car_groups.GroupRow("BMW", 1, 2, 0.5, 0.5),
     ]
-    assert [row.name for row in groups.table(GROUPS, labels[:3], predicted[:3])] == ["Audi"]
+    assert [row.name for row in car_groups.group_table(GROUPS, labels[:3], predicted[:3])] == ["Audi"]

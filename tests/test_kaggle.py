@@ -13,7 +13,7 @@ from test_params import changed
 
 SLUG = "ann/toy-cars/2"
 LEGACY = {"KAGGLE_USERNAME": "ann", "KAGGLE_KEY": SECRET}
-FETCH = f"stage.main(lambda: print(source.fetch({SLUG!r}, Path('out'))))"
+FETCH = f"process.run_main(lambda: print(source.download({SLUG!r}, Path('out'))))"
 
 
 def archive() -> bytes:
@@ -159,7 +159,7 @@ def test_a_full_disk_is_said_before_anything_is_fetched(stub, project):
 def test_the_download_stage_records_the_source_and_checks_the_sha256(stub, project):
     kaggle = {"name": "toys", "source": "kaggle", "slug": SLUG}
     changed(project, dataset=kaggle)
-    stage = "import download\nstage.main(lambda: download.main([]))"
+    stage = "import download\nprocess.run_main(lambda: download.main([]))"
     done = stub.run(stage, project, LEGACY)
     assert done.returncode == 0, done.stderr
     facts = json.loads((project / "metrics/toys/data/source.json").read_text())

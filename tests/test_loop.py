@@ -9,10 +9,15 @@ import pytest
 import torch
 from test_params import changed
 
-from finegrain import checkpoint, loop, model, packed, params, paths, range_test, runtime
-from finegrain.errors import UserError
-from finegrain.progress import Progress
-from finegrain.recipe import Head
+from finegrain.config import params
+from finegrain.config.training import HeadParams
+from finegrain.core import paths
+from finegrain.core.errors import UserError
+from finegrain.loading import batches
+from finegrain.models import build, inference, layer_groups
+from finegrain.runtime import devices
+from finegrain.training import checkpoint, loop, lr_finder
+from finegrain.training.history import TrainingHistory
 
 CPU = torch.device("cpu")
 TWO_PHASES = {
@@ -44,11 +49,13 @@ def settings(tmp_path, **more) -> params.Params:
         "batch_size": 6,
         "lr": 0.02,
     } | more
-    return params.read(changed(tmp_path, **more))
+    return params.load_params(changed(tmp_path, **more))
 
 
-def split(folder, names) -> packed.Split:
-    return packed.Split(folder, names, CPU, *packed.statistics(folder, "train", pretrained=False))
+def split(folder, names) -> batches.PackedSplit:
+    return batches.PackedSplit(
+        folder, names, CPU, *batches.normalization_mean_std(folder, "train", pretrained=False)
+    )
 
 
 STEPS = 7
@@ -56,7 +63,7 @@ STEPS = 7
 EPOCH_ENDS = tuple(range(STEPS + 1, 100, STEPS + 1))
 
 
-class Scripted(checkpoint.Keeper):
+class Scripted(checkpoint.Checkpointer):
     """Saves, and is killed, when it is asked for the n-th time, from 1, whether a checkpoint is due."""
 
     def __init__(self, key, saves, killed_at):
@@ -72,7 +79,7 @@ class Scripted(checkpoint.Keeper):
 
 def run(pack, config, killed_at=None, name="resnet18", names=("train", "val"), plan=None, saves=()):
     train, val = (split(pack, n) if n else None for n in names)
-    net, progress = model.build(name, 3, "none", config.head, 0), Progress()
+    net, progress = build.build_model(name, 3, "none", config.head, 0), TrainingHistory()
     key = {"config": config.model_dump(mode="json"), "names": names}
     with Scripted(key, saves, killed_at) as keeper:
         for _ in loop.fit(net, config, 0, train, val, keeper, progress, False, plan):
@@ -95,9 +102,9 @@ def test_fit_learns_and_keeps_the_best_epoch_by_validation(tiny_pack, tmp_path):
     assert [row["epoch"] for row in progress.rows] == [1, 2, 3, 4, 5, 6, 7]
     assert [row["phase"] for row in progress.rows] == ["warm"] + ["all"] * 6
     assert progress.best["val_top1"] == max(row["val_top1"] for row in progress.rows) >= 0.8
-    again = model.build("resnet18", 3, "none", Head(), 9)
+    again = build.build_model("resnet18", 3, "none", HeadParams(), 9)
     again.load_state_dict(progress.weights)
-    logits, labels = loop.predict(again, split(tiny_pack, "val"), 32, bf16=False)
+    logits, labels = inference.predict_split(again, split(tiny_pack, "val"), 32, bf16=False)
     assert (logits.argmax(1) == labels).double().mean().item() == progress.best["val_top1"]
 
 
@@ -113,7 +120,7 @@ RICH = {
 }
 
 
-UNBROKEN: dict[str, Progress] = {}
+UNBROKEN: dict[str, TrainingHistory] = {}
 """Runs to compare with, by recipe."""
 
 
@@ -147,13 +154,13 @@ def test_a_resumed_run_repeats_only_what_came_after_the_checkpoint(tiny_pack, tm
     with pytest.raises(Killed):
         run(tiny_pack, config, killed_at=30, saves=(27,))  # the third step of the fourth epoch
     steps, trained = [], []
-    real_step, real_batches = loop.take_step, packed.Split.train_batches
+    real_step, real_batches = loop.take_step, batches.PackedSplit.train_batches
 
     def counted(self, epoch, *args):
         trained.append(epoch)
         return real_batches(self, epoch, *args)
 
-    monkeypatch.setattr(packed.Split, "train_batches", counted)
+    monkeypatch.setattr(batches.PackedSplit, "train_batches", counted)
     monkeypatch.setattr(loop, "take_step", lambda *args: steps.append(1) or real_step(*args))
     run(tiny_pack, config)
     assert trained == [4] and len(steps) == STEPS - 3
@@ -175,7 +182,7 @@ def test_a_loss_that_is_not_finite_stops_at_that_step_and_keeps_the_last_checkpo
         r"train loss is (nan|inf) in phase broken, epoch 5, step [23] of 7, lr 1e\+30; lower lr", message
     )
     assert len(steps) <= 4 * 7 + 3  # the epoch is not trained to its end
-    (folder,) = paths.checkpoints().iterdir()
+    (folder,) = paths.checkpoints_folder().iterdir()
     state = torch.load(io.BytesIO((folder / "state.pt").read_bytes()[32:]), weights_only=True)
     assert len(state["progress"]["rows"]) == 4
     assert all(value.isfinite().all() for value in state["net"].values())
@@ -190,10 +197,10 @@ def test_weights_that_break_in_the_last_step_are_noticed_by_validation(tiny_pack
 
 def test_the_range_test_leaves_the_network_as_it_was_to_the_bit(tiny_pack, tmp_path):
     config = settings(tmp_path, phases__warm__lr="auto")
-    net = model.build("resnet18", 3, "none", config.head, 0)
-    model.set_part(net, "head+norm")
+    net = build.build_model("resnet18", 3, "none", config.head, 0)
+    layer_groups.set_trainable(net, "head+norm")
     before = copy.deepcopy(net.state_dict())
-    points = loop.sweep_rates(loop.Job(net, config, 0, "warm", split(tiny_pack, "train"), False))
+    points = loop.run_lr_range_test(loop.PhaseRun(net, config, 0, "warm", split(tiny_pack, "train"), False))
     assert len(points) > 20 and points[-1].lr > points[0].lr
     assert same_bits(before, net.state_dict())
     assert all(p.grad is None for p in net.parameters())
@@ -204,7 +211,7 @@ def test_lr_auto_takes_the_suggestion_and_lr_range_test_alone_only_looks(tiny_pa
     take = run(tiny_pack, settings(tmp_path, phases__warm__lr="auto"))[1]
     assert look.sweeps == take.sweeps and set(look.sweeps) == {"warm"}
     assert look.lrs == {"warm": 0.02, "all": 0.02}
-    assert take.lrs == {"warm": range_test.suggest(take.sweeps["warm"], "valley"), "all": 0.02}
+    assert take.lrs == {"warm": lr_finder.suggest(take.sweeps["warm"], "valley"), "all": 0.02}
     plain = run(tiny_pack, settings(tmp_path))[1]
     assert same_bits(plain.weights, look.weights)
 
@@ -215,9 +222,9 @@ def test_the_average_is_what_is_validated_and_kept(tiny_pack, tmp_path):
     assert [r["train_loss"] for r in progress.rows] == [r["train_loss"] for r in plain.rows]
     assert [r["val_loss"] for r in progress.rows] != [r["val_loss"] for r in plain.rows]
     assert progress.weights.keys() == net.state_dict().keys()
-    again = model.build("resnet18", 3, "none", Head(), 9)
+    again = build.build_model("resnet18", 3, "none", HeadParams(), 9)
     again.load_state_dict(progress.weights)
-    logits, labels = loop.predict(again, split(tiny_pack, "val"), 32, bf16=False)
+    logits, labels = inference.predict_split(again, split(tiny_pack, "val"), 32, bf16=False)
     assert (logits.argmax(1) == labels).double().mean().item() == progress.best["val_top1"]
 
 
@@ -240,9 +247,9 @@ def test_a_kill_during_the_refit_does_not_repeat_the_choosing_run(tiny_pack, tmp
     config = settings(tmp_path, refit=True)
     train, val = split(tiny_pack, "train"), split(tiny_pack, "val")
     for attempt in range(2):
-        progress = Progress()
-        net = model.build("resnet18", 3, "none", config.head, 0)
-        with pytest.raises(Killed), checkpoint.Keeper("tiny", {}, []) as keeper:
+        progress = TrainingHistory()
+        net = build.build_model("resnet18", 3, "none", config.head, 0)
+        with pytest.raises(Killed), checkpoint.Checkpointer("tiny", {}) as keeper:
             if attempt:
                 monkeypatch.setattr(loop, "train_steps", None)  # would fail if called
             assert len(list(loop.fit(net, config, 0, train, val, keeper, progress, False))) == 4
@@ -260,31 +267,31 @@ def test_clipping_bounds_what_a_step_can_do(tiny_pack, tmp_path):
         "lr_factors": [1.0] * 3,
     }
     config = settings(tmp_path, phases={"all": plain}, batch_size=42)
-    start = dict(model.build("resnet18", 3, "none", config.head, 0).named_parameters())
+    start = dict(build.build_model("resnet18", 3, "none", config.head, 0).named_parameters())
     net, _ = run(tiny_pack, config)
     moved = torch.stack([(p - start[name]).square().sum() for name, p in net.named_parameters()]).sum().sqrt()
     assert moved.item() == pytest.approx(0.01, rel=1e-3)
 
 
 def test_predict_gives_each_image_once_whatever_the_batch_size(tiny_pack):
-    net = model.build("resnet18", 3, "none", Head(), 0)
+    net = build.build_model("resnet18", 3, "none", HeadParams(), 0)
     test = split(tiny_pack, "test")
-    one, labels = loop.predict(net, test, 32, bf16=False, batch_size=5)
-    other, _ = loop.predict(net, test, 32, bf16=False)
+    one, labels = inference.predict_split(net, test, 32, bf16=False, batch_size=5)
+    other, _ = inference.predict_split(net, test, 32, bf16=False)
     assert one.shape == (18, 3) and torch.equal(labels, test.labels)
     assert torch.allclose(one, other, atol=1e-5)
 
 
 def test_predict_with_flip_is_the_mean_over_both_views(tiny_pack):
-    net = model.build("resnet18", 3, "none", Head(), 0)
+    net = build.build_model("resnet18", 3, "none", HeadParams(), 0)
     test = split(tiny_pack, "test")
     images = torch.cat([x for x, _ in test.plain_batches(18, 32)])
     net.eval()
     with torch.no_grad():
         slow = (net(images) + net(images.flip(3))) / 2
-    ours, _ = loop.predict(net, test, 32, bf16=False, flip=True)
+    ours, _ = inference.predict_split(net, test, 32, bf16=False, flip=True)
     assert torch.allclose(ours, slow, atol=1e-5)
-    assert not torch.allclose(ours, loop.predict(net, test, 32, bf16=False)[0], atol=1e-5)
+    assert not torch.allclose(ours, inference.predict_split(net, test, 32, bf16=False)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -311,14 +318,14 @@ def test_too_little_memory_names_the_batch_size_that_counts(tiny_pack, tmp_path,
 
 
 def test_an_operation_that_is_not_deterministic_is_named_where_that_is_asked_for():
-    runtime.be_deterministic(True)
+    devices.set_deterministic(True)
     try:
         with (
             pytest.raises(UserError, match="params.yaml: deterministic: put_ .*; set it to false"),
-            runtime.explained("batch_size: 2", "halve it"),
+            devices.explain_errors("batch_size: 2", "halve it"),
         ):
             torch.zeros(4).put_(torch.tensor([0]), torch.tensor([1.0]))  # refused on the CPU too
     finally:
         torch.use_deterministic_algorithms(False)
-    runtime.be_deterministic(False)
+    devices.set_deterministic(False)
     assert not torch.are_deterministic_algorithms_enabled()

@@ -9,23 +9,25 @@ import imagehash
 import numpy as np
 import pytest
 
-from finegrain import manifest, near, params, record, rows
-from finegrain.errors import UserError
-from finegrain.sources import archive
+from finegrain.config import params
+from finegrain.core import file_io
+from finegrain.core.errors import UserError
+from finegrain.dataset import assignment, inspection, manifest, near_duplicates
+from finegrain.sources import archive, temp_table
 
-HALF_AND_QUARTER = params.Split(val_ratio=0.25, test_ratio=0.5)
-TENTHS = params.Split(val_ratio=0.1, test_ratio=0.1)
+HALF_AND_QUARTER = params.SplitParams(val_ratio=0.25, test_ratio=0.5)
+TENTHS = params.SplitParams(val_ratio=0.1, test_ratio=0.1)
 
 
 def inspected(tmp_path, files):
     folder = tmp_path / "archive"
     drawn.zip_file(folder / "a.zip", files)
-    with archive.Reader(folder) as reader:
-        return manifest.inspect(reader)
+    with archive.ArchiveReader(folder) as reader:
+        return inspection.inspect_images(reader)
 
 
 def built(tmp_path, files, split=TENTHS, seed=0):
-    return manifest.build(inspected(tmp_path, files), split, seed)
+    return assignment.assign_splits(inspected(tmp_path, files), split, seed)
 
 
 def splits(result):
@@ -75,8 +77,8 @@ def test_the_split_depends_on_seed_and_content_only(tmp_path):
 
 def divided(digests, val_ratio, test_ratio, seed=7):
     """Digest -> split of one class."""
-    order = sorted(digests, key=lambda digest: manifest.order_key(seed, "cat", digest))
-    return {d: manifest.split_at(i, len(order), val_ratio, test_ratio) for i, d in enumerate(order)}
+    order = sorted(digests, key=lambda digest: assignment.order_key(seed, "cat", digest))
+    return {d: assignment.split_at(i, len(order), val_ratio, test_ratio) for i, d in enumerate(order)}
 
 
 def test_the_split_is_that_of_dividing_each_class_by_itself(tmp_path):
@@ -101,7 +103,7 @@ def test_more_photos_move_hardly_any_of_the_old_ones():
 def test_fewest_is_the_smallest_class_that_fills_each_split(ratios):
     val, test = ratios
     full = {"train"} | ({"val"} if val else set()) | ({"test"} if test else set())
-    fewest = manifest.fewest(val, test)
+    fewest = assignment.min_class_size(val, test)
     assert set(divided(map(str, range(fewest)), val, test).values()) == full
     assert set(divided(map(str, range(fewest - 1)), val, test).values()) != full
 
@@ -204,7 +206,7 @@ def test_bad_images_are_listed_and_too_many_stop_the_stage(tmp_path):
     message = str(error.value)
     assert message.startswith("3 of 13 images (23.08%) cannot be used; split.max_bad_ratio allows 20.00%")
     assert "rejected.csv" in message and "a/none.gif: not an image: empty file" in message
-    result = manifest.build(found, TENTHS, 0)
+    result = assignment.assign_splits(found, TENTHS, 0)
     assert (len(splits(result)), list(result.rejected())) == (10, rejected)
 
 
@@ -222,10 +224,10 @@ def test_near_duplicates_equal_a_comparison_of_every_pair(max_bits):
     )
     test = others[:300] ^ flips
     expected = brute_force(test, others, max_bits)
-    closest, total, tested = near.closest_pairs(test, others, max_bits, limit=10_000)
+    closest, total, tested = near_duplicates.closest_pairs(test, others, max_bits, limit=10_000)
     assert closest.tolist() == [list(pair) for pair in expected]
     assert (total, tested) == (len(expected), len({i for _, i, _ in expected}))
-    closest, total, _ = near.closest_pairs(test, others, max_bits, limit=7)
+    closest, total, _ = near_duplicates.closest_pairs(test, others, max_bits, limit=7)
     assert closest.tolist() == [list(pair) for pair in expected[:7]]
     assert total == len(expected)
 
@@ -234,13 +236,13 @@ def test_near_duplicates_across_blocks_are_found():
     rng = np.random.default_rng(0)
     test = rng.integers(0, 2**64, 300, dtype=np.uint64)
     others = np.concatenate([rng.integers(0, 2**64, 40_000, dtype=np.uint64), test[::-1]])
-    closest, total, tested = near.closest_pairs(test, others, 0, limit=1000)
+    closest, total, tested = near_duplicates.closest_pairs(test, others, 0, limit=1000)
     assert closest.tolist() == [[0, i, 40_299 - i] for i in range(300)]
     assert (total, tested) == (300, 300)
 
 
 def test_all_alike_gives_the_first_pairs_and_the_number_of_all():
-    closest, total, tested = near.closest_pairs(
+    closest, total, tested = near_duplicates.closest_pairs(
         np.zeros(200, np.uint64), np.zeros(3000, np.uint64), 4, limit=9
     )
     assert closest.tolist() == [[0, 0, i] for i in range(9)]
@@ -253,11 +255,11 @@ def test_a_hundred_times_the_images_take_the_same_memory():
         return f"{n % 2}/{n}", "a", f"{n % 2}", "", 1, 1, 1, f"{digest:064}", f"{n**3:016x}"
 
     def peak(images):
-        table = rows.temporary()
-        table.executescript(manifest.TABLES)
+        table = temp_table.create()
+        table.executescript(inspection.TABLES)
         table.executemany("INSERT INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", map(row, range(images)))
         tracemalloc.start()
-        result = manifest.build(manifest.Inspected(table, ["0", "1"], images, 0), TENTHS, 0)
+        result = assignment.assign_splits(inspection.Inspection(table, ["0", "1"], images, 0), TENTHS, 0)
         left_out = sum(1 for _ in result.rejected())
         assert left_out == result.exact_duplicates == images // 10
         assert sum(1 for _ in result.rows()) + left_out == images
@@ -281,26 +283,31 @@ def test_the_manifest_reads_back_as_it_was_written(tmp_path):
     files = drawn.classes({"NA": 3, "007": 3, 'say "x", y': 3, "caf\u00e9": 3})
     result = built(tmp_path, files)
     file = tmp_path / "data" / "manifest.csv"
-    record.write_csv(file, manifest.COLUMNS, result.rows())
-    assert list(manifest.read(file)) == list(result.rows())
-    assert {row.class_name for row in manifest.read(file)} == {"NA", "007", 'say "x", y', "caf\u00e9"}
+    file_io.write_csv(file, manifest.COLUMNS, result.rows())
+    assert list(manifest.read_manifest(file)) == list(result.rows())
+    assert {row.class_name for row in manifest.read_manifest(file)} == {
+        "NA",
+        "007",
+        'say "x", y',
+        "caf\u00e9",
+    }
 
 
 def test_a_file_that_is_no_manifest_is_refused(tmp_path):
     with pytest.raises(UserError, match="dvc repro split` makes it"):
-        list(manifest.read(tmp_path / "none.csv"))
+        list(manifest.read_manifest(tmp_path / "none.csv"))
     head = ",".join(manifest.COLUMNS)
     rows = ("a,b,c,train,wide,1,1,x,y", "a,b,c,trial,1,1,1,x,y", "a,b,c")
     for text in ("", "path,class\n1,2\n", *(f"{head}\n{row}\n" for row in rows)):
         (tmp_path / "m.csv").write_text(text)
         with pytest.raises(UserError, match="m.csv: .*run `dvc repro split` again"):
-            list(manifest.read(tmp_path / "m.csv"))
+            list(manifest.read_manifest(tmp_path / "m.csv"))
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path):
     file = tmp_path / "manifest.csv"
     result = built(tmp_path, drawn.classes({"cat": 4, "dog": 4}))
-    record.write_csv(file, manifest.COLUMNS, result.rows())
-    rows_before = list(manifest.read(file))
+    file_io.write_csv(file, manifest.COLUMNS, result.rows())
+    rows_before = list(manifest.read_manifest(file))
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
-    assert list(manifest.read(file)) == rows_before
+    assert list(manifest.read_manifest(file)) == rows_before

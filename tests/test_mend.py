@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from history import History
 
-from finegrain import mend
-from finegrain.errors import UserError
+from finegrain.core.errors import UserError
+from finegrain.experiments import repair
 
 
 @pytest.fixture
@@ -21,11 +21,11 @@ def history(project) -> History:
 
 
 def mended(capsys) -> str:
-    assert mend.run(argparse.Namespace()) == 0
+    assert repair.run(argparse.Namespace()) == 0
     return str(capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("table", mend.LOCK_TABLES)
+@pytest.mark.parametrize("table", repair.LOCK_TABLES)
 @pytest.mark.parametrize(("content", "stays"), [("", False), ('{"read": {"a', False), ("{}", True)])
 def test_a_lock_table_goes_only_if_it_is_broken(history, capsys, table, content, stays):
     table.write_text(content)
@@ -34,7 +34,7 @@ def test_a_lock_table_goes_only_if_it_is_broken(history, capsys, table, content,
 
 
 def test_a_run_s_folder_goes_only_if_it_is_empty(history, capsys):
-    whole, torn, empty = (mend.RUNS / f"{key[:2]}/{key}" for key in ("ab01", "ab02", "cd03"))
+    whole, torn, empty = (repair.RUN_CACHE / f"{key[:2]}/{key}" for key in ("ab01", "ab02", "cd03"))
     for folder in (whole, torn, empty):
         folder.mkdir(parents=True)
     (whole / "ef04").write_text("cmd: true")
@@ -48,7 +48,7 @@ def test_a_run_s_folder_goes_only_if_it_is_empty(history, capsys):
 def test_dvc_goes_on_where_a_run_s_folder_was_empty(tmp_path, ran, monkeypatch, capsys):
     clone = ran.copied(tmp_path / "clone")
     (clone.folder / "dvc.lock").unlink()
-    kept = [file for file in (clone.folder / mend.RUNS).rglob("*") if file.is_file()]
+    kept = [file for file in (clone.folder / repair.RUN_CACHE).rglob("*") if file.is_file()]
     (kept_of_download,) = (file for file in kept if "src/download.py" in file.read_text().split("\n")[0])
     kept_of_download.unlink()
     assert "join() argument must be" in clone("dvc repro download", 255)
@@ -80,7 +80,7 @@ def test_a_torn_index_is_made_anew_with_every_file_kept(history, capsys, size):
 
 def broken_off(history: History) -> None:
     """As a kill of `dvc exp run` leaves it: on no branch, changes in the index and in the folder."""
-    history.git("update-ref", mend.EXEC_HEAD, "HEAD")
+    history.git("update-ref", repair.EXEC_HEAD, "HEAD")
     history.git("checkout", "-q", history.git("rev-parse", "HEAD").strip())
     (history.folder / "added").write_text("staged")
     history.git("add", "added")
@@ -100,7 +100,7 @@ def test_git_is_back_on_its_branch_after_another_experiment_too(history, capsys)
     """That one began on no branch and went back to none, as DVC 3.67's own words in the reflog tell."""
     broken_off(history)
     head = history.git("rev-parse", "HEAD").strip()
-    history.git("update-ref", "-d", mend.EXEC_HEAD)
+    history.git("update-ref", "-d", repair.EXEC_HEAD)
     history.git("reset", "-q", "--hard")
     history.git("checkout", "-q", head)
     history.git("commit", "-q", "--allow-empty", "-m", "dvc: commit experiment abc")
@@ -126,7 +126,7 @@ def test_who_left_the_branch_himself_stays_where_he_is(history, capsys):
 
 
 def test_nothing_is_touched_while_dvc_works(history, capsys):
-    mend.LOCK_TABLES[0].write_text("")
+    repair.LOCK_TABLES[0].write_text("")
     working = subprocess.Popen(["dvc", "30"], executable="/bin/sleep", cwd=history.folder)
     try:
         said = mended(capsys)
@@ -136,7 +136,7 @@ def test_nothing_is_touched_while_dvc_works(history, capsys):
     watching = subprocess.Popen(
         ["git", "-c", "sleep 30; true", "fsmonitor--daemon"], executable="/bin/sh", cwd=history.folder
     )
-    assert said.startswith(f"dvc (process {working.pid}) is at work here") and mend.LOCK_TABLES[0].is_file()
+    assert said.startswith(f"dvc (process {working.pid}) is at work here") and repair.LOCK_TABLES[0].is_file()
     try:
         assert "half-written" in mended(capsys)
     finally:
@@ -149,7 +149,7 @@ def test_a_git_at_the_top_of_a_larger_repository_is_at_work_too(history, monkeyp
     working = subprocess.Popen(["git", "30"], executable="/bin/sleep", cwd=history.folder)
     monkeypatch.chdir(history.folder / "project")
     try:
-        assert mend.busy() == f"git (process {working.pid})"
+        assert repair.running_process() == f"git (process {working.pid})"
     finally:
         working.kill()
         working.wait()
@@ -157,7 +157,7 @@ def test_a_git_at_the_top_of_a_larger_repository_is_at_work_too(history, monkeyp
 
 def test_outside_a_project_and_outside_git(project, capsys):
     with pytest.raises(UserError, match="run this in the project's folder"):
-        mend.run(argparse.Namespace())
+        repair.run(argparse.Namespace())
     Path(".dvc/tmp").mkdir(parents=True)
-    mend.LOCK_TABLES[0].write_text("")
+    repair.LOCK_TABLES[0].write_text("")
     assert "half-written" in mended(capsys)

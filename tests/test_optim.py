@@ -4,27 +4,28 @@ import pytest
 import torch
 from torch import nn
 
-from finegrain import optim, recipe
+from finegrain.config import training
+from finegrain.training import optim
 
-SGD = recipe.Sgd(kind="sgd")
-ADAMW = recipe.AdamW(kind="adamw", betas=(0.9, 0.99))
+SGD = training.SGD(kind="sgd")
+ADAMW = training.AdamW(kind="adamw", betas=(0.9, 0.99))
 
 
-def phase(schedule: recipe.Section, optimizer: recipe.Section = SGD, **more: object) -> recipe.Phase:
+def phase(schedule: training.Section, optimizer: training.Section = SGD, **more: object) -> training.Phase:
     base = {"part": "all", "epochs": 6, "side_pixels": 32, "optimizer": optimizer, "schedule": schedule}
-    return recipe.Phase.model_validate({**base, **more})
+    return training.Phase.model_validate({**base, **more})
 
 
-def rates(wanted: recipe.Phase, steps_per_epoch: int) -> list[float]:
+def rates(wanted: training.Phase, steps_per_epoch: int) -> list[float]:
     return [optim.lr_scale(wanted, step, steps_per_epoch) for step in range(wanted.epochs * steps_per_epoch)]
 
 
 def test_constant_is_one():
-    assert set(rates(phase(recipe.Constant(kind="constant")), 5)) == {1.0}
+    assert set(rates(phase(training.ConstantSchedule(kind="constant")), 5)) == {1.0}
 
 
 def test_step_equals_torch_s_step_lr():
-    ours = rates(phase(recipe.Step(kind="step", every_epochs=2, factor=0.1)), 3)
+    ours = rates(phase(training.StepSchedule(kind="step", every_epochs=2, factor=0.1)), 3)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.1)
     theirs = []
@@ -36,7 +37,7 @@ def test_step_equals_torch_s_step_lr():
 
 
 def test_cosine_warms_up_in_even_steps_then_equals_torch_s_cosine():
-    ours = rates(phase(recipe.Cosine(kind="cosine", warmup_epochs=1.0)), 4)
+    ours = rates(phase(training.CosineSchedule(kind="cosine", warmup_epochs=1.0)), 4)
     assert ours[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
@@ -51,9 +52,9 @@ def test_cosine_warms_up_in_even_steps_then_equals_torch_s_cosine():
 
 @pytest.mark.parametrize("kind", [SGD, ADAMW], ids=["sgd", "adamw"])
 def test_one_cycle_equals_torch_s_in_rate_and_momentum(kind):
-    wanted = phase(recipe.OneCycle(kind="one_cycle", momentum_range=(0.85, 0.95)), kind)
+    wanted = phase(training.OneCycleSchedule(kind="one_cycle", momentum_range=(0.85, 0.95)), kind)
     weight = nn.Parameter(torch.zeros(1))
-    ours = optim.build([(2, [weight])], wanted, lr=0.01)
+    ours = optim.build_optimizer([(2, [weight])], wanted, lr=0.01)
     other = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01, momentum=0.9)
     if kind is ADAMW:
         other = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=0.01)
@@ -61,7 +62,7 @@ def test_one_cycle_equals_torch_s_in_rate_and_momentum(kind):
         other, 0.01, total_steps=42, pct_start=0.3, base_momentum=0.85, max_momentum=0.95
     )
     for step in range(42):
-        optim.set_rates(ours, wanted, step, steps_per_epoch=7)
+        optim.set_lr(ours, wanted, step, steps_per_epoch=7)
         mine, reference = ours.param_groups[0], other.param_groups[0]
         assert mine["lr"] == pytest.approx(reference["lr"], rel=1e-6)
         momentum = "betas" if kind is ADAMW else "momentum"
@@ -74,7 +75,7 @@ def test_one_cycle_equals_torch_s_in_rate_and_momentum(kind):
 
 
 def test_one_cycle_of_a_single_step_starts_at_the_peak():
-    wanted = phase(recipe.OneCycle(kind="one_cycle"), epochs=1)
+    wanted = phase(training.OneCycleSchedule(kind="one_cycle"), epochs=1)
     assert optim.lr_scale(wanted, 0, 1) == 1.0
 
 
@@ -88,18 +89,18 @@ def test_groups_get_their_factor_and_frozen_parameters_are_left_out():
     for _, parameters in rows[:2]:
         for parameter in parameters:
             parameter.requires_grad_(False)
-    wanted = phase(recipe.Constant(kind="constant"), lr_factors=[0.1, 0.5, 1.0])
-    groups = optim.build(rows, wanted, lr=0.2).param_groups
+    wanted = phase(training.ConstantSchedule(kind="constant"), lr_factors=[0.1, 0.5, 1.0])
+    groups = optim.build_optimizer(rows, wanted, lr=0.2).param_groups
     assert [group["peak_lr"] for group in groups] == pytest.approx([0.1, 0.2])
     assert [group["params"] for group in groups] == [rows[2][1], rows[3][1]]
 
 
 def test_geometric_decay_counts_blocks_from_the_head():
-    wanted = phase(recipe.Constant(kind="constant"), lr_decay=0.5)
-    rates = [group["peak_lr"] for group in optim.build(blocks(), wanted, lr=0.8).param_groups]
+    wanted = phase(training.ConstantSchedule(kind="constant"), lr_decay=0.5)
+    rates = [group["peak_lr"] for group in optim.build_optimizer(blocks(), wanted, lr=0.8).param_groups]
     assert rates == pytest.approx([0.1, 0.2, 0.4, 0.8])
     with pytest.raises(ValueError, match="lr_factors or lr_decay, not both"):
-        phase(recipe.Constant(kind="constant"), lr_decay=0.5, lr_factors=[0.1, 0.5, 1.0])
+        phase(training.ConstantSchedule(kind="constant"), lr_decay=0.5, lr_factors=[0.1, 0.5, 1.0])
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
@@ -107,7 +108,7 @@ def test_geometric_decay_counts_blocks_from_the_head():
 def test_weight_decay_can_spare_norm_and_bias(kind, spared):
     chosen = {"kind": kind, "weight_decay": 0.5, "decay_norm_and_bias": not spared}
     rows = blocks()
-    optimizer = optim.build(rows, phase(recipe.Constant(kind="constant"), chosen), lr=0.1)
+    optimizer = optim.build_optimizer(rows, phase(training.ConstantSchedule(kind="constant"), chosen), lr=0.1)
     for _, parameters in rows:
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
@@ -137,4 +138,4 @@ def test_the_average_equals_a_slow_one_and_starts_at_the_weights():
 
 def test_warmup_must_be_shorter_than_the_phase():
     with pytest.raises(ValueError, match="warmup_epochs must be less than epochs"):
-        phase(recipe.Cosine(kind="cosine", warmup_epochs=6.0))
+        phase(training.CosineSchedule(kind="cosine", warmup_epochs=6.0))

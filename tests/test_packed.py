@@ -4,21 +4,23 @@ import numpy as np
 import pytest
 import torch
 
-from finegrain import packed
-from finegrain.recipe import Augment, Statistics
+from finegrain.config.training import AugmentParams, ChannelStatistics
+from finegrain.loading import batches
 
 CPU = torch.device("cpu")
-PLAIN = Augment(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=False)
-MILD = Augment(crop_scale=(0.5, 1.0))
+PLAIN = AugmentParams(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=False)
+MILD = AugmentParams(crop_scale=(0.5, 1.0))
 
 
 @pytest.fixture
-def train(tiny_pack) -> packed.Split:
+def train(tiny_pack) -> batches.PackedSplit:
     return split(tiny_pack, "train")
 
 
-def split(folder, names: str) -> packed.Split:
-    return packed.Split(folder, names, CPU, *packed.statistics(folder, "train", pretrained=False))
+def split(folder, names: str) -> batches.PackedSplit:
+    return batches.PackedSplit(
+        folder, names, CPU, *batches.normalization_mean_std(folder, "train", pretrained=False)
+    )
 
 
 def collect(batches) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,15 +68,15 @@ def test_a_last_batch_of_one_image_is_left_out(train):
 @pytest.mark.parametrize(
     ("wanted", "pretrained", "mean"),
     [
-        ("auto", True, packed.IMAGENET[0]),
+        ("auto", True, batches.IMAGENET_MEAN_STD[0]),
         ("auto", False, [0.2, 0.2, 0.2]),
-        ("imagenet", False, packed.IMAGENET[0]),
+        ("imagenet", False, batches.IMAGENET_MEAN_STD[0]),
         ("train", True, [0.2, 0.2, 0.2]),
-        (Statistics(mean=(0.4, 0.5, 0.6), std=(0.1, 0.1, 0.1)), True, [0.4, 0.5, 0.6]),
+        (ChannelStatistics(mean=(0.4, 0.5, 0.6), std=(0.1, 0.1, 0.1)), True, [0.4, 0.5, 0.6]),
     ],
 )
 def test_the_normalisation_is_the_one_asked_for(tiny_pack, wanted, pretrained, mean):
-    assert packed.statistics(tiny_pack, wanted, pretrained)[0] == mean
+    assert batches.normalization_mean_std(tiny_pack, wanted, pretrained)[0] == mean
 
 
 def test_two_splits_are_seen_as_one(tiny_pack, train):

@@ -12,8 +12,9 @@ from test_params import changed
 import download
 import pack
 import split
-from finegrain import manifest, packing, picture, record
-from finegrain.errors import UserError
+from finegrain.core import file_io
+from finegrain.core.errors import UserError
+from finegrain.dataset import decoding, manifest, pack_writer
 from finegrain.sources import archive
 
 FILES = drawn.classes({"b": 6, "a": 5, "C": 7}) | {
@@ -41,16 +42,16 @@ def packed(project):
 
 
 def test_arrays_equal_decoding_each_image_by_itself(packed):
-    table = list(manifest.read(Path("data/toy/manifest.csv")))
+    table = list(manifest.read_manifest(Path("data/toy/manifest.csv")))
     facts = json.loads((packed / "pack.json").read_text())
     assert facts["classes"] == ["C", "a", "b"]
-    for name in packing.SPLITS:
+    for name in pack_writer.SPLITS:
         rows = [row for row in table if row.split == name]
         images, labels = np.load(packed / f"{name}.npy"), np.load(packed / f"{name}_labels.npy")
         assert images.dtype == np.uint8 and images.shape == (len(rows), 32, 32, 3)
         assert labels.dtype == np.int64 and facts["counts"][name] == len(rows)
         assert [facts["classes"][label] for label in labels] == [row.class_name for row in rows]
-        slow = [np.asarray(picture.square(FILES[row.path], 32)) for row in rows]
+        slow = [np.asarray(decoding.decode_square(FILES[row.path], 32)) for row in rows]
         assert np.array_equal(images, np.stack(slow))
 
 
@@ -59,7 +60,7 @@ def test_mean_and_deviation_are_those_of_train(packed):
     train = np.load(packed / "train.npy") / 255
     np.testing.assert_allclose(facts["mean"], train.mean(axis=(0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(facts["std"], train.std(axis=(0, 1, 2)), rtol=1e-12)
-    assert facts["manifest_sha256"] == record.sha256(Path("data/toy/manifest.csv"))
+    assert facts["manifest_sha256"] == file_io.sha256(Path("data/toy/manifest.csv"))
     assert facts["side_pixels"] == 32
 
 
@@ -69,14 +70,14 @@ def test_the_stages_write_exactly_these_files(packed):
         "params.yaml", "photos.zip", "data/toy/archive/photos.zip", "data/toy/manifest.csv",
         "metrics/toy/data/source.json", "metrics/toy/data/split.json", "plots/toy/data/class_balance.csv",
         "reports/toy/rejected.csv", "reports/toy/near_duplicates.csv", "data/toy/pack/pack.json",
-        *(f"data/toy/pack/{name}{end}.npy" for name in packing.SPLITS for end in ("", "_labels")),
+        *(f"data/toy/pack/{name}{end}.npy" for name in pack_writer.SPLITS for end in ("", "_labels")),
     }  # fmt: skip
     source = json.loads(Path("metrics/toy/data/source.json").read_text())
     assert source["source"] == "archive" and source["files"][0]["name"] == "photos.zip"
-    assert source["sha256"] == record.sha256(Path("photos.zip"))
+    assert source["sha256"] == file_io.sha256(Path("photos.zip"))
     metrics = json.loads(Path("metrics/toy/data/split.json").read_text())
     assert metrics["images"] == {"train": 13, "val": 4, "test": 4} and metrics["classes"] == 3
-    assert metrics["sha256"] == record.sha256(Path("data/toy/manifest.csv"))
+    assert metrics["sha256"] == file_io.sha256(Path("data/toy/manifest.csv"))
     assert Path("reports/toy/near_duplicates.csv").read_text() == "test_path,other_path,bits\n"
     assert Path("plots/toy/data/class_balance.csv").read_text().startswith("class,split,images\nC,train,5\n")
 
@@ -94,10 +95,10 @@ def test_the_same_images_in_a_tar_of_another_order_give_the_same_arrays(packed):
 def test_a_wrong_sha256_stops_the_download_and_leaves_nothing(project):
     drawn.zip_file(project / "photos.zip", FILES)
     configure(sha256="0" * 64)
-    with pytest.raises(UserError, match=f"{'0' * 64}, but .* has {record.sha256(Path('photos.zip'))}"):
+    with pytest.raises(UserError, match=f"{'0' * 64}, but .* has {file_io.sha256(Path('photos.zip'))}"):
         download.main([])
     assert list(Path("data/toy").iterdir()) == [] and not Path("metrics").exists()
-    configure(sha256=record.sha256(Path("photos.zip")))
+    configure(sha256=file_io.sha256(Path("photos.zip")))
     download.main([])
 
 
@@ -114,12 +115,12 @@ def test_too_many_bad_images_stop_the_split_with_the_report_written(project):
 
 def test_an_archive_that_is_not_the_manifest_s_is_refused_and_the_old_pack_stays(packed):
     before = (packed / "train.npy").read_bytes()
-    gone, bad, *_ = (row.path for row in manifest.read(Path("data/toy/manifest.csv")))
-    for files, message in [
+    gone, bad, *_ = (row.path for row in manifest.read_manifest(Path("data/toy/manifest.csv")))
+    for content, message in [
         ({path: data for path, data in FILES.items() if path != gone}, f"holds no {gone}"),
         (FILES | {bad: b"<html>"}, f"{bad}: not an image"),
     ]:
-        drawn.zip_file(Path("data/toy/archive/photos.zip"), files)
+        drawn.zip_file(Path("data/toy/archive/photos.zip"), content)
         with pytest.raises(UserError, match=message):
             pack.main([])
         assert (packed / "train.npy").read_bytes() == before
@@ -129,5 +130,8 @@ def test_an_archive_that_is_not_the_manifest_s_is_refused_and_the_old_pack_stays
 def test_a_full_disk_is_noticed_before_packing(packed, monkeypatch):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with archive.Reader(Path("data/toy/archive")) as reader, pytest.raises(UserError, match="GB are missing"):
-        packing.pack(reader, Path("data/toy/manifest.csv"), packed, 512)
+    with (
+        archive.ArchiveReader(Path("data/toy/archive")) as reader,
+        pytest.raises(UserError, match="GB are missing"),
+    ):
+        pack_writer.write_pack(reader, Path("data/toy/manifest.csv"), packed, 512)

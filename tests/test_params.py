@@ -10,8 +10,8 @@ import torchvision
 import yaml
 from pipeline import ROOT
 
-from finegrain import params
-from finegrain.errors import UserError
+from finegrain.config import params
+from finegrain.core.errors import UserError
 
 BARE = {
     "part": "all",
@@ -42,13 +42,13 @@ def changed(tmp_path: Path, **changes: Any) -> Path:
 
 def refusal(file: Path) -> str:
     with pytest.raises(UserError) as caught:
-        params.read(file)
+        params.load_params(file)
     return str(caught.value).replace(str(file), "params.yaml")
 
 
 @pytest.mark.parametrize("file", [ROOT / "params.yaml", *sorted((ROOT / "recipes").glob("*.yaml"))], ids=str)
 def test_every_committed_params_file_is_valid(file):
-    config = params.read(file)
+    config = params.load_params(file)
     assert config.models and config.phases
 
 
@@ -58,7 +58,7 @@ def test_a_number_is_one_however_it_is_written(tmp_path, written):
     file = tmp_path / "params.yaml"
     text = (ROOT / "params.yaml").read_text()
     file.write_text(re.sub(r"^lr: \S+", f"lr: {written}", text, flags=re.M))
-    assert params.read(file).lr == 1e-5
+    assert params.load_params(file).lr == 1e-5
 
 
 def test_model_names_are_torchvision_s():
@@ -162,11 +162,11 @@ def test_a_missing_file_says_where_to_get_one(tmp_path):
 def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path):
     file = changed(tmp_path)
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
-    assert params.read(file) == params.read(ROOT / "params.yaml")
+    assert params.load_params(file) == params.load_params(ROOT / "params.yaml")
 
 
 def test_integers_are_taken_where_a_number_is_wanted(tmp_path):
-    assert params.read(changed(tmp_path, lr=1)).lr == 1.0
+    assert params.load_params(changed(tmp_path, lr=1)).lr == 1.0
 
 
 @pytest.mark.parametrize(
@@ -181,5 +181,5 @@ def test_integers_are_taken_where_a_number_is_wanted(tmp_path):
 )
 def test_images_grow_from_epoch_to_epoch(tmp_path, sides, epochs, wanted):
     file = changed(tmp_path, phases__all__side_pixels=sides, phases__all__epochs=epochs)
-    phase = params.read(file).phases["all"]
+    phase = params.load_params(file).phases["all"]
     assert [phase.side(epoch) for epoch in range(epochs)] == wanted

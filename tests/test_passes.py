@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from finegrain import passes
+from finegrain.training import train_step
 
 
 def network() -> nn.Module:
@@ -53,7 +53,7 @@ def stand_in(monkeypatch):
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Recording)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.get_rng_state())
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: torch.set_rng_state(state))
-    real = passes._Graph.__init__
+    real = train_step._CudaGraph.__init__
 
     def remember(self, run, net, images, target):
         real(self, run, net, images, target)
@@ -70,13 +70,13 @@ def stand_in(monkeypatch):
 
         self._graph.replay = replay
 
-    monkeypatch.setattr(passes._Graph, "__init__", remember)
+    monkeypatch.setattr(train_step._CudaGraph, "__init__", remember)
 
 
 def test_loss_and_gradients_are_autograds():
     net, other = network(), network()
     x, y = batch(4, 8)
-    run = passes.Passes(net, bf16=False, label_smoothing=0.1, planned=None)
+    run = train_step.StepRunner(net, bf16=False, label_smoothing=0.1, planned=None)
     run(x * 2, y)  # gradients of an earlier step must not add up
     loss, logits = run(x, y)
     other(x * 2)
@@ -91,8 +91,8 @@ def test_a_recording_changes_nothing(stand_in):
     are those without recordings.
     """
     plain, recorded = network(), network()
-    with_graph = passes.Passes(recorded, False, 0.1, lambda side: passes.RECORD_FROM_STEPS, 4)
-    without = passes.Passes(plain, False, 0.1, None)
+    with_graph = train_step.StepRunner(recorded, False, 0.1, lambda side: train_step.MIN_GRAPH_STEPS, 4)
+    without = train_step.StepRunner(plain, False, 0.1, None)
     sizes = [(3, 8), (4, 8), (4, 8), (3, 8), (4, 8), (4, 12), (2, 12), (4, 12)]
     for seed, (n, side) in enumerate(sizes):
         x, y = batch(n, side, seed)
@@ -108,16 +108,16 @@ def test_a_recording_leaves_the_random_numbers_as_they_were(stand_in):
     net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3 * 8 * 8, 5))
     x, y = batch(4, 8)
     losses = []
-    for planned in (None, lambda side: passes.RECORD_FROM_STEPS):
-        run = passes.Passes(net, False, 0.0, planned, 4)
+    for planned in (None, lambda side: train_step.MIN_GRAPH_STEPS):
+        run = train_step.StepRunner(net, False, 0.0, planned, 4)
         torch.manual_seed(3)
         losses.append(run(x, y)[0].item())
     assert losses[0] == losses[1]
 
 
 def test_short_plans_are_not_recorded(stand_in):
-    plan = {8: passes.RECORD_FROM_STEPS - 1, 12: passes.RECORD_FROM_STEPS}
-    run = passes.Passes(network(), False, 0.0, plan.__getitem__, 4)
+    plan = {8: train_step.MIN_GRAPH_STEPS - 1, 12: train_step.MIN_GRAPH_STEPS}
+    run = train_step.StepRunner(network(), False, 0.0, plan.__getitem__, 4)
     run(*batch(4, 8))
     assert Recording.made == 0
     run(*batch(4, 12))
@@ -131,7 +131,7 @@ def test_what_cannot_be_recorded_runs_all_the_same(stand_in, monkeypatch, capsys
     monkeypatch.setattr(Recording, "__init__", refuse)
     net, other = network(), network()
     x, y = batch(4, 8)
-    loss, _ = passes.Passes(net, False, 0.1, lambda side: passes.RECORD_FROM_STEPS, 4)(x, y)
+    loss, _ = train_step.StepRunner(net, False, 0.1, lambda side: train_step.MIN_GRAPH_STEPS, 4)(x, y)
     assert torch.equal(loss, slow(other, x, y)[0].detach())
     assert all(torch.equal(a, b) for a, b in zip(net.buffers(), other.buffers(), strict=True))
     assert "no CUDA graph (CUDA out of memory.)" in capsys.readouterr().err

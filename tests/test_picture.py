@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finegrain import picture
+from finegrain.dataset import decoding
 
 
 def pixels(data: bytes, side: int | None = None) -> np.ndarray:
-    image = picture.decode(data, side)
+    image = decoding.decode(data, side)
     assert image.mode == "RGB"
     return np.asarray(image).astype(int)
 
@@ -32,7 +32,7 @@ def test_exif_orientation_gives_the_upright_image_and_its_size(orientation, kind
     exif[0x0112] = orientation
     options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
     data = drawn.encode(stored, kind, exif=exif, **options)
-    image, size = picture.decode_with_size(data)
+    image, size = decoding.decode_with_size(data)
     assert size == image.size == upright.size
     assert np.abs(np.asarray(image).astype(int) - np.asarray(upright)).max() <= 6
 
@@ -91,17 +91,17 @@ def test_a_camera_s_jpeg_of_several_pictures_is_read():
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
 def test_a_truncated_file_is_refused_at_any_scale(kind, side):
     data = drawn.encode(drawn.picture(1, 600, 400), kind)
-    picture.decode(data, side)
+    decoding.decode(data, side)
     for share in (0.3, 0.6, 0.95):
-        with pytest.raises(picture.BadImage):
-            picture.decode(data[: int(len(data) * share)], side)
+        with pytest.raises(decoding.BadImage):
+            decoding.decode(data[: int(len(data) * share)], side)
 
 
 def test_a_flipped_byte_in_a_png_is_refused():
     data = bytearray(drawn.png(1))
     data[len(data) // 2] ^= 1
-    with pytest.raises(picture.BadImage):
-        picture.decode(bytes(data))
+    with pytest.raises(decoding.BadImage):
+        decoding.decode(bytes(data))
 
 
 @pytest.mark.parametrize(
@@ -116,28 +116,28 @@ def test_a_flipped_byte_in_a_png_is_refused():
     ],
 )
 def test_what_is_no_image_is_refused_with_the_reason(data, reason):
-    with pytest.raises(picture.BadImage, match=reason):
-        picture.decode(data)
+    with pytest.raises(decoding.BadImage, match=reason):
+        decoding.decode(data)
 
 
 def test_a_decompression_bomb_is_refused_by_its_header():
     chunk = struct.pack(">II5B", 20_000, 20_000, 8, 2, 0, 0, 0)
     header = b"IHDR" + chunk
     bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    with pytest.raises(picture.BadImage, match="178,956,970 pixels"):
-        picture.decode(bomb + drawn.png(1)[33:])
+    with pytest.raises(decoding.BadImage, match="178,956,970 pixels"):
+        decoding.decode(bomb + drawn.png(1)[33:])
 
 
 def test_reasons_hold_no_memory_address():
     for data in (b"junk", drawn.encode(drawn.picture(1, 600, 400), "JPEG")[:2000], drawn.png(1)[:60]):
-        with pytest.raises(picture.BadImage) as error:
-            picture.decode(data)
+        with pytest.raises(decoding.BadImage) as error:
+            decoding.decode(data)
         assert "0x" not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_square_of_a_large_jpeg_is_nearly_that_of_the_full_decoding():
     data = drawn.encode(drawn.picture(1, 1200, 900), "JPEG", quality=95)
     full = Image.open(io.BytesIO(data))
-    assert picture.decode(data, 64).size == (300, 225)  # decoded at a quarter
+    assert decoding.decode(data, 64).size == (300, 225)  # decoded at a quarter
     slow = np.asarray(full.resize((64, 64), Image.Resampling.BILINEAR)).astype(int)
-    assert np.abs(np.asarray(picture.square(data, 64)) - slow).max() <= 3
+    assert np.abs(np.asarray(decoding.decode_square(data, 64)) - slow).max() <= 3

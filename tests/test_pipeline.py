@@ -6,7 +6,7 @@ import sys
 import pytest
 from pipeline import ROOT, STAGES, local_imports, script_of
 
-from finegrain import params
+from finegrain.config import params
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from finegrain.errors import UserError
-from finegrain.pixels import Pixels
+from finegrain.core.errors import UserError
+from finegrain.loading.pack_reader import PackReader
 
 RNG = np.random.default_rng(0)
 FIRST, SECOND = (RNG.integers(0, 256, (n, 12, 12, 3), dtype=np.uint8) for n in (5, 3))
@@ -21,7 +21,7 @@ def files(tmp_path):
 
 
 def test_images_of_several_files_come_in_the_order_asked_for(files):
-    pixels = Pixels(files)
+    pixels = PackReader(files)
     assert (len(pixels), pixels.side) == (8, 12)
     chosen = torch.tensor([7, 0, 5, 4, 0])
     out = np.empty((5, 12, 12, 3), np.uint8)
@@ -31,7 +31,7 @@ def test_images_of_several_files_come_in_the_order_asked_for(files):
 
 def test_only_the_rows_of_the_crop_are_read(files):
     out = np.full((3, 12, 12, 3), 7, np.uint8)
-    Pixels(files).read(torch.tensor([2, 6]), torch.tensor([[3, 5, 4, 2], [11, 0, 1, 12]]), out)
+    PackReader(files).read(torch.tensor([2, 6]), torch.tensor([[3, 5, 4, 2], [11, 0, 1, 12]]), out)
     expected = np.full((3, 12, 12, 3), 7, np.uint8)
     expected[0, 3:7], expected[1, 11:] = FIRST[2, 3:7], SECOND[1, 11:]
     assert np.array_equal(out, expected)
@@ -39,7 +39,7 @@ def test_only_the_rows_of_the_crop_are_read(files):
 
 def test_the_file_may_be_replaced_while_it_is_read(files):
     """As `dvc checkout` does: what was opened stays."""
-    pixels = Pixels(files[:1])
+    pixels = PackReader(files[:1])
     np.save(files[0].with_name("new.npy"), FIRST + 1)
     os.replace(files[0].with_name("new.npy"), files[0])
     out = np.empty((1, 12, 12, 3), np.uint8)
@@ -55,19 +55,19 @@ def test_the_file_may_be_replaced_while_it_is_read(files):
 def test_a_damaged_file_is_refused_by_name(files, content):
     files[1].write_bytes(files[1].read_bytes()[:-1] if content is None else content)
     with pytest.raises(UserError, match=r"b\.npy: damaged or cut off; `dvc repro -f pack`"):
-        Pixels(files)
+        PackReader(files)
 
 
 def test_other_arrays_are_refused(files):
     np.save(files[1], SECOND.astype(np.float32))
     with pytest.raises(UserError, match=r"b\.npy: damaged"):
-        Pixels(files)
+        PackReader(files)
     with pytest.raises(UserError, match=r"c\.npy: not found"):
-        Pixels([files[0].with_name("c.npy")])
+        PackReader([files[0].with_name("c.npy")])
 
 
 def test_a_file_cut_off_while_it_is_open_is_said(files):
-    pixels = Pixels(files)
+    pixels = PackReader(files)
     os.truncate(files[0], 200)
     with pytest.raises(UserError, match=r"a\.npy: damaged or cut off"):
         pixels.read(torch.tensor([4]), torch.tensor([[0, 0, 12, 12]]), np.empty((1, 12, 12, 3), np.uint8))

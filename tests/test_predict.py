@@ -24,9 +24,13 @@ import evaluate
 import pack
 import split
 import train
-from finegrain import cli, loop, model, packed, photos, predict
-from finegrain.errors import UserError
-from finegrain.labels import Labels
+from finegrain import cli
+from finegrain.core.errors import UserError
+from finegrain.loading import batches
+from finegrain.models import inference, storage
+from finegrain.serving import find_model, inputs, predict
+from finegrain.serving.labels import Labels
+from finegrain.serving.predictor import Predictor
 
 CPU = torch.device("cpu")
 
@@ -72,16 +76,16 @@ def table(text: str) -> list[dict[str, str]]:
 def test_it_gives_the_logits_that_evaluate_computed(project):
     rows = pd.read_csv("data/sample/manifest.csv")
     test = rows[rows["split"] == "test"]["path"].tolist()
-    weights, sidecar = predict.find_model(None)
-    predictor = predict.Predictor(weights, sidecar, CPU, False, None, False)
-    items = [(photos.Photo(path, path), Path("photos", path).read_bytes()) for path in test]
+    weights, sidecar = find_model.find_model(None)
+    predictor = Predictor(weights, sidecar, CPU, False, None, False)
+    items = [(inputs.Photo(path, path), Path("photos", path).read_bytes()) for path in test]
     skipped: list[tuple[str, str]] = []
     found = list(predictor.logits(items, skipped))
     assert [photo.inner for photo, _ in found] == test and not skipped
-    net, facts = model.load(weights, sidecar)
-    whole = packed.Split(Path("data/sample/pack"), "test", CPU, facts["mean"], facts["std"])
-    logits, _ = loop.predict(net, whole, facts["side_pixels"], bf16=False)
-    assert len(test) > loop.PREDICT_BATCH
+    net, facts = storage.load_model(weights, sidecar)
+    whole = batches.PackedSplit(Path("data/sample/pack"), "test", CPU, facts["mean"], facts["std"])
+    logits, _ = inference.predict_split(net, whole, facts["side_pixels"], bf16=False)
+    assert len(test) > inference.BATCH_SIZE
     assert np.array_equal(np.stack([row for _, row in found]), logits.double().numpy())
 
 
@@ -89,14 +93,14 @@ def test_it_gives_the_logits_that_evaluate_computed(project):
 @pytest.mark.parametrize("in_between", [True, False])
 def test_bad_photos_leave_the_batches_of_the_good_ones_as_they_are(project, monkeypatch, in_between):
     """So that the logits stay evaluate's: on the CPU and on a GPU, where photos are decoded further ahead."""
-    monkeypatch.setattr(loop, "PREDICT_BATCH", 4)
-    predictor = predict.Predictor(*predict.find_model(None), CPU, False, None, False)
+    monkeypatch.setattr(inference, "BATCH_SIZE", 4)
+    predictor = Predictor(*find_model.find_model(None), CPU, False, None, False)
     if not in_between:
         predictor._device = torch.device("cuda")  # only where it decodes: nothing is asked
     data = next(Path("photos").rglob("*.jpg")).read_bytes()
     bad = {0, 5, 6, 7, 8, 9, 12}
     items = [
-        (photos.Photo(str(n), str(n)), "locked" if n == 5 else b"" if n in bad else data) for n in range(15)
+        (inputs.Photo(str(n), str(n)), "locked" if n == 5 else b"" if n in bad else data) for n in range(15)
     ]
     skipped: list[tuple[str, str]] = []
     batches = list(predictor.batches(iter(items), skipped))
@@ -204,10 +208,10 @@ def test_the_project_s_models_are_asked_as_evaluate_asks_them_others_plainly(pro
 def test_device_and_precision_are_the_project_s_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     changed(tmp_path, evaluate__flip=True, device="cpu", precision="fp32")
-    assert predict.ways("resnet18") == {
+    assert find_model.evaluation_settings("resnet18") == {
         "flip": True, "side_pixels": None, "device": "cpu", "precision": "fp32",
     }  # fmt: skip
-    assert predict.ways("elsewhere/net.safetensors") == {
+    assert find_model.evaluation_settings("elsewhere/net.safetensors") == {
         "flip": False, "side_pixels": None, "device": "auto", "precision": "auto",
     }  # fmt: skip
 
@@ -250,14 +254,14 @@ def test_a_csv_names_photos_in_three_ways_with_a_byte_order_mark_and_backslashes
     text = "image,label\r\nin/cat\\1.jpg,Cat\r\ndog/2.jpg,Dog\r\n3.jpg,Cat\r\n"
     (tmp_path / "labels.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
     labels = Labels(tmp_path / "labels.csv", "image", "label", ["Cat", "Dog"])
-    found = [photos.Photo(f"in/{inner}", inner) for inner in ("cat/1.jpg", "dog/2.jpg", "x/3.jpg", "4.jpg")]
+    found = [inputs.Photo(f"in/{inner}", inner) for inner in ("cat/1.jpg", "dog/2.jpg", "x/3.jpg", "4.jpg")]
     assert [labels.of(photo) for photo in found] == ["Cat", "Dog", "Cat", None]
 
 
 def test_a_csv_that_names_two_photos_at_once_is_refused_and_missing_ones_are_counted(tmp_path):
     (tmp_path / "labels.csv").write_text("image,label\nx.jpg,Cat\ny.jpg,Dog\n")
     labels = Labels(tmp_path / "labels.csv", "image", "label", ["Cat", "Dog"])
-    one, other = (photos.Photo(f"in/{inner}", inner) for inner in ("a/x.jpg", "b/x.jpg"))
+    one, other = (inputs.Photo(f"in/{inner}", inner) for inner in ("a/x.jpg", "b/x.jpg"))
     assert labels.missing([one]) == 1
     with pytest.raises(UserError, match=r"x.jpg may be in/a/x.jpg or in/b/x.jpg; write their paths there"):
         labels.missing([one, other])
@@ -267,7 +271,7 @@ def test_photos_of_any_name_are_found_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in (b"caf\xe9.jpg", b"~$a.jpg", b"b.jpg"):
         (tmp_path / os.fsdecode(name)).write_bytes(name)
-    found = photos.find(["~$a.jpg", ".", "*.jpg", str(Path("b.jpg"))])
+    found = inputs.find_photos(["~$a.jpg", ".", "*.jpg", str(Path("b.jpg"))])
     names = [(photo.name, data) for source in found for photo, data in source.read()]
     assert sorted(data for _, data in names) == [b"b.jpg", b"caf\xe9.jpg", b"~$a.jpg"]
     assert all(name.encode() for name, _ in names)  # it can be written
@@ -275,14 +279,14 @@ def test_photos_of_any_name_are_found_once(tmp_path, monkeypatch):
 
 def test_a_model_s_name_is_no_training_s(project):
     shutil.copy("models/sample/resnet18-0.safetensors", "models/sample/resnet18.safetensors")
-    assert predict.find_model("resnet18") == predict.find_model("resnet18-0")
+    assert find_model.find_model("resnet18") == find_model.find_model("resnet18-0")
 
 
 def test_what_is_not_there_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     for path, message in ((tmp_path / "no*.jpg", "not found"), (tmp_path / "empty", "holds no image")):
         with pytest.raises(UserError, match=message):
-            photos.find([str(path)])
+            inputs.find_photos([str(path)])
 
 
 @pytest.mark.slow

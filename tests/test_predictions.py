@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from finegrain import answers, predictions, record
-from finegrain.errors import UserError
+from finegrain.core import file_io
+from finegrain.core.errors import UserError
+from finegrain.evaluation import predictions
+from finegrain.models import outputs
 
 NAMES = ["a", "b", "c", "d", "e", "NA"]
 
@@ -19,15 +21,17 @@ def manifest(project, classes):
 
 
 def of(probabilities, labels, temperature=1.0):
-    return answers.of(np.log(probabilities).astype(np.float32), np.array(labels), temperature)
+    return outputs.from_logits(np.log(probabilities).astype(np.float32), np.array(labels), temperature)
 
 
 def test_round_trip(project):
     probabilities = np.array([[0.5, 0.2, 0.1, 0.1, 0.06, 0.04], [0.02, 0.9, 0.02, 0.02, 0.02, 0.02]])
     plain, calibrated = of(probabilities, [0, 5]), of(probabilities, [0, 5], 2.0)
     file = project / "p" / "m.parquet"
-    predictions.write(file, predictions.table(manifest(project, ["a", "NA"]), plain, calibrated, NAMES))
-    frame = predictions.read(file)
+    predictions.write_predictions(
+        file, predictions.predictions_table(manifest(project, ["a", "NA"]), plain, calibrated, NAMES)
+    )
+    frame = predictions.read_predictions(file)
     assert frame["path"].tolist() == ["0.png", "1.png"]
     assert frame["class"].tolist() == ["a", "NA"]  # not read as a missing value
     assert frame["correct"].tolist() == [True, False]
@@ -41,23 +45,23 @@ def test_round_trip(project):
 def test_the_same_bytes_twice(project):
     plain = of(np.full((2, 6), 1 / 6), [0, 5])
     for name in ("one", "two"):
-        table = predictions.table(manifest(project, ["a", "NA"]), plain, plain, NAMES)
-        predictions.write(project / name, table)
+        table = predictions.predictions_table(manifest(project, ["a", "NA"]), plain, plain, NAMES)
+        predictions.write_predictions(project / name, table)
     assert (project / "one").read_bytes() == (project / "two").read_bytes()
 
 
 def test_a_manifest_of_other_images_is_refused(project):
     plain = of(np.full((1, 6), 1 / 6), [0])
     with pytest.raises(UserError, match="not those of the pack"):
-        predictions.table(manifest(project, ["b"]), plain, plain, NAMES)
+        predictions.predictions_table(manifest(project, ["b"]), plain, plain, NAMES)
 
 
 def test_a_missing_or_damaged_file_says_how_to_get_it(project):
     with pytest.raises(UserError, match="dvc pull"):
-        predictions.read(project / "no.parquet")
+        predictions.read_predictions(project / "no.parquet")
     (project / "bad.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="bad.parquet: not a Parquet file"):
-        predictions.read(project / "bad.parquet")
+        predictions.read_predictions(project / "bad.parquet")
 
 
 FRAME = pd.DataFrame(
@@ -71,20 +75,20 @@ FRAME = pd.DataFrame(
 
 def test_which_are_right_survives_as_text_without_the_images_names(project):
     file = project / "right.csv"
-    record.write_csv(file, predictions.RIGHT, predictions.right(FRAME))
+    file_io.write_csv(file, predictions.CORRECT_COLUMNS, predictions.correct_rows(FRAME))
     text = file.read_text()
     assert [line[-2:] for line in text.splitlines()] == ["ht", "10", "01", ",1"] and ".jpg" not in text
-    back = predictions.parse_right(file.read_bytes())
+    back = predictions.parse_correct(file.read_bytes())
     assert back["class"].tolist() == ["a", "a", 'b, "c"', 'b, "c"', "NA"]
     assert (back["class"] == back["class_1"]).tolist() == [True, False, False, True, True]
-    assert back["class_1"].tolist()[1:3] == [predictions.WRONG] * 2
+    assert back["class_1"].tolist()[1:3] == [predictions.OTHER_CLASS] * 2
     assert back["path"].is_unique
-    pd.testing.assert_frame_equal(back, predictions.nameless(FRAME))
+    pd.testing.assert_frame_equal(back, predictions.anonymize(FRAME))
 
 
 def test_a_class_keeps_its_nameless_images_where_another_one_changes():
     moved = FRAME.assign(path=["a/1.jpg", "b/1.jpg", "a/2.jpg", "b/3.jpg", "NA/1.jpg"])
-    one, other = (predictions.nameless(frame) for frame in (FRAME, moved))
+    one, other = (predictions.anonymize(frame) for frame in (FRAME, moved))
     assert (one["path"] == other["path"]).tolist() == [True, True, False, False, True]
 
 
@@ -93,4 +97,4 @@ def test_a_class_keeps_its_nameless_images_where_another_one_changes():
 )
 def test_other_text_is_refused(content):
     with pytest.raises(ValueError):
-        predictions.parse_right(content)
+        predictions.parse_correct(content)

@@ -5,16 +5,16 @@ import math
 import pytest
 import torch
 
-from finegrain import range_test
-from finegrain.errors import UserError
-from finegrain.range_test import Point
-from finegrain.recipe import RangeTest
+from finegrain.config.training import LRRangeTest
+from finegrain.core.errors import UserError
+from finegrain.training import lr_finder
+from finegrain.training.lr_finder import LRPoint
 
-SWEEP = RangeTest(start=1e-5, end=100.0, steps=120, suggestion="valley")
+SWEEP = LRRangeTest(start=1e-5, end=100.0, steps=120, suggestion="valley")
 
 
-def curve(losses: list[float]) -> list[Point]:
-    return [Point(10.0 ** (i - 5), loss, loss) for i, loss in enumerate(losses)]
+def curve(losses: list[float]) -> list[LRPoint]:
+    return [LRPoint(10.0 ** (i - 5), loss, loss) for i, loss in enumerate(losses)]
 
 
 def quadratic(curvature: float, dimensions: int = 50):
@@ -33,21 +33,21 @@ def quadratic(curvature: float, dimensions: int = 50):
 @pytest.mark.parametrize("curvature", [0.5, 4.0, 100.0])
 @pytest.mark.parametrize("kind", ["steepest", "valley"])
 def test_both_suggestions_find_the_known_rate_of_a_quadratic(curvature, kind):
-    points = range_test.sweep(quadratic(curvature), SWEEP)
-    found = range_test.suggest(points, kind)
+    points = lr_finder.run_sweep(quadratic(curvature), SWEEP)
+    found = lr_finder.suggest(points, kind)
     best = 1 / curvature
     assert best / 10 < found < best  # it trains fast, and is well below 2 / curvature, where it diverges
 
 
 def test_the_sweep_ends_where_gradient_descent_begins_to_diverge():
-    points = range_test.sweep(quadratic(4.0), SWEEP)
+    points = lr_finder.run_sweep(quadratic(4.0), SWEEP)
     # the smoothed loss grows slowly past 2 / curvature = 0.5, so the end lies above it, but far below 100
     assert 0.5 < points[-1].lr < 20
     assert len(points) < SWEEP.steps
 
 
 def test_rates_grow_geometrically_from_start_to_end():
-    points = range_test.sweep(lambda lr: 1.0, SWEEP)
+    points = lr_finder.run_sweep(lambda lr: 1.0, SWEEP)
     assert len(points) == 120
     assert points[0].lr == pytest.approx(1e-5) and points[-1].lr == pytest.approx(100.0)
     growths = [b.lr / a.lr for a, b in zip(points, points[1:], strict=False)]
@@ -56,7 +56,7 @@ def test_rates_grow_geometrically_from_start_to_end():
 
 def test_smoothing_is_a_moving_average_without_bias():
     losses = iter([4.0, 2.0, 1.0] + [1.0] * 117)
-    points = range_test.sweep(lambda lr: next(losses), SWEEP)
+    points = lr_finder.run_sweep(lambda lr: next(losses), SWEEP)
     weights = [0.95**2, 0.95, 1.0]
     slow = sum(w * v for w, v in zip(weights, [4.0, 2.0, 1.0], strict=True)) / sum(weights)
     assert points[0].smoothed_loss == pytest.approx(4.0)
@@ -66,12 +66,12 @@ def test_smoothing_is_a_moving_average_without_bias():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_ends_the_sweep(bad):
     losses = iter([1.0] * 30 + [bad])
-    assert len(range_test.sweep(lambda lr: next(losses), SWEEP)) == 30
+    assert len(lr_finder.run_sweep(lambda lr: next(losses), SWEEP)) == 30
 
 
 def test_steepest_and_valley_on_a_drawn_curve():
     points = curve([9.0, 8.9, 8.8, 8.0, 4.0, 3.5, 3.4, 9.0, 20.0, 40.0])
-    found = range_test.suggestions(points)
+    found = lr_finder.suggestions(points)
     assert found["steepest"] == points[3].lr  # from 8 to 4
     assert found["valley"] == points[4].lr  # the first below (9 + 3.4) / 2
 
@@ -80,8 +80,8 @@ def test_steepest_and_valley_on_a_drawn_curve():
 def test_noise_of_the_first_batches_suggests_nothing(kind):
     quiet = [5.0] * 40 + [5.0 - 0.1 * i for i in range(20)] + [3.0 + 0.2 * i for i in range(20)]
     noisy = [9.0, 5.5, 7.0, 4.9, *quiet[4:]]
-    points = [Point(10 ** (i / 10 - 6), loss, loss) for i, loss in enumerate(noisy)]
-    assert 40 <= [p.lr for p in points].index(range_test.suggest(points, kind)) < 60
+    points = [LRPoint(10 ** (i / 10 - 6), loss, loss) for i, loss in enumerate(noisy)]
+    assert 40 <= [p.lr for p in points].index(lr_finder.suggest(points, kind)) < 60
 
 
 @pytest.mark.parametrize("kind", ["steepest", "valley"])
@@ -94,19 +94,19 @@ def test_noisy_batches_do_not_hide_the_fall(kind):
             fall = min(max((math.log10(lr) + 4) / 2, 0), 1)
             return 5 - 2 * fall + 0.3 * torch.randn((), generator=generator).item() + (lr / 0.3) ** 2
 
-        config = RangeTest(start=1e-6, end=10.0, steps=100, suggestion=kind)
+        config = LRRangeTest(start=1e-6, end=10.0, steps=100, suggestion=kind)
         # the average follows ten steps late, half a decade of the rate
-        assert 1e-4 < range_test.suggest(range_test.sweep(step, config), kind) < 3e-2
+        assert 1e-4 < lr_finder.suggest(lr_finder.run_sweep(step, config), kind) < 3e-2
 
 
 def test_a_curve_that_never_falls_gives_no_rate():
     with pytest.raises(UserError, match="the loss fell at no rate .* widen the range"):
-        range_test.suggest(curve([float(i) for i in range(12)]), "valley")
+        lr_finder.suggest(curve([float(i) for i in range(12)]), "valley")
 
 
 def test_too_short_a_sweep_says_to_start_lower():
     with pytest.raises(UserError, match="lr_range_test.start: the loss diverged after 3 steps"):
-        range_test.suggest(curve([3.0, 2.0, 1.0]), "steepest")
+        lr_finder.suggest(curve([3.0, 2.0, 1.0]), "steepest")
 
 
 def slow_longest_fall(values: list[float]) -> int:
@@ -122,7 +122,7 @@ def test_the_longest_fall_equals_the_slow_search():
     generator = torch.Generator().manual_seed(0)
     for _ in range(200):
         values = torch.randint(0, 12, (15,), generator=generator).double().tolist()
-        chain = range_test.longest_fall(values)
+        chain = lr_finder.longest_decrease(values)
         assert chain == sorted(chain)
         assert all(values[a] > values[b] for a, b in zip(chain, chain[1:], strict=False))
         assert len(chain) == slow_longest_fall(values)

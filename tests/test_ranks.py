@@ -22,10 +22,12 @@ from pipeline import ROOT
 from safetensors.torch import load_file
 from test_params import changed
 
-from finegrain import packed, params, ranks
-from finegrain.errors import UserError
-from finegrain.ranks import Ranks, joined
-from finegrain.recipe import Augment
+from finegrain.config import params
+from finegrain.config.training import AugmentParams
+from finegrain.core.errors import UserError
+from finegrain.loading import batches
+from finegrain.runtime import distributed
+from finegrain.runtime.distributed import World, join_world
 
 CPU = torch.device("cpu")
 RUN = "resnet18-0"
@@ -64,16 +66,16 @@ def history(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / f"plots/tiny/history/{RUN}.csv")
 
 
-def split(folder: Path, part: str, ranks: Ranks) -> packed.Split:
-    return packed.Split(folder, part, CPU, [0.2] * 3, [0.15] * 3, ranks)
+def split(folder: Path, part: str, ranks: World) -> batches.PackedSplit:
+    return batches.PackedSplit(folder, part, CPU, [0.2] * 3, [0.15] * 3, ranks)
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_the_shares_of_a_batch_are_the_batch(tiny_pack, count):
-    config = Augment(crop_scale=(0.5, 1.0), rotate_degrees=10.0, brightness=0.2)
-    whole = list(split(tiny_pack, "train", Ranks()).train_batches(1, 12, 24, config, seed=0))
+    config = AugmentParams(crop_scale=(0.5, 1.0), rotate_degrees=10.0, brightness=0.2)
+    whole = list(split(tiny_pack, "train", World()).train_batches(1, 12, 24, config, seed=0))
     shares = [
-        list(split(tiny_pack, "train", Ranks(index, count)).train_batches(1, 12, 24, config, seed=0))
+        list(split(tiny_pack, "train", World(index, count)).train_batches(1, 12, 24, config, seed=0))
         for index in range(count)
     ]
     assert [len(share) for share in shares] == [len(whole)] * count == [4] * count
@@ -84,10 +86,10 @@ def test_the_shares_of_a_batch_are_the_batch(tiny_pack, count):
 
 
 def test_an_epoch_s_last_batch_is_as_large_for_all(tiny_pack):
-    parts = [split(tiny_pack, "train", Ranks(index, 2)) for index in range(2)]
+    parts = [split(tiny_pack, "train", World(index, 2)) for index in range(2)]
     # 42 images in batches of 37: five are left, of which four can be shared
     sizes = [
-        [len(y) for _, y in part.train_batches(1, 37, 32, Augment(crop_scale=(0.5, 1.0)), seed=0)]
+        [len(y) for _, y in part.train_batches(1, 37, 32, AugmentParams(crop_scale=(0.5, 1.0)), seed=0)]
         for part in parts
     ]
     assert sizes == [[18, 2], [18, 2]]
@@ -96,9 +98,9 @@ def test_an_epoch_s_last_batch_is_as_large_for_all(tiny_pack):
 
 def test_the_stretches_hold_every_image_once(tiny_pack):
     labels = torch.cat(
-        [y for i in range(4) for _, y in split(tiny_pack, "val", Ranks(i, 4)).plain_batches(3, 32)]
+        [y for i in range(4) for _, y in split(tiny_pack, "val", World(i, 4)).plain_batches(3, 32)]
     )
-    assert torch.equal(labels, split(tiny_pack, "val", Ranks()).labels)
+    assert torch.equal(labels, split(tiny_pack, "val", World()).labels)
 
 
 @pytest.mark.parametrize(("devices", "batch_size"), [(3, 16), (8, 8)])
@@ -107,16 +109,16 @@ def test_a_batch_that_cannot_be_divided_is_refused(project, devices, batch_size)
     with pytest.raises(
         UserError, match=f"batch_size: {batch_size} images must be divisible by {devices} devices"
     ):
-        params.read()
+        params.load_params()
 
 
 def test_each_process_needs_a_gpu_and_has_random_numbers_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    ranks.require_gpus(2, torch.device("cuda"))
-    ranks.require_gpus(8, CPU)
+    distributed.require_gpus(2, torch.device("cuda"))
+    distributed.require_gpus(8, CPU)
     with pytest.raises(UserError, match=r"params.yaml: devices: 4: this machine has 2 GPUs; lower it"):
-        ranks.require_gpus(4, torch.device("cuda"))
-    assert Ranks().own == () and Ranks(0, 2).own != Ranks(1, 2).own
+        distributed.require_gpus(4, torch.device("cuda"))
+    assert World().own == () and World(0, 2).own != World(1, 2).own
 
 
 @pytest.mark.slow
@@ -297,5 +299,5 @@ def test_restarts_on_several_machines_ask_for_a_store_of_their_own(project, monk
     told = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_MAX_RESTARTS": "3"}
     for name, value in {**told, "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"), joined(CPU):
+    with pytest.raises(UserError, match="needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"), join_world(CPU):
         pass

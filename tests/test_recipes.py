@@ -19,8 +19,10 @@ from test_loop import split
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from finegrain import checkpoint, loop, model, params
-from finegrain.progress import Progress
+from finegrain.config import params
+from finegrain.models import build
+from finegrain.training import checkpoint, loop
+from finegrain.training.history import TrainingHistory
 
 RECIPES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((ROOT / "recipes").glob("*.yaml"))}
 REFERENCES = {"stanford-cars-sgd", "stanford-cars-one-cycle", "cifar100-mlp-head", "stanford-cars-freeze"}
@@ -29,7 +31,7 @@ REFERENCES = {"stanford-cars-sgd", "stanford-cars-one-cycle", "cifar100-mlp-head
 def read(data: dict[str, Any], folder: Path) -> params.Params:
     file = folder / "params.yaml"
     file.write_text(yaml.safe_dump(data, sort_keys=False))
-    return params.read(file)
+    return params.load_params(file)
 
 
 def test_all_reference_projects_and_our_own_are_there():
@@ -64,7 +66,7 @@ def test_recipes_have_the_same_keys_so_that_any_of_them_can_be_set(name):
 def test_dvc_s_overrides_do_what_they_say_on_every_recipe(name, override, holds, tmp_path):
     read(RECIPES[name], tmp_path)
     apply_overrides(str(tmp_path / "params.yaml"), [override])  # what `dvc exp run -S` does
-    assert holds(params.read(tmp_path / "params.yaml"))
+    assert holds(params.load_params(tmp_path / "params.yaml"))
 
 
 def shrunk(name: str) -> dict[str, Any]:
@@ -238,9 +240,9 @@ def watched(data: dict[str, Any], pack: Path, folder: Path) -> list[Seen]:
 
     hook = register_optimizer_step_pre_hook(note)
     try:
-        with checkpoint.Keeper("trace", {}, []) as keeper:
+        with checkpoint.Checkpointer("trace", {}) as keeper:
             parts = (split(pack, "train"), split(pack, "val"))
-            rows = list(loop.fit(net, config, 0, *parts, keeper, Progress(), False))
+            rows = list(loop.fit(net, config, 0, *parts, keeper, TrainingHistory(), False))
     finally:
         hook.remove()
     phases = [name for name, phase in config.phases.items() for _ in range(phase.epochs)]
@@ -259,7 +261,7 @@ def test_every_step_of_a_reference_project_is_the_one_of_its_source(name, tiny_p
     if data["batch_size"] > 42:  # the tiny dataset holds 42 images: smaller batches, so that there are steps
         data["batch_size"] = 8
         stretches = [dataclasses.replace(stretch, batch=8) for stretch in stretches]
-    monkeypatch.setattr(loop, "sweep_rates", lambda job: [])
+    monkeypatch.setattr(loop, "run_lr_range_test", lambda job: [])
     seen = watched(data, tiny_pack, tmp_path)
 
     everything = {key for key, _ in Tiny(nn.Linear(4, 3)).named_parameters()}
@@ -301,14 +303,14 @@ def test_our_recipe_grows_its_images_under_one_cycle_and_slows_each_block(tiny_p
 def test_the_heads_are_those_of_the_sources():
     heads = {name: params.Head(**RECIPES[name]["head"]) for name in REFERENCES}
     assert heads["stanford-cars-sgd"].plain and heads["stanford-cars-freeze"].plain
-    cifar = model.build("resnet18", 100, "none", heads["cifar100-mlp-head"], seed=0)
-    assert [m.out_features for m in model.head(cifar) if isinstance(m, nn.Linear)] == [
+    cifar = build.build_model("resnet18", 100, "none", heads["cifar100-mlp-head"], seed=0)
+    assert [m.out_features for m in build.get_head(cifar) if isinstance(m, nn.Linear)] == [
         1024,
         512,
         256,
         128,
         100,
     ]
-    assert not any(isinstance(m, nn.ReLU) for m in model.head(cifar))
-    fastai = model.build("resnet18", 196, "none", heads["stanford-cars-one-cycle"], seed=0)
-    assert [m.out_features for m in model.head(fastai) if isinstance(m, nn.Linear)] == [512, 196]
+    assert not any(isinstance(m, nn.ReLU) for m in build.get_head(cifar))
+    fastai = build.build_model("resnet18", 196, "none", heads["stanford-cars-one-cycle"], seed=0)
+    assert [m.out_features for m in build.get_head(fastai) if isinstance(m, nn.Linear)] == [512, 196]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from finegrain import report
-from finegrain.groups import Row
+from finegrain.comparison import formatting, report
+from finegrain.evaluation.car_groups import GroupRow
 
 HOSTILE = '<script>alert("x")</script> & Söhne'
 
@@ -58,7 +58,7 @@ PHOTOS = {
     ],
 }  # fmt: skip
 NO_PHOTOS: dict[str, Any] = {"random": [], "worst": [], "looked_at": [], "confused": []}
-GROUPS = [Row("AM General", 1, 20, 0.5, 0.75)]
+GROUPS = [GroupRow("AM General", 1, 20, 0.5, 0.75)]
 
 
 def page(**changes: Any) -> str:
@@ -177,7 +177,7 @@ def test_several_seeds_show_their_spread():
     rows = [{**r, "seeds": 3, "test_top1_sd": 0.0123} for r in ROWS]
     text = Parsed(page(rows=rows)).words
     assert "means over 3 trainings" in text and "Every training" in text and "One seed" not in text
-    assert "| 3 (sd 1.2) |" in report.markdown(rows)
+    assert "| 3 (sd 1.2) |" in report.leaderboard_markdown(rows)
 
 
 def test_the_statement_tells_real_differences_from_noise():
@@ -189,7 +189,7 @@ def test_the_statement_tells_real_differences_from_noise():
 
 
 def test_the_markdown_table_has_a_line_a_model():
-    lines = report.markdown(ROWS).splitlines()
+    lines = report.leaderboard_markdown(ROWS).splitlines()
     assert len(lines) == 2 + len(ROWS)
     cells = [cell.strip().replace("\xa0", " ") for cell in lines[2].strip("|").split("|")]
     test = "91.23 % [90.2 %, 92.2 %]"
@@ -211,4 +211,4 @@ def test_the_markdown_table_has_a_line_a_model():
     ("seconds", "text"), [(9.96, "10.0 s"), (60, "1 min 00 s"), (3599.4, "59 min 59 s"), (7260, "2 h 01 min")]
 )
 def test_durations(seconds, text):
-    assert report.duration(seconds) == text
+    assert formatting.duration(seconds) == text

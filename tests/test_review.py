@@ -11,8 +11,10 @@ from history import History
 from pipeline import ROOT
 from test_params import changed
 
-from finegrain import cli, outdated, record, review, revisions
-from finegrain.errors import UserError
+from finegrain import cli
+from finegrain.core import file_io
+from finegrain.core.errors import UserError
+from finegrain.experiments import git, pull_request, stale
 
 GOOD, BAD, OTHER = "1" * 20, "0" * 10 + "1" * 10, "01" + "1" * 18
 
@@ -28,7 +30,7 @@ def history(project) -> History:
 
 
 def comment(capsys, *words: object, base: str = "main") -> tuple[int, str]:
-    status = review.run(cli.parser().parse_args(["review", base, *map(str, words)]))
+    status = pull_request.run(cli.parser().parse_args(["review", base, *map(str, words)]))
     printed = capsys.readouterr()
     assert printed.err == ""
     return status, plain(printed.out)
@@ -183,7 +185,7 @@ def test_a_leaderboard_of_other_predictions_is_told(history, capsys):
     """As after `dvc repro evaluate@net-0` alone."""
     history.results({"net-0": BAD}, models=["net"], seeds=[0])
     board = {"winner": "net", "models": {"net": {"test_top1": 1.0}}}
-    record.write_json(history.folder / "reports/leaderboard.json", board)
+    file_io.write_json(history.folder / "reports/leaderboard.json", board)
     history.commit("half")
     status, text = comment(capsys)
     assert status == 1 and headline(text) == "The results are not those of this code"
@@ -193,7 +195,7 @@ def test_a_leaderboard_of_other_predictions_is_told(history, capsys):
         history.commit("spoilt")
         assert "reports/leaderboard.json is not of these predictions" in comment(capsys)[1]
     board["models"]["net"]["test_top1"] = 0.5
-    record.write_json(history.folder / "reports/leaderboard.json", board)
+    file_io.write_json(history.folder / "reports/leaderboard.json", board)
     history.commit("whole")
     assert comment(capsys)[0] == 0
 
@@ -233,20 +235,20 @@ def test_a_figure_that_is_not_yet_committed_is_named_instead(history, capsys):
 
 def test_no_such_branch_and_no_common_commit(history):
     with pytest.raises(UserError, match="nowhere is neither here nor at the remote `origin`"):
-        revisions.parting("nowhere")
+        git.merge_base("nowhere")
     with pytest.raises(UserError, match="--help is neither here nor at the remote"):
-        revisions.parting("--help")
+        git.merge_base("--help")
     history.git("checkout", "-q", "--orphan", "alone")
     history.commit("alone")
     with pytest.raises(UserError, match="main and this branch have no commit in common"):
-        revisions.parting("main")
+        git.merge_base("main")
 
 
 def test_a_lock_with_a_conflict_is_told(history):
     with (history.folder / "dvc.lock").open("a") as lock:
         lock.write("<<<<<<< HEAD\n")
     with pytest.raises(UserError, match="DVC cannot read this project: .*dvc.lock"):
-        outdated.stages()
+        stale.stale_stages()
 
 
 def test_a_comment_keeps_within_the_limit(history, capsys, tmp_path):
@@ -292,11 +294,11 @@ def test_on_the_real_pipeline(tmp_path_factory, ran):
 def test_stages_that_have_not_run_or_lack_what_git_keeps(tmp_path_factory, monkeypatch, ran):
     clone = ran.copied(tmp_path_factory.mktemp("outdated") / "mine")
     monkeypatch.chdir(clone.folder)
-    assert outdated.stages() == {}
+    assert stale.stale_stages() == {}
     lock = clone.folder / "dvc.lock"
     recorded = lock.read_text()
     lock.unlink()
-    assert outdated.stages()["compare"] == ["it has not run"]
+    assert stale.stale_stages()["compare"] == ["it has not run"]
     lock.write_text(recorded)
     recorded = yaml.safe_load(recorded)
     outs = recorded["stages"]["train@resnet18-0"]["outs"]
@@ -305,7 +307,7 @@ def test_stages_that_have_not_run_or_lack_what_git_keeps(tmp_path_factory, monke
     (clone.folder / "reports/leaderboard.md").unlink()
     with (clone.folder / "src/split.py").open("a") as script:
         script.write("# another line\n")
-    found = outdated.stages()
+    found = stale.stale_stages()
     assert found.pop("split") == ["src/split.py has changed"]
     assert found.pop("compare") == ["reports/leaderboard.md is missing"]
     assert len(found.pop("evaluate@resnet18-0")) == 1 and not found

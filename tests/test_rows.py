@@ -6,11 +6,11 @@ import sys
 import pytest
 from pipeline import ROOT
 
-from finegrain import rows
+from finegrain.sources import temp_table
 
 
 def test_two_databases_do_not_see_each_other():
-    first, second = rows.temporary(), rows.temporary()
+    first, second = temp_table.create(), temp_table.create()
     for database in (first, second):
         database.execute("CREATE TABLE image (path TEXT)")
     first.execute("INSERT INTO image VALUES ('a')")

@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 from pipeline import ROOT
 
-from finegrain.sources import sample
+from finegrain.sources import sample, sample_vehicles
 
 SIDE, EACH = 48, 12
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    return sample.draw(tmp_path_factory.mktemp("sample"), EACH, SIDE, seed=0)
+    return sample.write_zip(tmp_path_factory.mktemp("sample"), EACH, SIDE, seed=0)
 
 
 def images(file) -> Iterator[tuple[str, np.ndarray]]:
@@ -36,7 +36,7 @@ def content(file) -> dict[str, bytes]:
 
 def test_the_same_arguments_give_the_same_bytes_in_another_process(archive, tmp_path):
     code = "from pathlib import Path; from finegrain.sources import sample\n"
-    code += f"sample.draw(Path({str(tmp_path)!r}), {EACH}, {SIDE}, 0)"
+    code += f"sample.write_zip(Path({str(tmp_path)!r}), {EACH}, {SIDE}, 0)"
     environment = {"PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
     digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (archive, tmp_path / "sample.zip")]
@@ -46,16 +46,18 @@ def test_the_same_arguments_give_the_same_bytes_in_another_process(archive, tmp_
 
 def test_another_seed_gives_other_images_and_more_images_leave_the_first_as_they_are(archive, tmp_path):
     whole = content(archive)
-    fewer = content(sample.draw(tmp_path / "a", 3, SIDE, seed=0))
-    other = content(sample.draw(tmp_path / "b", 3, SIDE, seed=1))
-    assert len(fewer) == 3 * len(sample.CLASS_NAMES) and all(whole[name] == fewer[name] for name in fewer)
+    fewer = content(sample.write_zip(tmp_path / "a", 3, SIDE, seed=0))
+    other = content(sample.write_zip(tmp_path / "b", 3, SIDE, seed=1))
+    assert len(fewer) == 3 * len(sample_vehicles.CLASS_NAMES) and all(
+        whole[name] == fewer[name] for name in fewer
+    )
     assert not set(other.values()) & set(whole.values())
 
 
 def test_names_counts_and_sizes(archive):
     drawn = list(images(archive))
-    assert len(sample.CLASS_NAMES) == 12
-    counts = {name: sum(name == other for other, _ in drawn) for name in sample.CLASS_NAMES}
+    assert len(sample_vehicles.CLASS_NAMES) == 12
+    counts = {name: sum(name == other for other, _ in drawn) for name in sample_vehicles.CLASS_NAMES}
     assert set(counts.values()) == {EACH} and sum(counts.values()) == len(drawn)
     assert {pixels.shape for _, pixels in drawn} == {(SIDE, SIDE, 3)}
     assert len(set(content(archive).values())) == len(drawn)  # no image twice
@@ -66,7 +68,7 @@ def test_colour_does_not_give_the_class_away(archive):
     drawn = list(images(archive))
     colours = np.array([pixels.mean((0, 1)) for _, pixels in drawn])
     names = np.array([name for name, _ in drawn])
-    assert all(colours[names == name].std(0).min() > 5 for name in sample.CLASS_NAMES)
+    assert all(colours[names == name].std(0).min() > 5 for name in sample_vehicles.CLASS_NAMES)
     distance = np.linalg.norm(colours[:, None] - colours[None], axis=2)
     np.fill_diagonal(distance, np.inf)
     right = (names[distance.argmin(1)] == names).mean()
@@ -88,7 +90,7 @@ def test_classes_alike_differ_in_small_parts_of_the_vehicle_alone(one, other):
     pictures = []
     for name in (one, other):
         canvas = sample.draw_scene(np.random.default_rng(2), 240)
-        sample.paint_vehicle(canvas, sample.CLASSES[name], palette, sample.Pose())
+        sample.paint_vehicle(canvas, sample_vehicles.CLASSES[name], palette, sample.Pose())
         pictures.append(np.asarray(canvas, dtype=np.int64))
     changed = (pictures[0] != pictures[1]).any(2)
     assert 0.002 < changed.mean() < 0.25

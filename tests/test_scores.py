@@ -15,23 +15,26 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from finegrain import answers, scores
-from finegrain.answers import Answers
+from finegrain.evaluation import metrics
+from finegrain.models import outputs
+from finegrain.models.outputs import Predictions
 
 
-def drawn(n: int, classes: int, seed: int = 0, shift: float = 1.5) -> Answers:
+def drawn(n: int, classes: int, seed: int = 0, shift: float = 1.5) -> Predictions:
     """Answers of a network that tends to the truth."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, n)
     logits = rng.normal(size=(n, classes))
     logits[np.arange(n), labels] += shift
-    return answers.of(logits.astype(np.float32), labels)
+    return outputs.from_logits(logits.astype(np.float32), labels)
 
 
 def test_metrics_of_a_hand_worked_case():
     # three classes, truth 0 0 1 2; predictions 0 1 1 0
     probabilities = np.array([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2]])
-    got = scores.metrics(answers.of(np.log(probabilities).astype(np.float32), np.array([0, 0, 1, 2])))
+    got = metrics.compute_metrics(
+        outputs.from_logits(np.log(probabilities).astype(np.float32), np.array([0, 0, 1, 2]))
+    )
     assert got["top1"] == 0.5
     assert got["top5"] == 1.0
     assert got["mean_class_accuracy"] == pytest.approx((0.5 + 1 + 0) / 3)
@@ -45,7 +48,7 @@ def test_metrics_equal_scikit_learn_s(classes):
     """Of 40 images and 30 classes, some are never the truth, some never the answer."""
     rng = np.random.default_rng(1)
     labels, logits = rng.integers(0, classes, 40), rng.normal(size=(40, classes)).astype(np.float32)
-    got, all_of_them = scores.metrics(answers.of(logits, labels)), np.arange(classes)
+    got, all_of_them = metrics.compute_metrics(outputs.from_logits(logits, labels)), np.arange(classes)
     predicted, p = logits.argmax(1), softmax(logits.astype(float), axis=1)
     assert got["top1"] == pytest.approx(accuracy_score(labels, predicted))
     f1 = f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)
@@ -61,33 +64,33 @@ def test_metrics_equal_scikit_learn_s(classes):
 def test_weights_are_repeats():
     some, weights = drawn(200, 8), np.random.default_rng(2).integers(0, 4, 200)
     again = np.repeat(np.arange(200), weights)
-    repeated = Answers(
+    repeated = Predictions(
         some.labels[again], some.top[again], some.probabilities[again], some.loss[again], some.classes
     )
-    assert scores.metrics(some, weights) == pytest.approx(scores.metrics(repeated))
+    assert metrics.compute_metrics(some, weights) == pytest.approx(metrics.compute_metrics(repeated))
 
 
 def test_the_bootstrap_equals_one_by_hand():
     some = drawn(60, 4)
     rng = np.random.default_rng(5)
     means = [some.loss[rng.integers(0, 60, 60)].mean() for _ in range(500)]
-    got = scores.bootstrap(some, scores.metrics, seed=5, draws=500)["loss"]
+    got = metrics.bootstrap(some, metrics.compute_metrics, seed=5, draws=500)["loss"]
     assert got == pytest.approx(tuple(np.quantile(means, (0.025, 0.975))))
 
 
 def test_intervals_cover_the_truth_in_about_95_of_100_samples():
     """The truth is the value over 20,000 images; each sample has 200 of them."""
     whole = drawn(20_000, 6)
-    truth = scores.metrics(whole)
+    truth = metrics.compute_metrics(whole)
     rng, hits = np.random.default_rng(3), Counter()
     samples = 200
     for seed in range(samples):
         pick = rng.integers(0, len(whole), 200)
-        part = Answers(
+        part = Predictions(
             whole.labels[pick], whole.top[pick], whole.probabilities[pick], whole.loss[pick], whole.classes
         )
-        found = scores.bootstrap(part, scores.metrics, seed, draws=300)
-        found["top1"] = scores.wilson(int(part.correct.sum()), len(part))
+        found = metrics.bootstrap(part, metrics.compute_metrics, seed, draws=300)
+        found["top1"] = metrics.wilson_interval(int(part.correct.sum()), len(part))
         hits.update(name for name, (low, high) in found.items() if low <= truth[name] <= high)
     for name in ("top1", "loss", "macro_f1", "mean_class_accuracy"):
         assert 0.90 <= hits[name] / samples <= 0.99, (name, hits[name])
@@ -95,35 +98,35 @@ def test_intervals_cover_the_truth_in_about_95_of_100_samples():
 
 def test_intervals_hold_every_metric_and_hold_it_inside():
     some = drawn(300, 8)
-    values, found = scores.metrics(some), scores.intervals(some)
+    values, found = metrics.compute_metrics(some), metrics.confidence_intervals(some)
     assert found.keys() == values.keys()
     assert all(found[name][0] <= values[name] <= found[name][1] for name in values if name != "ece")
-    sure = answers.of((np.eye(5) * 30).astype(np.float32), np.arange(5))
-    assert scores.intervals(sure)["top1"][0] < 0.6  # five of five is no proof
+    sure = outputs.from_logits((np.eye(5) * 30).astype(np.float32), np.arange(5))
+    assert metrics.confidence_intervals(sure)["top1"][0] < 0.6  # five of five is no proof
 
 
 def test_wilson_against_the_closed_formula():
     z, n, p = 1.959963984540054, 50, 0.9
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    assert scores.wilson(45, 50) == pytest.approx((centre - half, centre + half))
-    assert scores.wilson(50, 50)[1] == 1.0 and scores.wilson(0, 50)[0] == 0.0
+    assert metrics.wilson_interval(45, 50) == pytest.approx((centre - half, centre + half))
+    assert metrics.wilson_interval(50, 50)[1] == 1.0 and metrics.wilson_interval(0, 50)[0] == 0.0
 
 
 @pytest.mark.parametrize("correct", [0, 1, 17, 36, 37])
 def test_wilson_against_scipy_s(correct):
     theirs = binomtest(correct, 37).proportion_ci(0.95, method="wilson")
-    assert scores.wilson(correct, 37) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert metrics.wilson_interval(correct, 37) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
 def test_confusion_and_its_worst_pairs():
     truth, predicted = np.array([0, 0, 0, 1, 2]), np.array([0, 1, 1, 1, 0])
-    matrix = scores.confusion(truth, predicted, np.arange(4))
+    matrix = metrics.confusion_matrix(truth, predicted, np.arange(4))
     assert matrix.tolist() == [[1, 2, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
-    pairs = scores.confused_pairs(truth, predicted, ["a", "b", "c", "d"], most=10)
+    pairs = metrics.confused_pairs(truth, predicted, ["a", "b", "c", "d"], most=10)
     assert pairs == [("a", "b", 2, 3), ("c", "a", 1, 1)]
-    assert scores.confused_pairs(truth, truth, ["a", "b", "c"], most=10) == []
-    images, recall = scores.recall(truth, predicted, 4)
+    assert metrics.confused_pairs(truth, truth, ["a", "b", "c"], most=10) == []
+    images, recall = metrics.per_class_recall(truth, predicted, 4)
     assert images.tolist() == [3, 1, 1, 0] and recall.tolist() == pytest.approx([1 / 3, 1, 0, 0])
 
 
@@ -134,14 +137,14 @@ def test_of_many_classes_those_of_the_most_mistakes_are_shown():
     truth = np.repeat(np.arange(count), 3)
     predicted = truth.copy()
     predicted[rng.choice(len(truth), 500, replace=False)] = 77
-    shown = scores.most_mistaken(truth, predicted, count, 100)
+    shown = metrics.most_confused_classes(truth, predicted, count, 100)
     assert len(shown) == 100 and 77 in shown and (np.diff(shown) > 0).all()
     wrong_of = {true for true, said in zip(truth, predicted, strict=True) if true != said}
     assert set(shown.tolist()) - {77} <= wrong_of
-    matrix = scores.confusion(truth, predicted, shown)
+    matrix = metrics.confusion_matrix(truth, predicted, shown)
     column = shown.tolist().index(77)
     assert matrix.shape == (100, 100) and matrix.sum() == 300
     assert matrix[:, column].sum() == matrix.sum() - matrix.diagonal().sum() + 3
     names = [f"class {number}" for number in range(count)]
-    pairs = scores.confused_pairs(truth, predicted, names, most=5)
+    pairs = metrics.confused_pairs(truth, predicted, names, most=5)
     assert [pair[1] for pair in pairs] == ["class 77"] * 5 and pairs[0][2] >= pairs[-1][2]

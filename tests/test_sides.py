@@ -12,9 +12,11 @@ from history import History
 from pipeline import ROOT
 from test_dvc import stages_run
 
-from finegrain import cli, diff, paths, record, sides
-from finegrain.difference import Side
-from finegrain.errors import UserError
+from finegrain import cli
+from finegrain.core import file_io, paths
+from finegrain.core.errors import UserError
+from finegrain.experiments import diff, revision
+from finegrain.experiments.results import RevisionResults
 
 
 @pytest.fixture
@@ -22,8 +24,8 @@ def history(project) -> History:
     return History(project)
 
 
-def read(name: str) -> Side:
-    return sides.read(name)[0]
+def read(name: str) -> RevisionResults:
+    return revision.read_revisions(name)[0]
 
 
 def run(*words: object) -> int:
@@ -135,7 +137,7 @@ def test_what_cannot_be_read_is_told_with_its_cure(history, spoil, message):
     spoil(history.folder)
     history.commit("spoilt")
     with pytest.raises(UserError, match=message):
-        sides.read("nowhere" if "nowhere" in message else "HEAD")
+        revision.read_revisions("nowhere" if "nowhere" in message else "HEAD")
 
 
 def test_the_workspace_s_missing_results_are_made_by_dvc_repro(history):
@@ -168,7 +170,7 @@ def test_without_the_predictions_both_sides_are_judged_by_what_git_holds(history
     assert said.startswith("**Really worse: net (−50.0) points of top-1.**\n") and ".jpg" not in said
     assert "Right before, wrong after: 10 images.\n" in said
     assert "Which images flipped is not known here: " in said and "net-0.parquet is not to be found" in said
-    named, nameless = (record.read_json(Path(f"{name}.json")) for name in ("named", "nameless"))
+    named, nameless = (file_io.read_json(Path(f"{name}.json")) for name in ("named", "nameless"))
     assert named["nameless"] is None and "net-0.parquet" in nameless["nameless"]
     verdicts = ("difference", "low", "high", "p_value", "verdict", "classes")
     assert [named["models"][0][key] for key in verdicts] == [nameless["models"][0][key] for key in verdicts]

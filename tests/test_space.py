@@ -8,11 +8,12 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from test_params import ROOT
 
-from finegrain import params, space
-from finegrain.errors import UserError
-from finegrain.trial import Trial
+from finegrain.config import params
+from finegrain.core.errors import UserError
+from finegrain.search import search_space
+from finegrain.search.trial import Trial
 
-NOW = params.load(ROOT / "params.yaml")
+NOW = params.load_yaml(ROOT / "params.yaml")
 
 
 @pytest.mark.parametrize(
@@ -37,30 +38,32 @@ NOW = params.load(ROOT / "params.yaml")
 )
 def test_ranges_and_choices(text, meant):
     name = text.split("=")[0]
-    found = space.parse([text], NOW)
+    found = search_space.parse_space([text], NOW)
     assert found == {name: meant}
-    space.refuse_impossible(found, NOW)
+    search_space.reject_impossible(found, NOW)
 
 
 def test_a_range_is_of_real_numbers_where_params_yaml_writes_one_without_a_point():
     now = {**NOW, "augment": {**NOW["augment"], "rotate_degrees": 10}}
-    assert space.parse(["augment.rotate_degrees=0..15"], now) == {
+    assert search_space.parse_space(["augment.rotate_degrees=0..15"], now) == {
         "augment.rotate_degrees": FloatDistribution(0, 15)
     }
 
 
 def test_the_settings_for_all_trials_are_part_of_what_is_checked(project):
     shutil.copy(ROOT / "params.yaml", project)
-    assert space.parameters_with([]) == NOW
+    assert search_space.load_with_overrides([]) == NOW
     settings = ["batch_size=12", "lr=1e-3", "seeds=[0,1]", "phases.all.part=head"]
     phase = {**NOW["phases"]["all"], "part": "head"}
-    now = space.parameters_with(settings)
+    now = search_space.load_with_overrides(settings)
     assert now == {**NOW, "batch_size": 12, "lr": 0.001, "seeds": [0, 1], "phases": {"all": phase}}
-    space.refuse_impossible(space.parse(["devices=2,3"], now), now)
+    search_space.reject_impossible(search_space.parse_space(["devices=2,3"], now), now)
     with pytest.raises(UserError, match="devices=3: batch_size: 16 images must be divisible by 3"):
-        space.refuse_impossible(space.parse(["devices=2,3"], NOW), NOW)
-    assert space.parameters_with(["devices=3", "batch_size=12"])["devices"] == 3  # neither would do alone
-    assert params.load() == NOW
+        search_space.reject_impossible(search_space.parse_space(["devices=2,3"], NOW), NOW)
+    assert (
+        search_space.load_with_overrides(["devices=3", "batch_size=12"])["devices"] == 3
+    )  # neither would do alone
+    assert params.load_yaml() == NOW
 
 
 @pytest.mark.parametrize(
@@ -79,7 +82,7 @@ def test_the_settings_for_all_trials_are_part_of_what_is_checked(project):
 def test_settings_that_cannot_be_are_refused_before_anything_runs(settings, message, project):
     shutil.copy(ROOT / "params.yaml", project)
     with pytest.raises(UserError, match=message):
-        space.parameters_with(settings)
+        search_space.load_with_overrides(settings)
 
 
 @pytest.mark.parametrize(
@@ -106,21 +109,25 @@ def test_settings_that_cannot_be_are_refused_before_anything_runs(settings, mess
 )
 def test_what_cannot_be_is_refused_before_anything_runs(texts, message):
     with pytest.raises(UserError, match=message):
-        space.refuse_impossible(space.parse(texts, NOW), NOW)
+        search_space.reject_impossible(search_space.parse_space(texts, NOW), NOW)
 
 
-TRIED = space.parse(["lr=1e-4..1e-2:log", "phases.all.epochs=2..8", "augment.flip=true,false"], NOW)
+TRIED = search_space.parse_space(
+    ["lr=1e-4..1e-2:log", "phases.all.epochs=2..8", "augment.flip=true,false"], NOW
+)
 
 
 def ask(trials, sampler="tpe", seed=0):
-    return space.ask(TRIED, NOW, trials, sampler, seed)
+    return search_space.next_values(TRIED, NOW, trials, sampler, seed)
 
 
 def test_the_first_trial_is_params_yaml_as_it_stands_where_that_is_in_the_space():
     assert ask([]) == {"lr": "0.001", "phases.all.epochs": "4", "augment.flip": "true"}
-    elsewhere = space.parse(["lr=0.1..0.2"], NOW)
-    assert 0.1 <= float(space.ask(elsewhere, NOW, [], "random", 0)["lr"]) <= 0.2
-    assert space.current(space.parse(["ema_decay=0.9..0.99"], NOW), NOW) is None  # null is no number
+    elsewhere = search_space.parse_space(["lr=0.1..0.2"], NOW)
+    assert 0.1 <= float(search_space.next_values(elsewhere, NOW, [], "random", 0)["lr"]) <= 0.2
+    assert (
+        search_space.current_values(search_space.parse_space(["ema_decay=0.9..0.99"], NOW), NOW) is None
+    )  # null is no number
 
 
 def test_drawn_values_are_in_the_space_and_as_params_yaml_takes_them():
@@ -135,17 +142,19 @@ def test_drawn_values_are_in_the_space_and_as_params_yaml_takes_them():
 
 
 def test_a_range_s_ends_may_have_more_digits_than_what_is_drawn():
-    narrow = space.parse(["lr=0.00123456..0.00123457"], NOW)
+    narrow = search_space.parse_space(["lr=0.00123456..0.00123457"], NOW)
     trials: list[Trial] = []
     for number in range(5):
-        values = space.ask(narrow, NOW, trials, "random", 0)
+        values = search_space.next_values(narrow, NOW, trials, "random", 0)
         assert 0.00123456 <= float(values["lr"]) <= 0.00123457
         trials.append(Trial(number, values, "done", 0.5, 1.0, 10))
 
 
 def test_params_yaml_is_tried_with_all_its_digits():
     now = {**NOW, "lr": 0.00123456789}
-    assert space.ask(space.parse(["lr=1e-4..1e-2"], NOW), now, [], "tpe", 0) == {"lr": "0.00123456789"}
+    assert search_space.next_values(search_space.parse_space(["lr=1e-4..1e-2"], NOW), now, [], "tpe", 0) == {
+        "lr": "0.00123456789"
+    }
 
 
 def test_the_same_trials_are_followed_by_the_same_one():

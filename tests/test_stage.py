@@ -11,13 +11,13 @@ import psutil
 import pytest
 from pipeline import ROOT, STAGES, script_of
 
-from finegrain import stage
+from finegrain.core import process
 
 
 def test_a_user_error_is_its_message_and_exit_1():
     code = (
-        "from finegrain import stage\nfrom finegrain.errors import UserError\n"
-        "def main(): raise UserError('lr: -1 is bad')\nstage.main(main)"
+        "from finegrain.core import process\nfrom finegrain.core.errors import UserError\n"
+        "def main(): raise UserError('lr: -1 is bad')\nprocess.run_main(main)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", capture_output=True, text=True)
     assert (done.returncode, done.stderr, done.stdout) == (1, "error: lr: -1 is bad\n", "")
@@ -30,7 +30,7 @@ def interrupted(end: str, **environment: str) -> tuple[int, str]:
     """Exit status and words of a script that imports ``stage`` and then does what ``end`` says."""
     code = (
         "import os, signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"from finegrain import stage\n{end}"  # the handler is set as a background job ignores the signal
+        f"from finegrain.core import process\n{end}"  # set, as a background job ignores the signal
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -41,7 +41,7 @@ def interrupted(end: str, **environment: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("environment", [{}, {"DVC_STAGE": "train@resnet18-0"}])
 def test_ctrl_c_is_one_line_and_the_shell_s_exit_status(environment):
-    found = interrupted(f"stage.main(lambda: ({INTERRUPTED}))", **environment)
+    found = interrupted(f"process.run_main(lambda: ({INTERRUPTED}))", **environment)
     assert found == (130, "interrupted; `dvc repro` goes on from here\n")
 
 
@@ -51,7 +51,7 @@ def test_ctrl_c_while_a_stage_imports_is_no_traceback():
 
 def test_a_stage_ends_with_dvc_even_while_it_imports():
     child = (
-        "from finegrain import stage\nimport time\n"
+        "from finegrain.core import process\nimport time\n"
         "print('on', flush=True); time.sleep(60)"  # stands for `import torch`
     )
     parent = (
@@ -72,16 +72,16 @@ def test_a_stage_ends_with_dvc_even_while_it_imports():
     pytest.fail(f"process {pid} outlived its parent")
 
 
-@pytest.mark.parametrize("number", sorted(stage.CURES))
+@pytest.mark.parametrize("number", sorted(process.REMEDIES))
 def test_what_the_system_refuses_is_one_message_with_file_and_cure(number):
     def refused():
         raise OSError(number, os.strerror(number), "models/sample/resnet18-0.safetensors")
 
     with pytest.raises(SystemExit) as caught:
-        stage.main(refused)
+        process.run_main(refused)
     message = str(caught.value)
     assert message.startswith("error: models/sample/resnet18-0.safetensors: ") and "\n" not in message
-    assert stage.CURES[number] in message and os.strerror(number) in message
+    assert process.REMEDIES[number] in message and os.strerror(number) in message
 
 
 def test_an_error_of_the_program_keeps_its_traceback():
@@ -89,7 +89,7 @@ def test_an_error_of_the_program_keeps_its_traceback():
         raise OSError(errno.EBADF, "a bug")
 
     with pytest.raises(OSError, match="a bug"):
-        stage.main(broken)
+        process.run_main(broken)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -97,4 +97,4 @@ def test_every_script_imports_it_before_anything_slow(name):
     """A kill of dvc during the seconds that torch needs would leave the stage running otherwise."""
     lines = (ROOT / script_of(name)).read_text().splitlines()
     imports = [line for line in lines if line.startswith(("import ", "from "))]
-    assert imports[0].startswith("from finegrain import stage ")
+    assert imports[0].startswith("from finegrain.core import process ")

@@ -13,8 +13,9 @@ from clone import TINY
 from pipeline import STAGES, script_of
 from test_params import changed
 
-from finegrain import params, paths
-from finegrain.sources import sample
+from finegrain.config import params
+from finegrain.core import paths
+from finegrain.sources import sample_vehicles
 
 MODELS, SEEDS = ["resnet18", "efficientnet_b0"], [0, 3]
 RUNS = [f"{model}-{seed}" for model in MODELS for seed in SEEDS]
@@ -52,8 +53,8 @@ def finished(tmp_path_factory) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(str(Path(__file__).parent.parent / "src"))
-        real = params.read
-        patch.setattr(params, "read", lambda: Watched.model_construct(**dict(real())))
+        real = params.load_params
+        patch.setattr(params, "load_params", lambda: Watched.model_construct(**dict(real())))
         for stage, facts in STAGES.items():
             LOOKED_AT.clear()
             script = importlib.import_module(script_of(stage).stem)
@@ -138,10 +139,10 @@ def test_classes_whose_names_are_numbers_stay_text(finished, tmp_path, monkeypat
     unused = shutil.ignore_patterns("*.safetensors", "pack", "archive")
     folder = shutil.copytree(finished["folder"], tmp_path / "project", ignore=unused)
     monkeypatch.chdir(folder)
-    numbers = {name: f"{i:05d}" for i, name in enumerate(sample.CLASS_NAMES)}
+    numbers = {name: f"{i:05d}" for i, name in enumerate(sample_vehicles.CLASS_NAMES)}
     for file in folder.glob("data/sample/predictions/*.parquet"):
         pd.read_parquet(file).replace(numbers).to_parquet(file)
-    for file in (*folder.glob("plots/sample/per_class/*.csv"), paths.Data("sample").class_balance):
+    for file in (*folder.glob("plots/sample/per_class/*.csv"), paths.Dataset("sample").class_balance):
         pd.read_csv(file).replace(numbers).to_csv(file, index=False)
     importlib.import_module("compare").main([])
     assert ">00003<" in (folder / "reports/index.html").read_text()

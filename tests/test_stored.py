@@ -8,17 +8,17 @@ import drawn
 import pytest
 from test_archive import TWO, contents, images
 
-from finegrain.errors import UserError
+from finegrain.core.errors import UserError
 from finegrain.sources import archive
 
 
 def test_store_copies_archives_as_they_are(tmp_path):
     one = drawn.zip_file(tmp_path / "in" / "one.zip", TWO)
     two = drawn.tar_file(tmp_path / "in" / "two.tar.gz", {"dog/2.jpg": b"d2"})
-    archive.store([str(one), str(two)], tmp_path / "out")
+    archive.store_local([str(one), str(two)], tmp_path / "out")
     assert (tmp_path / "out" / "one.zip").read_bytes() == one.read_bytes()
     assert (tmp_path / "out" / "two.tar.gz").read_bytes() == two.read_bytes()
-    with archive.Reader(tmp_path / "out") as reader:
+    with archive.ArchiveReader(tmp_path / "out") as reader:
         assert [image.part for image in images(reader)] == ["one.zip"] * 3 + ["two.tar.gz"]
 
 
@@ -30,10 +30,10 @@ def test_a_folder_becomes_the_same_zip_whenever_and_in_whatever_order_it_was_wri
             tmp_path / str(n) / "photos", {**files, ".DS_Store": b"", "cat/notes.txt": bytes(n)}
         )
         os.utime(folder / "cat/1.jpg", (n * 1e9, n * 1e9))
-        archive.store(str(folder), tmp_path / f"out{n}")
+        archive.store_local(str(folder), tmp_path / f"out{n}")
         digests.append(hashlib.sha256((tmp_path / f"out{n}" / "photos.zip").read_bytes()).hexdigest())
     assert digests[0] == digests[1]
-    with archive.Reader(tmp_path / "out0") as reader:
+    with archive.ArchiveReader(tmp_path / "out0") as reader:
         assert contents(reader) == sorted(many.items())
 
 
@@ -55,11 +55,11 @@ def test_store_refuses_before_it_copies(tmp_path, monkeypatch):
         ([str(file), str(twin)], "have the same name"),
     ]:
         with pytest.raises(UserError, match=message):
-            archive.store(source, tmp_path / "out")
+            archive.store_local(source, tmp_path / "out")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
     with pytest.raises(UserError, match="0.00 GB are free"):
-        archive.store(str(file), tmp_path / "out")
+        archive.store_local(str(file), tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -70,9 +70,9 @@ def test_a_folder_with_images_that_would_vanish_or_change_their_class_is_refused
     odd = drawn.tree(tmp_path / "odd", {**TWO, "AC\\DC/1.jpg": b"a"})
     for folder, message in ((gone, "dog/2.jpg: is a link to a file that is not there"), (odd, "a backslash")):
         with pytest.raises(UserError, match=message):
-            archive.store(str(folder), tmp_path / "out")
+            archive.store_local(str(folder), tmp_path / "out")
 
 
 def test_a_hidden_folder_s_zip_is_not_hidden(tmp_path):
-    archive.store(str(drawn.tree(tmp_path / ".pets", TWO)), tmp_path / "out")
+    archive.store_local(str(drawn.tree(tmp_path / ".pets", TWO)), tmp_path / "out")
     assert [file["name"] for file in archive.describe(tmp_path / "out")["files"]] == ["pets.zip"]

@@ -17,12 +17,16 @@ from clone import TINY, Clone
 from pipeline import ROOT
 from test_params import changed
 
-from finegrain import chart, cli, mend, params, sides, space, sweep, sweep_figure
-from finegrain.errors import UserError
-from finegrain.sweep import Book, Trial
+from finegrain import cli
+from finegrain.config import params
+from finegrain.core.errors import UserError
+from finegrain.evaluation import plot_style
+from finegrain.experiments import repair, revision
+from finegrain.search import importance_plot, search_space, sweep
+from finegrain.search.trial import Trial, TrialLog
 
-TRIED = space.parse(
-    ["lr=1e-4..1e-2:log", "batch_size=8,16", "phases.all.epochs=2..8"], params.load(ROOT / "params.yaml")
+TRIED = search_space.parse_space(
+    ["lr=1e-4..1e-2:log", "batch_size=8,16", "phases.all.epochs=2..8"], params.load_yaml(ROOT / "params.yaml")
 )
 
 
@@ -39,16 +43,16 @@ def trials(count: int, seed: int = 0) -> list[Trial]:
 
 
 def test_what_mattered_is_found():
-    shares = sweep_figure.importances(TRIED, trials(30))
+    shares = importance_plot.importances(TRIED, trials(30))
     assert shares["lr"] > 0.8 and sum(shares.values()) == pytest.approx(1)
-    assert sweep_figure.importances(TRIED, trials(7)) == {}
+    assert importance_plot.importances(TRIED, trials(7)) == {}
     same = [Trial(trial.number, trial.values, "done", 0.5, 1.0, 100) for trial in trials(10)]
-    assert sweep_figure.importances(TRIED, same) == {}
+    assert importance_plot.importances(TRIED, same) == {}
 
 
 def test_the_figure_has_a_panel_for_each_parameter_the_first_being_what_mattered_most():
     made = trials(30)
-    figure = sweep_figure.what_mattered(TRIED, made)
+    figure = importance_plot.importance_plot(TRIED, made)
     course, first, *rest = (axes for axes in figure.axes if axes.get_visible() and axes.get_title(loc="left"))
     assert course.get_title(loc="left").startswith("30 trials")
     assert re.match(r"lr: \d\d% of the spread", first.get_title(loc="left")) and first.get_xscale() == "log"
@@ -57,11 +61,13 @@ def test_the_figure_has_a_panel_for_each_parameter_the_first_being_what_mattered
     assert sorted(dots[:, 0]) == pytest.approx(sorted(float(trial.values["lr"]) for trial in made))
     best = min(made, key=lambda trial: trial.rank)
     assert first.collections[1].get_offsets().tolist() == [[float(best.values["lr"]), best.top1]]
-    assert chart.png(figure) == chart.png(sweep_figure.what_mattered(TRIED, made))
+    assert plot_style.render_png(figure) == plot_style.render_png(
+        importance_plot.importance_plot(TRIED, made)
+    )
 
 
 def test_the_summary_says_how_sure_the_order_is(tmp_path):
-    book = Book(tmp_path / "tune", {}, trials(12))
+    book = TrialLog(tmp_path / "tune", {}, trials(12))
     book.trials[3].state = "failed"
     text = sweep.summary(book).replace("\N{NO-BREAK SPACE}", " ")
     best = min(book.done, key=lambda trial: trial.rank)
@@ -81,17 +87,17 @@ def args(*words: str) -> argparse.Namespace:
 
 def test_a_sweep_goes_on_only_with_the_same_question_and_in_one_process(project):
     about = {"space": ["lr=1..2"], "set": [], "sampler": "tpe", "seed": 0, "of": "x"}
-    with sweep._opened(Path("sweeps/tune"), about) as book:
+    with sweep._open_log(Path("sweeps/tune"), about) as book:
         book.trials.append(Trial(0, {"lr": "1.0"}))
         book.write()
         with pytest.raises(UserError, match="sweeps/tune: this sweep is running already"):
-            with sweep._opened(Path("sweeps/tune"), about):
+            with sweep._open_log(Path("sweeps/tune"), about):
                 pass
-    with sweep._opened(Path("sweeps/tune"), about) as book:
+    with sweep._open_log(Path("sweeps/tune"), about) as book:
         assert book.trials == [Trial(0, {"lr": "1.0"})]
     for key, value, named in (("space", ["lr=1..3"], "space"), ("of", "y", "code, dvc.yaml or params.yaml")):
         with pytest.raises(UserError, match=f"was begun with another {named}; give this sweep another name"):
-            with sweep._opened(Path("sweeps/tune"), about | {key: value}):
+            with sweep._open_log(Path("sweeps/tune"), about | {key: value}):
                 pass
 
 
@@ -105,22 +111,22 @@ class Experiments:
     """In the place of DVC: those that there are, by name, and whether running one saves it and ends well."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.made: dict[str, sides.Validated] = {}
+        self.made: dict[str, revision.ValidationResult] = {}
         self.ran: list[str] = []
         self.saves, self.exits = True, 0
-        monkeypatch.setattr(sides, "validated", self.validated)
-        monkeypatch.setattr(sides, "exists", self.made.__contains__)
-        monkeypatch.setattr(sweep, "_waited_for", self.run)
+        monkeypatch.setattr(revision, "validation_result", self.validated)
+        monkeypatch.setattr(revision, "revision_exists", self.made.__contains__)
+        monkeypatch.setattr(sweep, "_wait_for", self.run)
 
-    def validated(self, name: str) -> sides.Validated:
+    def validated(self, name: str) -> revision.ValidationResult:
         if name not in self.made:
-            raise sides.NoRevision(name)
+            raise revision.NoSuchRevision(name)
         return self.made[name]
 
     def run(self, command: list[str]) -> int:
         self.ran.append(command[command.index("-n") + 1])
         if self.saves:
-            self.made[self.ran[-1]] = sides.Validated(0.5, 1.0, 100)
+            self.made[self.ran[-1]] = revision.ValidationResult(0.5, 1.0, 100)
         return self.exits
 
 
@@ -159,11 +165,11 @@ def test_trials_that_failed_last_are_tried_again(experiments, capsys):
 
 def test_a_failure_before_the_last_result_is_not_tried_again(experiments):
     about = {"space": ["lr=1..2"], "set": [], "sampler": "tpe", "seed": 0, "of": "x"}
-    with sweep._opened(Path("sweeps/tune"), about) as book:
+    with sweep._open_log(Path("sweeps/tune"), about) as book:
         for number, state in enumerate(["failed", "done", "failed", "failed", "running"]):
             book.trials.append(Trial(number, {"lr": "1.0"}, state, 0.5, 1.0, 100))
         book.write()
-    with sweep._opened(Path("sweeps/tune"), about) as book:
+    with sweep._open_log(Path("sweeps/tune"), about) as book:
         assert [trial.state for trial in book.trials] == ["failed", "done", *["running"] * 3]
         assert book.running is book.trials[2]
 
@@ -189,7 +195,7 @@ def test_what_holds_for_all_trials_is_checked_with_the_space_before_the_first(ex
     assert sweep.run(args("tune", "devices=2,3", "--set", "batch_size=12", "--trials", "1")) == 0
 
 
-@pytest.mark.parametrize("lock", mend.LOCK_TABLES)
+@pytest.mark.parametrize("lock", repair.LOCK_TABLES)
 def test_a_lock_that_a_killed_dvc_left_empty_is_removed_before_a_trial(lock, experiments):
     """And no other: there dvc tells by the process whether it is old."""
     lock.parent.mkdir(parents=True)
@@ -239,7 +245,7 @@ def test_what_it_runs_does_not_begin_when_it_has_been_killed_meanwhile():
     """Before the new process had asked to end with it."""
     another = os.getppid()
     done = subprocess.run(
-        [sys.executable, "-c", "print('on')"], preexec_fn=sweep._ending_with(another), capture_output=True
+        [sys.executable, "-c", "print('on')"], preexec_fn=sweep._end_with(another), capture_output=True
     )
     assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, b"")
 
@@ -266,7 +272,7 @@ def test_trials_are_experiments_and_one_that_was_broken_off_goes_on(tmp_path_fac
     running.kill()
     running.wait()
     assert len(started) > 1 and not outlived(started)  # dvc and the training
-    for lock in mend.LOCK_TABLES:
+    for lock in repair.LOCK_TABLES:
         (clone.folder / lock).write_text("")
     assert state and [trial["state"] for trial in json.loads(record.read_text())["trials"]] == ["running"]
 

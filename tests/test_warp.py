@@ -6,7 +6,7 @@ import torchvision.transforms.v2.functional as tvf
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from finegrain import warp
+from finegrain.augmentation import geometry
 
 BILINEAR = InterpolationMode.BILINEAR
 N, HEIGHT, WIDTH = 6, 48, 40
@@ -40,19 +40,19 @@ def sent(homographies: Tensor, points: Tensor) -> Tensor:
 
 
 def draw(n=2000, rotate_degrees=0.0, zoom=1.0, tilt=0.0, probability=1.0, seed=0) -> Tensor:
-    return warp.draw_homographies(n, rotate_degrees, zoom, tilt, probability, source(seed))
+    return geometry.sample_homographies(n, rotate_degrees, zoom, tilt, probability, source(seed))
 
 
 def test_rotations_are_torchvision_s():
     images, degrees = photos(), uniform(-180, 180, N)
-    ours = warp.warp(images, warp.rotations(degrees, ASPECT), "zeros")
+    ours = geometry.warp(images, geometry.rotations(degrees, ASPECT), "zeros")
     theirs = [tvf.rotate(image, d, BILINEAR) for image, d in zip(images, degrees.tolist(), strict=True)]
     assert difference(ours, theirs) < CLOSE
 
 
 def test_outside_is_the_mirror_image():
     images, degrees = photos(), uniform(-60, 60, N)
-    ours = warp.warp(images, warp.rotations(degrees, ASPECT))
+    ours = geometry.warp(images, geometry.rotations(degrees, ASPECT))
     wide = tvf.pad(images, [WIDTH, HEIGHT], padding_mode="symmetric")
     theirs = [
         tvf.center_crop(tvf.rotate(image, d, BILINEAR), [HEIGHT, WIDTH])
@@ -63,7 +63,7 @@ def test_outside_is_the_mirror_image():
 
 def test_zooms_are_torchvision_s_affine():
     images, factors, centres = photos(), uniform(1, 3, N), uniform(-1, 1, N, 2)
-    ours = warp.warp(images, warp.zooms(factors, centres), "zeros")
+    ours = geometry.warp(images, geometry.zooms(factors, centres), "zeros")
     pixels = (centres + 1) * torch.tensor([WIDTH, HEIGHT]) / 2
     theirs = [
         tvf.affine(image, 0, [0, 0], factor, [0, 0], BILINEAR, center=centre)
@@ -73,17 +73,17 @@ def test_zooms_are_torchvision_s_affine():
 
 
 def test_a_zoom_touches_the_edges_at_the_ends_of_its_range():
-    half = warp.zooms(torch.full((3,), 2.0), torch.tensor([[-1.0, -1.0], [0.0, 0.0], [1.0, -1.0]]))
-    seen = sent(half, warp.CORNERS[[0, 2]].expand(3, 2, 2))  # top left and bottom right
+    half = geometry.zooms(torch.full((3,), 2.0), torch.tensor([[-1.0, -1.0], [0.0, 0.0], [1.0, -1.0]]))
+    seen = sent(half, geometry.CORNERS[[0, 2]].expand(3, 2, 2))  # top left and bottom right
     assert seen.flatten(1).tolist() == [[-1, -1, 0, 0], [-0.5, -0.5, 0.5, 0.5], [0, -1, 1, 0]]
 
 
 def test_perspectives_are_torchvision_s():
     images = photos()
     half = torch.tensor([WIDTH, HEIGHT], dtype=torch.float64) / 2
-    start = ((warp.CORNERS + 1) * half).expand(N, 4, 2)
+    start = ((geometry.CORNERS + 1) * half).expand(N, 4, 2)
     end = start + uniform(-8, 8, N, 4, 2)
-    ours = warp.warp(images, warp.perspectives(start / half - 1, end / half - 1), "zeros")
+    ours = geometry.warp(images, geometry.perspectives(start / half - 1, end / half - 1), "zeros")
     theirs = [
         tvf.perspective(image, s, e, BILINEAR)
         for image, s, e in zip(images, start.tolist(), end.tolist(), strict=True)
@@ -92,21 +92,21 @@ def test_perspectives_are_torchvision_s():
 
 
 def test_a_perspective_sends_its_end_points_to_its_start_points():
-    start, end = warp.CORNERS + uniform(-0.4, 0.4, 2, N, 4, 2).double()
-    assert torch.allclose(sent(warp.perspectives(start, end), end), start, atol=1e-12)
+    start, end = geometry.CORNERS + uniform(-0.4, 0.4, 2, N, 4, 2).double()
+    assert torch.allclose(sent(geometry.perspectives(start, end), end), start, atol=1e-12)
 
 
 def test_a_product_is_one_movement_after_the_other():
-    a, b, c = warp.CORNERS + uniform(-0.4, 0.4, 3, N, 4, 2).double()
-    both = warp.perspectives(a, b) @ warp.perspectives(b, c)
-    assert torch.allclose(both / both[:, 2:, 2:], warp.perspectives(a, c), atol=1e-12)
+    a, b, c = geometry.CORNERS + uniform(-0.4, 0.4, 3, N, 4, 2).double()
+    both = geometry.perspectives(a, b) @ geometry.perspectives(b, c)
+    assert torch.allclose(both / both[:, 2:, 2:], geometry.perspectives(a, c), atol=1e-12)
     images, factors, degrees = photos(), uniform(1, 2, N), uniform(-90, 90, N)
-    matrices = warp.zooms(factors, torch.zeros(N, 2)) @ warp.rotations(degrees, ASPECT)
+    matrices = geometry.zooms(factors, torch.zeros(N, 2)) @ geometry.rotations(degrees, ASPECT)
     theirs = [  # affine's angle is clockwise
         tvf.affine(image, -d, [0, 0], factor, [0, 0], BILINEAR)
         for image, d, factor in zip(images, degrees.tolist(), factors.tolist(), strict=True)
     ]
-    assert difference(warp.warp(images, matrices, "zeros"), theirs) < CLOSE
+    assert difference(geometry.warp(images, matrices, "zeros"), theirs) < CLOSE
 
 
 @pytest.mark.parametrize("padding", ["reflection", "zeros"])
@@ -115,20 +115,20 @@ def test_identities_give_the_image_back(padding):
     still = torch.zeros(N)
     for matrices in (
         torch.eye(3).expand(N, 3, 3),
-        warp.rotations(still),
-        warp.zooms(still + 1, uniform(-1, 1, N, 2)),
-        warp.perspectives(warp.CORNERS.expand(N, 4, 2), warp.CORNERS.expand(N, 4, 2)),
+        geometry.rotations(still),
+        geometry.zooms(still + 1, uniform(-1, 1, N, 2)),
+        geometry.perspectives(geometry.CORNERS.expand(N, 4, 2), geometry.CORNERS.expand(N, 4, 2)),
         draw(N),
     ):
         assert torch.equal(matrices.float(), torch.eye(3).expand(N, 3, 3))
         # in float32 a coordinate is some 1e-6 of a pixel away from the pixel's centre
-        assert (warp.warp(images, matrices, padding) - images).abs().max() < 1e-3
+        assert (geometry.warp(images, matrices, padding) - images).abs().max() < 1e-3
 
 
 def test_rotations_are_uniform():
     drawn = draw(rotate_degrees=10)
     degrees = torch.rad2deg(torch.atan2(drawn[:, 1, 0], drawn[:, 0, 0]))
-    assert torch.allclose(drawn, warp.rotations(degrees))
+    assert torch.allclose(drawn, geometry.rotations(degrees))
     _assert_uniform(degrees, -10, 10)
 
 
@@ -137,7 +137,7 @@ def test_zooms_are_uniform_and_stay_inside():
     factors = 1 / drawn[:, 0, 0]
     _assert_uniform(factors, 1, 1.5)
     places = drawn[:, :2, 2] / (1 - 1 / factors)[:, None]
-    assert torch.allclose(drawn, warp.zooms(factors, places))
+    assert torch.allclose(drawn, geometry.zooms(factors, places))
     _assert_uniform(places[:, 0], -1, 1)
     _assert_uniform(places[:, 1], -1, 1)
 
@@ -146,14 +146,14 @@ def test_what_is_drawn_is_independent():
     rotated, zoomed, tilted = draw(rotate_degrees=10)[:, 1, 0], draw(zoom=1.5), draw(tilt=0.2)
     scale = zoomed[:, 0, 0]
     places = (zoomed[:, :2, 2] / (1 - scale)[:, None]).T
-    tilts = sent(tilted, warp.CORNERS[:1].expand(2000, 1, 2))[:, 0].T
+    tilts = sent(tilted, geometry.CORNERS[:1].expand(2000, 1, 2))[:, 0].T
     related = torch.corrcoef(torch.stack((rotated, scale, *places, *tilts)))
     # of 2,000 independent values with deviation 0.022
     assert (related - torch.eye(6)).abs().max() < 0.1
 
 
 def test_tilts_are_uniform_and_make_trapezia():
-    corners = warp.CORNERS.expand(2000, 4, 2)
+    corners = geometry.CORNERS.expand(2000, 4, 2)
     moved = sent(draw(tilt=0.2), corners) - corners
     tilts = moved[:, 1]  # to the top right corner, whose signs differ
     signs = torch.tensor([-1.0, 1.0, -1.0, 1.0], dtype=torch.float64)  # neighbours go opposite ways
@@ -187,7 +187,7 @@ def test_turning_one_off_leaves_the_others_as_they_were():
 
 def test_the_horizon_is_never_in_the_picture():
     drawn = draw(rotate_degrees=180, zoom=2, tilt=0.5)
-    corners = torch.cat((warp.CORNERS, torch.ones(4, 1)), 1).T
+    corners = torch.cat((geometry.CORNERS, torch.ones(4, 1)), 1).T
     divisors = (drawn @ corners)[:, 2]  # linear in x and y: positive at the corners is positive throughout
     assert divisors.min() > 0
     inverse = draw(tilt=0.5).inverse()  # moving the input's corners instead
@@ -197,27 +197,27 @@ def test_the_horizon_is_never_in_the_picture():
 def test_draws_depend_on_the_seed_alone():
     assert torch.equal(draw(seed=1, **MOVES), draw(seed=1, **MOVES))
     assert not torch.equal(draw(seed=1, **MOVES), draw(seed=2, **MOVES))
-    assert torch.equal(warp.draw_offsets(9, 4, source(1)), warp.draw_offsets(9, 4, source(1)))
-    assert not torch.equal(warp.draw_offsets(9, 4, source(1)), warp.draw_offsets(9, 4, source(2)))
+    assert torch.equal(geometry.sample_offsets(9, 4, source(1)), geometry.sample_offsets(9, 4, source(1)))
+    assert not torch.equal(geometry.sample_offsets(9, 4, source(1)), geometry.sample_offsets(9, 4, source(2)))
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize(("padding", "mode"), [("zeros", "constant"), ("reflection", "reflect")])
 def test_shift_is_torchvision_s_pad_and_crop(padding, mode, dtype):
-    images, offsets = photos(50).to(dtype), warp.draw_offsets(50, 4, source())
+    images, offsets = photos(50).to(dtype), geometry.sample_offsets(50, 4, source())
     wide = tvf.pad(images, [4], padding_mode=mode)
     slow = [
         tvf.crop(image, top, left, HEIGHT, WIDTH)
         for image, (top, left) in zip(wide, offsets.tolist(), strict=True)
     ]
-    shifted = warp.shift(images, offsets, 4, padding)
+    shifted = geometry.shift(images, offsets, 4, padding)
     assert shifted.dtype == dtype
     assert torch.equal(shifted, torch.stack(slow))
-    assert torch.equal(warp.shift(images, torch.full((50, 2), 4), 4, padding), images)
+    assert torch.equal(geometry.shift(images, torch.full((50, 2), 4), 4, padding), images)
 
 
 def test_offsets_are_uniform():
-    offsets = warp.draw_offsets(9000, 4, source())
+    offsets = geometry.sample_offsets(9000, 4, source())
     for counts in (offsets[:, 0].bincount(), offsets[:, 1].bincount()):
         assert len(counts) == 9
         assert (counts - 1000).abs().max() < 100  # 3.4 standard deviations
@@ -229,20 +229,22 @@ def test_offsets_are_uniform():
 )
 def test_a_shift_that_cannot_be_is_refused(max_pixels, padding, message):
     with pytest.raises(ValueError, match=message):
-        warp.shift(photos(1), torch.zeros(1, 2, dtype=torch.long), max_pixels, padding)
+        geometry.shift(photos(1), torch.zeros(1, 2, dtype=torch.long), max_pixels, padding)
 
 
 def test_channels_last_images_move_alike():
-    images, matrices, offsets = photos(), draw(N, 10, 1.5, 0.2), warp.draw_offsets(N, 4, source())
+    images, matrices, offsets = photos(), draw(N, 10, 1.5, 0.2), geometry.sample_offsets(N, 4, source())
     last = images.contiguous(memory_format=torch.channels_last)
-    assert torch.allclose(warp.warp(last, matrices), warp.warp(images, matrices), atol=1e-3)
-    shifted = warp.shift(last, offsets, 4)
-    assert torch.equal(shifted, warp.shift(images, offsets, 4))
+    assert torch.allclose(geometry.warp(last, matrices), geometry.warp(images, matrices), atol=1e-3)
+    shifted = geometry.shift(last, offsets, 4)
+    assert torch.equal(shifted, geometry.shift(images, offsets, 4))
     assert shifted.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_applying_never_waits_for_the_device():
     images = photos().to("meta")  # has no values: reading one raises
-    assert warp.warp(images, draw(N, 10, 1.5, 0.2)).shape == images.shape
+    assert geometry.warp(images, draw(N, 10, 1.5, 0.2)).shape == images.shape
     for padding in ("reflection", "zeros"):
-        assert warp.shift(images, warp.draw_offsets(N, 4, source()), 4, padding).shape == images.shape
+        assert (
+            geometry.shift(images, geometry.sample_offsets(N, 4, source()), 4, padding).shape == images.shape
+        )

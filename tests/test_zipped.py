@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from finegrain.errors import UserError
-from finegrain.sources import zipped
-from finegrain.sources.folders import Image
+from finegrain.core.errors import UserError
+from finegrain.sources import zip_file
+from finegrain.sources.layout import ArchiveImage
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
@@ -35,9 +35,9 @@ def by_zipfile(file: Path) -> list[tuple[str, bytes]]:
 
 
 def by_pieces(file: Path) -> list[tuple[str, bytes]]:
-    part = zipped.Zip(file)
+    part = zip_file.ZipArchive(file)
     listed = sorted(part.members(), key=lambda member: member[1])
-    images = [(Image(n, path, "", None, ""), entry) for n, (path, _, entry) in enumerate(listed)]
+    images = [(ArchiveImage(n, path, "", None, ""), entry) for n, (path, _, entry) in enumerate(listed)]
     return [(image.path, data) for image, data in part.contents(images)]
 
 

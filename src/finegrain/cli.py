@@ -11,7 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finegrain import stage
+from finegrain.core import process
+
+COMMANDS = {
+    "predict": "serving.predict",
+    "demo": "serving.demo",
+    "export": "export.model_folder",
+    "diff": "experiments.diff",
+    "review": "experiments.pull_request",
+    "repair": "experiments.repair",
+    "sweep": "search.sweep",
+}
+"""The module of each command; its ``run`` takes the parsed arguments and returns the exit status."""
 
 _MODEL = (
     "a .safetensors file, a folder that export made, a model, or a training such as resnet18-0; "
@@ -28,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     _add_sweep(commands)
     _add_export(commands)
     _add_demo(commands)
-    commands.add_parser("mend", help="put right what a killed dvc has left in DVC's locks and in git")
+    _add_repair(commands)
     return top
 
 
@@ -126,6 +137,11 @@ def _add_demo(commands: Any) -> None:
     demo.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
+def _add_repair(commands: Any) -> None:
+    repair = commands.add_parser("repair", help="repair what a killed dvc has left broken")
+    repair.add_argument("--dvc-only", action="store_true", help="leave git as it is")
+
+
 def _license(text: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", text):
         raise argparse.ArgumentTypeError(
@@ -152,14 +168,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     def run() -> None:
         # torch and dvc take seconds to import: not for --help
         gc.disable()  # as in a stage
-        command = importlib.import_module(f"finegrain.{args.command}")
+        command = importlib.import_module(f"finegrain.{COMMANDS[args.command]}")
         gc.enable()
         try:
             sys.exit(command.run(args))
         except BrokenPipeError:  # as of `| head`: enough was read
             os._exit(128 + signal.SIGPIPE)  # without flushing to what is not there
 
-    stage.main(run, then="run it again")
+    process.run_main(run, then="run it again")
 
 
 if __name__ == "__main__":

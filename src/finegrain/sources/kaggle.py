@@ -19,8 +19,8 @@ from typing import Any
 import requests
 import urllib3
 
-from finegrain import paths
-from finegrain.errors import UserError
+from finegrain.core import paths
+from finegrain.core.errors import UserError
 
 STALL_SECONDS = 60.0
 """A request, or a pause between two pieces of a download, that takes longer counts as stalled."""
@@ -32,7 +32,7 @@ SIGN_IN = (
 )
 
 
-def fetch(slug: str, folder: Path) -> Path:
+def download(slug: str, folder: Path) -> Path:
     """Download a dataset's zip, as Kaggle serves it, into ``folder``.
 
     A broken download lies under ``.checkpoints/downloads`` and is resumed by the next call.
@@ -45,9 +45,9 @@ def fetch(slug: str, folder: Path) -> Path:
         UserError: no or refused credentials, no rights, wrong slug, too many requests, no network, a stalled
             or failing server, a full disk, or a file that is no zip. No message holds a token or an address.
     """
-    partial = paths.checkpoints() / "downloads" / slug.replace("/", "-")
+    partial = paths.checkpoints_folder() / "downloads" / slug.replace("/", "-")
     partial.mkdir(parents=True, exist_ok=True)
-    with _time_outs(), contextlib.redirect_stdout(io.StringIO()), _explained(slug, partial):
+    with _default_timeout(), contextlib.redirect_stdout(io.StringIO()), _explain_errors(slug, partial):
         quiet = not sys.stderr.isatty()
         _signed_in_client().dataset_download_files(slug, path=str(partial), quiet=quiet)
     archive = partial / f"{slug.split('/')[1]}.zip"
@@ -79,7 +79,7 @@ def _signed_in_client() -> Any:
 
 
 @contextlib.contextmanager
-def _time_outs() -> Iterator[None]:
+def _default_timeout() -> Iterator[None]:
     """Give every request a time-out: the client sends its first ones without."""
     send = requests.adapters.HTTPAdapter.send
 
@@ -95,7 +95,7 @@ def _time_outs() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained(slug: str, partial: Path) -> Iterator[None]:
+def _explain_errors(slug: str, partial: Path) -> Iterator[None]:
     """Turn what the client raises into a message; its own texts may hold addresses with tokens."""
     kept = f"What has arrived is kept in {partial}: run it again and it goes on from there."
     try:
@@ -104,7 +104,7 @@ def _explained(slug: str, partial: Path) -> Iterator[None]:
         message = f"Kaggle: not signed in: there are no credentials, or Kaggle does not know them.\n{SIGN_IN}"
         raise UserError(message) from None
     except requests.exceptions.HTTPError as error:
-        raise UserError(f"Kaggle: {_refusal(_status(error), slug)}") from None
+        raise UserError(f"Kaggle: {_explain_status(_http_status(error), slug)}") from None
     except requests.exceptions.RequestException as error:
         if _timed_out(error):
             raise UserError(f"Kaggle: the server stalled for {STALL_SECONDS:g} s.\n{kept}") from None
@@ -119,14 +119,14 @@ def _explained(slug: str, partial: Path) -> Iterator[None]:
         raise UserError(message) from None
 
 
-def _status(error: requests.exceptions.HTTPError) -> int:
+def _http_status(error: requests.exceptions.HTTPError) -> int:
     """The HTTP status, which Kaggle may put into the body of a 200."""
     with contextlib.suppress(Exception):
         return int(error.response.json()["code"])  # type: ignore[union-attr]
     return error.response.status_code if error.response is not None else 0
 
 
-def _refusal(status: int, slug: str) -> str:
+def _explain_status(status: int, slug: str) -> str:
     if status == 401:
         return f"the credentials were refused (401); they may have expired.\n{SIGN_IN}"
     if status == 403:

@@ -1,0 +1,41 @@
+"""Numbers as the report, the Markdown tables and the model card show them."""
+
+from typing import Any
+
+
+def seeds(row: dict[str, Any]) -> str:
+    """How many trainings, and by how many points their test top-1 scatters."""
+    spread = row["test_top1_sd"]
+    return str(row["seeds"]) if spread is None else f"{row['seeds']} (sd {spread * 100:.1f})"
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """With a no-break space, so that no line ends between number and sign."""
+    return f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def points(share: float) -> str:
+    """A difference of shares, in percentage points with its sign."""
+    return f"{share * 100:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def duration(seconds: float) -> str:
+    """Such as 12.3 s, 4 min 05 s or 3 h 07 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def count(number: float) -> str:
+    return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number:,.0f}"
+
+
+def size(number: float) -> str:
+    return f"{number / 2**30:,.2f} GiB" if number >= 2**30 else f"{number / 2**20:,.0f} MiB"
+
+
+def p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"

@@ -1,0 +1,33 @@
+"""Progress bars and messages for the person who watches a run."""
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"
+"""Of several processes that torchrun started to train together, the first one."""
+
+
+def progress_bar(
+    items: Iterable[Any] | None = None, *, total: int | None, label: str, unit: str = "img"
+) -> Any:
+    """A tqdm bar on a terminal; in a log, one line at least 10 seconds apart."""
+    interactive = sys.stderr.isatty()
+    return tqdm(
+        items, total=total, desc=label, unit=unit, mininterval=0.1 if interactive else 10,
+        delay=0 if interactive else 10, dynamic_ncols=True,
+        file=sys.stderr, smoothing=0.1, leave=interactive, disable=not IS_MAIN_PROCESS,
+    )  # fmt: skip
+
+
+def info(line: str) -> None:
+    """One line for the person who watches; results go to files, never here."""
+    if not IS_MAIN_PROCESS:
+        return
+    if sys.stderr.isatty():
+        tqdm.write(line, file=sys.stderr)  # above the bars
+    else:
+        print(line, file=sys.stderr, flush=True)
