@@ -68,13 +68,13 @@ def prepare(config: params.Params, folder: Path) -> dict[str, tuple[Splits, bool
     """Draw the sample once, packed and as files; the splits of each way, and whether it computes in bf16."""
     dataset = config.dataset
     assert isinstance(dataset, params.SampleDataset), "params.yaml is not the sample's"
-    sample.write_zip(folder, dataset.images_per_class, dataset.side_pixels, config.seed)
+    sample.write_zip(folder, dataset.images_per_class, dataset.image_size, config.seed)
     table, pack = folder / "manifest.csv", folder / "pack"
     pack.mkdir()
     with archive.ArchiveReader(folder) as reader:
         result = assignment.assign_splits(inspection.inspect_images(reader), config.split, config.seed)
         file_io.write_csv(table, manifest.COLUMNS, result.rows())
-        pack_writer.write_pack(reader, table, pack, config.pack.side_pixels)
+        pack_writer.write_pack(reader, table, pack, config.pack.image_size)
         rows = {row.path: row for row in result.rows()}
         for image, data in reader.read():
             row = rows[image.path]
@@ -82,7 +82,7 @@ def prepare(config: params.Params, folder: Path) -> dict[str, tuple[Splits, bool
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
     device = devices.select_device(config.device)
-    normal = batches.normalization_mean_std(pack, config.normalisation, pretrained=False)
+    normal = batches.normalization_mean_std(pack, config.normalization, pretrained=False)
     ours = tuple(batches.PackedSplit(pack, name, device, *normal) for name in ("train", "val"))
     theirs = tuple(Files(folder / "files" / name, device, *normal) for name in ("train", "val"))
     assert torch.equal(ours[1].labels, theirs[1].labels), "the images are paired"
@@ -97,7 +97,7 @@ class Files:
     """Image files behind torchvision's transforms and loader, giving batches as ``packed.Split`` does."""
 
     def __init__(self, folder: Path, device: torch.device, mean: list[float], std: list[float]) -> None:
-        self.device, self._folder, self.ranks = device, folder, SINGLE_PROCESS
+        self.device, self._folder, self.world = device, folder, SINGLE_PROCESS
         self._normal = transform.normalization_factors(mean, std, device)
         self._files = datasets.ImageFolder(str(folder), loader=_read)
         self.labels = torch.tensor(self._files.targets)
@@ -157,7 +157,7 @@ def run(config: params.Params, seed: int, name: str, splits: Splits, bf16: bool)
     for _ in loop.fit(net, config, seed, train, val, NoKeeper(), progress, bf16):  # type: ignore[arg-type]
         pass
     net.load_state_dict(progress.weights)
-    logits, labels = inference.predict_split(net, val, progress.best["side_pixels"], bf16)
+    logits, labels = inference.predict_split(net, val, progress.best["image_size"], bf16)
     return (logits.argmax(1) == labels).numpy()
 
 

@@ -48,8 +48,9 @@ from finegrain.training.train_step import StepRunner
 MODELS = ["resnet18", "resnet34", "resnet50", "wide_resnet50_2", "resnext50_32x4d"]
 TOY = {"models": ["resnet18"], "batch_sizes": [8], "side": 64, "images": 16, "seconds": 0.0, "minutes": 0.7}
 ALL_AUGMENTATION = {
-    "crop_scale": [0.5, 1.0], "rotate_degrees": 10.0, "zoom": 1.1, "tilt": 0.2, "warp_probability": 0.75,
-    "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05, "colour_probability": 0.75,
+    "crop_scale": [0.5, 1.0], "rotate_degrees": 10.0, "zoom": 1.1, "perspective": 0.2,
+    "warp_probability": 0.75,
+    "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05, "color_probability": 0.75,
     "erase_probability": 0.25, "mixup_alpha": 0.2,
 }  # fmt: skip
 GROWING_EPOCHS = 6
@@ -125,7 +126,7 @@ class Bench:
     def growing(self, model: str, batch_size: int) -> None:
         """All augmentation on, images growing to the full side within the phase: each epoch by itself."""
         sides = [max(32, 32 * round(self.args.side * 5 / 7 / 32)), self.args.side]
-        phase = {"epochs": GROWING_EPOCHS, "side_pixels": sides}
+        phase = {"epochs": GROWING_EPOCHS, "image_size": sides}
         config = self.config(batch_size, augment=ALL_AUGMENTATION, phases__all=phase)
         job = ways.our_job(config, self.split, model)
         epoch = ways.our_epochs(job, FirstStep(0.0))
@@ -133,7 +134,7 @@ class Bench:
             images, seconds = once(epoch, number)
             row = {"model": model, "batch_size": batch_size, "epoch": number}
             self.results["growing"].append(
-                row | {"side_pixels": job.phase.side(number - 1), "images_per_second": images / seconds}
+                row | {"image_size": job.phase.side(number - 1), "images_per_second": images / seconds}
             )
 
     def batches_alone(self, name: str, batch_size: int) -> None:

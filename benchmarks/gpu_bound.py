@@ -59,8 +59,8 @@ def count(job: Any) -> dict[str, float]:
     """Floating-point operations, two a multiply-add, and bytes of one whole step, an image."""
     vars(job)["passes"] = StepRunner(job.net, job.bf16, job.config.label_smoothing, planned=None)
     images, labels = next(job.batches("count", job.phase.side(0)))
-    layer_groups.set_trainable(job.net, job.phase.part)
-    layer_groups.set_train_mode(job.net, job.phase.part, job.phase.frozen_statistics)
+    layer_groups.set_trainable(job.net, job.phase.trainable)
+    layer_groups.set_train_mode(job.net, job.phase.trainable, job.phase.frozen_statistics)
     optimizer = job.optimizer(job.config.lr)
     loop.take_step(job, optimizer, images, labels)  # makes the optimizer's state
     with Bytes() as moved:

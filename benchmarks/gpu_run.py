@@ -126,7 +126,7 @@ class Run:
             "wall_seconds": round(self.seconds, 2),
             "pieces": len(self.track["pieces"]),
             "reached_seconds": [round(reached[str(epoch)], 2) for epoch in history["epoch"]],
-            "side_pixels": history["side_pixels"].tolist(),
+            "image_size": history["image_size"].tolist(),
             **{name: history[name].round(5).tolist() for name in ("train_loss", "val_loss", "val_top1")},
             "best_epoch": sidecar["best_epoch"],
             "cost": file_io.read_json(self.folder / self.files.cost),

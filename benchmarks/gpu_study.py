@@ -120,7 +120,7 @@ class Study:
 
     def _pack(self, side: int) -> dict[str, float]:
         data = inputs.recipe(RECIPES[REFERENCE], self.photos, self.args.models[0], 0)
-        data["pack"]["side_pixels"] = side
+        data["pack"]["image_size"] = side
         first = inputs.pack_side(self.args.side)
         return prepare(self._packed(side), data, None if side == first else self._packed(first))
 
@@ -156,9 +156,9 @@ class Study:
         inputs.lengthen(data, epochs)
         pack = max(inputs.pack_side(self.args.side), sides[-1])
         self._pack(pack)
-        data["pack"]["side_pixels"] = pack
+        data["pack"]["image_size"] = pack
         for phase in data["phases"].values():
-            phase["side_pixels"] = sides[0] if len(sides) == 1 else sides
+            phase["image_size"] = sides[0] if len(sides) == 1 else sides
         run.set_up(data, self._packed(pack))
 
     def _go_on(self, run: Run, break_off: bool = False) -> None:
@@ -317,7 +317,7 @@ def epochs_within(seconds: float, known: dict[str, Any], sides: Sequence[int]) -
     """
     each, reached = epoch_seconds(known), known["reached_seconds"]
     around = known["wall_seconds"] - each * len(reached)
-    a, b, side = sides[0], sides[-1], known["side_pixels"][0]
+    a, b, side = sides[0], sides[-1], known["image_size"][0]
     each *= (a * a + a * b + b * b) / (3 * side * side)
     return max(1, int((MARGIN * seconds - around) / each))
 

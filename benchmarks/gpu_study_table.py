@@ -121,7 +121,7 @@ def _accuracy(runs: Sequence[Run]) -> Iterator[str]:
     yield "| model | protocol | seed | epochs | px | seconds | val top-1 | test top-1 [95 %] | top-5 |"
     yield "|---|---|---:|---:|---|---:|---:|---:|---:|"
     for run in in_order(runs):
-        sides = sorted({run["side_pixels"][0], run["side_pixels"][-1]})
+        sides = sorted({run["image_size"][0], run["image_size"][-1]})
         test = run.get("test")
         scored = (
             f"{_share(test['top1'], test['top1_low'], test['top1_high'])} | {test['top5']:.1%}"

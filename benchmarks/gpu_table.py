@@ -125,7 +125,7 @@ def _growing(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "|---|---:|---|"
     for model, size in dict.fromkeys((row["model"], row["batch_size"]) for row in rows):
         mine = [row for row in rows if (row["model"], row["batch_size"]) == (model, size)]
-        shown = ", ".join(f"{row['side_pixels']} px: {row['images_per_second']:,.0f}" for row in mine)
+        shown = ", ".join(f"{row['image_size']} px: {row['images_per_second']:,.0f}" for row in mine)
         yield f"| {model} | {size} | {shown} |"
 
 

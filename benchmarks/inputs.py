@@ -111,8 +111,8 @@ def settings(photos: Path, side: int, batch_size: int) -> dict[str, Any]:
     data: dict[str, Any] = yaml.safe_load((ROOT / "recipes" / "stanford-cars-sgd.yaml").read_text())
     data |= {"weights": "none", "batch_size": batch_size}
     data["dataset"] = {"name": DATASET, "source": "archive", "path": str(photos)}
-    data["pack"]["side_pixels"] = pack_side(side)
-    data["phases"]["all"]["side_pixels"] = side
+    data["pack"]["image_size"] = pack_side(side)
+    data["phases"]["all"]["image_size"] = side
     return data
 
 

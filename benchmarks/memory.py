@@ -37,8 +37,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             params = yaml.safe_load((ROOT / "params.yaml").read_text())
             dataset = {"name": "d", "source": "archive", "path": [str(file) for file in parts]}
-            params |= {"dataset": dataset, "pack": {"side_pixels": args.side}, "batch_size": 32}
-            params["phases"]["all"] |= {"epochs": 1, "side_pixels": 32}
+            params |= {"dataset": dataset, "pack": {"image_size": args.side}, "batch_size": 32}
+            params["phases"]["all"] |= {"epochs": 1, "image_size": 32}
             Path(folder, "params.yaml").write_text(yaml.safe_dump(params))
             run(args.source / "download.py", folder)
             for stage, *words in (["split"], ["pack"], ["train", "--model", "resnet18", "--seed", "0"]):

@@ -145,13 +145,13 @@ def prepare(name: str, flip: bool) -> dict[str, Callable[[Piece], None]]:
     config, pack = params.load_params(), paths.Dataset(inputs.DATASET).pack
     facts = file_io.read_json(pack / "pack.json")
     mean, std = batches.normalization_mean_std(
-        pack, config.normalisation, build.is_pretrained(config.weights)
+        pack, config.normalization, build.is_pretrained(config.weights)
     )
     run, device = paths.Run(inputs.DATASET, name, 0), devices.select_device(config.device)
     bf16, side = devices.use_bf16(config.precision, device), config.phases["all"].side(0)
     sidecar = {
         "model": name, "seed": 0, "classes": facts["classes"], "mean": mean, "std": std, "refit": False,
-        "side_pixels": side, "pack_side_pixels": facts["side_pixels"], "temperature": 1.0,
+        "image_size": side, "pack_image_size": facts["image_size"], "temperature": 1.0,
         "unknown_below": 0.0,
         "recipe": {"head": config.head.model_dump(mode="json")},
     }  # fmt: skip

@@ -65,10 +65,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def shrink(clone: Path, models: Sequence[str]) -> None:
     file = clone / "params.yaml"
     data = yaml.safe_load(file.read_text())
-    data["dataset"] |= {"images_per_class": 8, "side_pixels": 32}
-    data["pack"]["side_pixels"] = 32
+    data["dataset"] |= {"images_per_class": 8, "image_size": 32}
+    data["pack"]["image_size"] = 32
     data["models"] = list(models)
-    data["phases"]["all"] |= {"epochs": 1, "side_pixels": 32}
+    data["phases"]["all"] |= {"epochs": 1, "image_size": 32}
     file.write_text(yaml.safe_dump(data, sort_keys=False))
 
 

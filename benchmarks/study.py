@@ -61,15 +61,15 @@ def shrunk(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     inputs.lengthen(data, args.epochs)
     for phase in data["phases"].values():
         phase["lr_range_test"] = False
-        one = isinstance(phase["side_pixels"], int)
+        one = isinstance(phase["image_size"], int)
         small = [
             max(32, round(side / args.divide))
-            for side in ([phase["side_pixels"]] if one else phase["side_pixels"])
+            for side in ([phase["image_size"]] if one else phase["image_size"])
         ]
-        phase["side_pixels"] = small[0] if one else small
+        phase["image_size"] = small[0] if one else small
     data["split"]["val_ratio"] = 0.15  # or the recipes would not see equally many images
-    data["pack"]["side_pixels"] = 128
-    data["evaluate"]["side_pixels"] = None
+    data["pack"]["image_size"] = 128
+    data["evaluate"]["image_size"] = None
     for change in args.set:
         name, _, assignment = change.partition(":")
         key, _, value = assignment.partition("=")

@@ -49,7 +49,7 @@ def our_split(config: Any, pack: Path, on: Any) -> Any:
     from finegrain.models import build
 
     mean, std = batches.normalization_mean_std(
-        pack, config.normalisation, build.is_pretrained(config.weights)
+        pack, config.normalization, build.is_pretrained(config.weights)
     )
     return batches.PackedSplit(pack, "train", on, mean, std)
 
@@ -69,7 +69,7 @@ def our_epochs(job: Any, after_step: FirstStep) -> Epoch:
     from finegrain.models import layer_groups
     from finegrain.training import history, loop
 
-    layer_groups.set_trainable(job.net, job.phase.part)
+    layer_groups.set_trainable(job.net, job.phase.trainable)
     optimizer = job.optimizer(job.config.lr)
     optimizer.register_step_post_hook(after_step)
 
@@ -89,8 +89,8 @@ def ceiling_epochs(job: Any, after_step: FirstStep) -> Epoch:
     from finegrain.training import loop
 
     images, labels = next(job.batches("ceiling", job.phase.side(0)))
-    layer_groups.set_trainable(job.net, job.phase.part)
-    layer_groups.set_train_mode(job.net, job.phase.part, job.phase.frozen_statistics)
+    layer_groups.set_trainable(job.net, job.phase.trainable)
+    layer_groups.set_train_mode(job.net, job.phase.trainable, job.phase.frozen_statistics)
     optimizer = job.optimizer(job.config.lr)
     optimizer.register_step_post_hook(after_step)
 

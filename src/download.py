@@ -41,7 +41,7 @@ def fetch(config: params.Params, folder: Path) -> dict[str, Any]:
         case params.SampleDataset():
             from finegrain.sources import sample
 
-            sample.write_zip(folder, dataset.images_per_class, dataset.side_pixels, config.seed)
+            sample.write_zip(folder, dataset.images_per_class, dataset.image_size, config.seed)
         case params.KaggleDataset():
             from finegrain.sources import kaggle
 

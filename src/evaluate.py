@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     net, facts = storage.load_model(run.weights, run.sidecar)
     net = net.to(device)
-    side, flip = config.evaluate.side_pixels or facts["side_pixels"], config.evaluate.flip
+    side, flip = config.evaluate.image_size or facts["image_size"], config.evaluate.flip
     normal = facts["mean"], facts["std"]
     parts = ("test", "train") if facts["refit"] else ("test", "val", "train")
     splits = {part: batches.PackedSplit(data.pack, part, device, *normal) for part in parts}

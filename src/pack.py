@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = params.load_params()
     data = paths.Dataset(config.dataset.name)
     with archive.ArchiveReader(data.archive) as reader, file_io.replace_folder(data.pack) as folder:
-        pack_writer.write_pack(reader, data.manifest, folder, config.pack.side_pixels)
+        pack_writer.write_pack(reader, data.manifest, folder, config.pack.image_size)
 
 
 if __name__ == "__main__":

@@ -25,14 +25,14 @@ from finegrain.runtime.distributed import World
 from finegrain.training import checkpoint, loop, lr_finder
 from finegrain.training.history import EpochRow, TrainingHistory
 
-HISTORY = ("epoch", "phase", "side_pixels", "lr", "train_loss", "train_top1", "val_loss", "val_top1")
+HISTORY = ("epoch", "phase", "image_size", "lr", "train_loss", "train_top1", "val_loss", "val_top1")
 LOSS, LR = ("epoch", "train_loss", "val_loss"), ("epoch", "lr")
 LR_RANGE = ("log10_lr", "lr", "loss", "smoothed_loss")
 """DVC's plots have no logarithmic axis: the logarithm is a column."""
 PACKAGES = ("core", "config", "runtime", "loading", "augmentation", "models", "training")
-"""Those that dvc.yaml declares: an edit of any other leaves the checkpoint of an interrupted training valid."""
+"""Those that dvc.yaml declares: an edit of any other leaves an interrupted training's checkpoint valid."""
 USED = {
-    *("dataset", "weights", "head", "normalisation", "lr", "batch_size", "label_smoothing"),
+    *("dataset", "weights", "head", "normalization", "lr", "batch_size", "label_smoothing"),
     *("ema_decay", "augment", "phases", "refit", "lr_range_test", "precision", "deterministic"),
 }
 
@@ -48,22 +48,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         distributed.require_gpus(config.devices, on)
         distributed.launch(config.devices, __file__, ["--model", args.model, "--seed", str(args.seed)])
         return
-    with distributed.join_world(on) as ours:
-        train(config, paths.Run(config.dataset.name, args.model, args.seed), ours)
+    with distributed.join_world(on) as world:
+        train(config, paths.Run(config.dataset.name, args.model, args.seed), world)
 
 
-def train(config: params.Params, run: paths.Run, ours: World) -> None:
+def train(config: params.Params, run: paths.Run, world: World) -> None:
     """The stage, in each of the processes that train together; the first one keeps and writes."""
-    config.require_divisible_by(ours.count)
-    data, seed, device = paths.Dataset(config.dataset.name), run.seed, ours.device
+    config.require_divisible_by(world.size)
+    data, seed, device = paths.Dataset(config.dataset.name), run.seed, world.device
     devices.set_deterministic(config.deterministic)
     bf16 = devices.use_bf16(config.precision, device)
 
     normal = batches.normalization_mean_std(
-        data.pack, config.normalisation, build.is_pretrained(config.weights)
+        data.pack, config.normalization, build.is_pretrained(config.weights)
     )
-    train, val = (batches.PackedSplit(data.pack, part, device, *normal, ours) for part in ("train", "val"))
-    environment = provenance.environment(device, bf16) | {"devices": ours.count}
+    train, val = (batches.PackedSplit(data.pack, part, device, *normal, world) for part in ("train", "val"))
+    environment = provenance.environment(device, bf16) | {"devices": world.size}
     recipe = config.model_dump(mode="json", include=USED)
     recipe["dataset"] = config.dataset.name
     key = {"model": run.model, "seed": seed, "recipe": recipe}
@@ -78,32 +78,32 @@ def train(config: params.Params, run: paths.Run, ours: World) -> None:
 
     def kept(name: str, net: nn.Module) -> checkpoint.SharedCheckpointer:
         keeper = None
-        if ours.first:
-            keeper = checkpoint.Checkpointer(name, key, config.checkpoint_seconds, waits=ours.alone)
+        if world.is_main_process:
+            keeper = checkpoint.Checkpointer(name, key, config.checkpoint_seconds, waits=world.is_single)
             keepers.append(stack.enter_context(keeper))
             keeper.require_room(state_bytes(net, config))
-        return checkpoint.SharedCheckpointer(keeper, ours)
+        return checkpoint.SharedCheckpointer(keeper, world)
 
     net, chosen, final = new_network(), TrainingHistory(), TrainingHistory()
     disk.require_free_space(run.weights, build.weights_bytes(net), "the model")
     with contextlib.ExitStack() as stack:
         keeper = kept(f"{run.dataset}-{run.name}", net)
-        if ours.alone:
+        if world.is_single:
             stack.enter_context(devices.exclusive_cores(device))
         for row in loop.fit(net, config, seed, train, val, keeper, chosen, bf16):
-            if ours.first:
+            if world.is_main_process:
                 write_history(run, chosen)
             said = f"val loss {row['val_loss']:.3f}, val top-1 {row['val_top1']:.2%}"
             log.info(f"{run.name} epoch {row['epoch']}: train loss {row['train_loss']:.3f}, {said}")
         net.load_state_dict(chosen.weights)
-        logits, labels = inference.predict_split(net, val, chosen.best["side_pixels"], bf16)
+        logits, labels = inference.predict_split(net, val, chosen.best["image_size"], bf16)
         temperature = calibration.fit_temperature(logits.numpy(), labels.numpy())
         told = outputs.from_logits(logits.numpy(), labels.numpy(), temperature)
         seen = train
         if config.refit:
             for part in (train, val):
                 part.release()  # the next one holds the same images
-            seen = batches.PackedSplit(data.pack, "train+val", device, *normal, ours)
+            seen = batches.PackedSplit(data.pack, "train+val", device, *normal, world)
             net = new_network()
             keeper = kept(f"{run.dataset}-{run.name}-refit", net)
             for row in loop.fit(net, config, seed, seen, None, keeper, final, bf16, plan=chosen):
@@ -113,8 +113,8 @@ def train(config: params.Params, run: paths.Run, ours: World) -> None:
             "model": run.model,
             "seed": seed,
             "classes": train.class_names,
-            "side_pixels": result.best["side_pixels"],
-            "pack_side_pixels": train.side_pixels,
+            "image_size": result.best["image_size"],
+            "pack_image_size": train.image_size,
             "mean": normal[0],
             "std": normal[1],
             "lr": chosen.lrs,
@@ -130,7 +130,7 @@ def train(config: params.Params, run: paths.Run, ours: World) -> None:
             "environment": environment,
             "revision": provenance.git_revision(),
         }
-        if ours.first:
+        if world.is_main_process:
             storage.save_model(run.weights, run.sidecar, result.weights, facts)
             write_sweeps(run, chosen, list(config.phases))
             file_io.write_json(run.cost, cost(net, [*chosen.rows, *final.rows], device))

@@ -31,12 +31,12 @@ from test_params import changed
 
 SMALL = {
     "dataset__images_per_class": 40,
-    "dataset__side_pixels": 48,
-    "pack__side_pixels": 48,
+    "dataset__image_size": 48,
+    "pack__image_size": 48,
     "models": ["resnet18", "resnet34"],
     "ema_decay": 0.9,
     "phases__all__epochs": 3,
-    "phases__all__side_pixels": 48,
+    "phases__all__image_size": 48,
     "checkpoint_seconds": 0.5,
 }
 QUICK = SMALL | {"dataset__images_per_class": 8, "models": ["resnet18"], "phases__all__epochs": 2}

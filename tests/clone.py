@@ -14,15 +14,15 @@ from test_params import changed
 
 TINY: dict[str, Any] = {
     "dataset__images_per_class": 24,
-    "dataset__side_pixels": 32,
-    "pack__side_pixels": 32,
+    "dataset__image_size": 32,
+    "pack__image_size": 32,
     "models": ["resnet18"],
     "seeds": [0],
     "phases": {
         "all": {
-            "part": "all",
+            "trainable": "all",
             "epochs": 1,
-            "side_pixels": 32,
+            "image_size": 32,
             "optimizer": {"kind": "sgd", "momentum": 0.9},
             "schedule": {"kind": "cosine", "warmup_epochs": 0.5},
         }

@@ -70,7 +70,7 @@ def tiny_pack(project) -> Path:
         np.save(folder / f"{split}.npy", images)
         np.save(folder / f"{split}_labels.npy", labels.astype(np.int64))
     facts = {
-        "side_pixels": 32,
+        "image_size": 32,
         "classes": CLASSES,
         "counts": counts,
         "manifest_sha256": "0" * 64,

@@ -11,7 +11,7 @@ from finegrain.augmentation import color, crop, geometry, sampling, transform
 from finegrain.config.training import AugmentParams
 
 ALL = AugmentParams(
-    crop_scale=(0.5, 1.0), pad_crop_pixels=4, rotate_degrees=10.0, zoom=1.2, tilt=0.1, brightness=0.2,
+    crop_scale=(0.5, 1.0), pad_crop_pixels=4, rotate_degrees=10.0, zoom=1.2, perspective=0.1, brightness=0.2,
     contrast=0.2, saturation=0.2, hue=0.1, erase_probability=0.5,
 )  # fmt: skip
 NORMAL = transform.normalization_factors([0.4, 0.5, 0.6], [0.2, 0.3, 0.4], torch.device("cpu"))

@@ -30,7 +30,7 @@ TINY = {
     "device": "cpu",
 }
 TINY.pop("phases")
-TINY |= {"phases__all__side_pixels": 32, "dataset": {"name": "odd", "source": "archive", "path": "photos"}}
+TINY |= {"phases__all__image_size": 32, "dataset": {"name": "odd", "source": "archive", "path": "photos"}}
 TINY = {k: v for k, v in TINY.items() if not k.startswith("dataset__")}
 STAGES = (
     "download",
@@ -168,7 +168,7 @@ def test_too_little_memory_names_the_batch_size(tmp_path, tiny_pack):
     """42 images of 1024 px through ResNet-50 want tens of GB of activations; this process may have 3."""
     changed(
         tmp_path, device="cpu", dataset__name="tiny", batch_size=42, models=["resnet50"],
-        phases__all__side_pixels=1024,
+        phases__all__image_size=1024,
     )  # fmt: skip
 
     def little() -> None:

@@ -128,7 +128,7 @@ def test_gpu_runs_on_a_cpu_too(tmp_path):
     assert not found["failed"] and not found["left_out"]
     assert [cell["batch_size"] for cell in found["cells"]] == [8] * 6 + [4] * 3
     assert len({cell["way"] for cell in found["cells"]}) == 6
-    assert [row["side_pixels"] for row in found["growing"]] == [32, 32, 32, 64, 64, 64]
+    assert [row["image_size"] for row in found["growing"]] == [32, 32, 32, 64, 64, 64]
     assert len({row["augmentation"] for row in found["batches_alone"]}) == 4
     assert found["agreement"] == {}  # a CPU has one way
     (bound,) = found["bounds"]
@@ -289,7 +289,7 @@ def a_run(kind: str, model: str, right: str, seconds: float, **changes: Any) -> 
         "wall_seconds": seconds,
         "pieces": 1,
         "reached_seconds": [0.4 * seconds, 0.8 * seconds],
-        "side_pixels": [224, 224],
+        "image_size": [224, 224],
         "val_top1": [0.25, 0.5],
         "cost": {"seconds": 0.6 * seconds, "images_per_second": 100.0},
         "test": {"top1": share, "top1_low": share / 2, "top1_high": (1 + share) / 2, "top5": 1.0},
@@ -348,7 +348,7 @@ def test_ours_is_compared_with_the_reference_on_the_same_images(module, tmp_path
 
 def test_a_run_is_planned_to_take_no_longer_than_its_time(module):
     study = module("gpu_study")
-    known = {"wall_seconds": 30.0, "reached_seconds": [10.0, 12.0, 14.0, 16.0], "side_pixels": [224] * 4}
+    known = {"wall_seconds": 30.0, "reached_seconds": [10.0, 12.0, 14.0, 16.0], "image_size": [224] * 4}
     assert study.epoch_seconds(known) == 2.0  # so 22 of the 30 are for start and end
     epochs = study.epochs_within(100.0, known, [224])
     assert 22 + 2 * epochs <= 0.93 * 100 < 22 + 2 * (epochs + 1)

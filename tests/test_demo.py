@@ -47,7 +47,7 @@ def served(tiny_pack, project) -> Path:
         with torch.no_grad():
             build.get_head(net).bias.copy_(torch.eye(3)[seed] * 3)
         facts = {
-            "model": name, "classes": CLASSES, "side_pixels": 32, "pack_side_pixels": 32, "mean": [0.5] * 3,
+            "model": name, "classes": CLASSES, "image_size": 32, "pack_image_size": 32, "mean": [0.5] * 3,
             "std": [0.2] * 3, "refit": False, "temperature": 1.5,
             "unknown_below": 0.0, "recipe": {"head": {}},
         }  # fmt: skip

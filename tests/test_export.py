@@ -43,7 +43,7 @@ def run(*words: object) -> int:
 def made(tmp_path_factory) -> Path:
     """A project with a trained and evaluated model, exported to ``exported/resnet18``."""
     project = tmp_path_factory.mktemp("project")
-    changed(project, **{**SMALL, "models": ["resnet18"], "pack__side_pixels": 40})
+    changed(project, **{**SMALL, "models": ["resnet18"], "pack__image_size": 40})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
         for stage in (download, split, pack):

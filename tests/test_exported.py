@@ -28,7 +28,7 @@ def one(tmp_path_factory) -> Path:
     """A folder with the two files that finegrain loads."""
     folder = tmp_path_factory.mktemp("one")
     facts = {
-        "model": "resnet18", "classes": list("abcdefg"), "side_pixels": 32, "pack_side_pixels": 40,
+        "model": "resnet18", "classes": list("abcdefg"), "image_size": 32, "pack_image_size": 40,
         "mean": [0.5] * 3, "std": [0.2] * 3, "refit": False, "temperature": 0.4,
         "unknown_below": 0.3, "recipe": {"head": {}},
     }  # fmt: skip
@@ -101,7 +101,7 @@ def test_the_command_s_model_is_a_folder_and_never_fetched(tmp_path, monkeypatch
 
 
 class Asked:
-    """Runs ``hub.find_model_folder`` in a process of its own, whose Hub is the stub and whose cache is its own."""
+    """Runs ``hub.find_model_folder`` in a process with its own cache, whose Hub is the stub."""
 
     def __init__(self, hub: HubStub, home: Path) -> None:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}

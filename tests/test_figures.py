@@ -13,7 +13,7 @@ RNG = np.random.default_rng(0)
 def history(seed: int) -> pd.DataFrame:
     rng, epochs = np.random.default_rng(seed), np.arange(1, 7)
     columns = {f"{s}_{w}": rng.uniform(0, 1, 6) for s in ("train", "val") for w in ("loss", "top1")}
-    phases = {"epoch": epochs, "phase": ["head"] * 2 + ["all"] * 4, "side_pixels": 64, "lr": 0.1 / epochs}
+    phases = {"epoch": epochs, "phase": ["head"] * 2 + ["all"] * 4, "image_size": 64, "lr": 0.1 / epochs}
     return pd.DataFrame({**phases, **columns})
 
 

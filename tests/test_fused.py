@@ -22,7 +22,7 @@ CROP = AugmentParams(crop_scale=(0.1, 1.0))
 SHIFT = AugmentParams(crop_scale=(1.0, 1.0), pad_crop_pixels=4, erase_probability=1.0)
 COLOUR = AugmentParams(crop_scale=(0.5, 1.0), contrast=0.5, hue=0.3, erase_probability=0.5)
 ALL = AugmentParams(
-    crop_scale=(0.3, 1.0), pad_crop_pixels=4, rotate_degrees=30.0, zoom=1.3, tilt=0.3, brightness=0.5,
+    crop_scale=(0.3, 1.0), pad_crop_pixels=4, rotate_degrees=30.0, zoom=1.3, perspective=0.3, brightness=0.5,
     contrast=0.5, saturation=0.5, hue=0.4, erase_probability=0.5,
 )  # fmt: skip
 STD = torch.tensor([0.2, 0.3, 0.4])

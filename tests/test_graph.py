@@ -19,8 +19,8 @@ from finegrain.models import build
 
 SIDE, CLASSES = 32, 7
 FACTS: dict[str, Any] = {
-    "side_pixels": SIDE,
-    "pack_side_pixels": 40,
+    "image_size": SIDE,
+    "pack_image_size": 40,
     "mean": [0.4, 0.5, 0.6],
     "std": [0.2, 0.3, 0.25],
     "temperature": 0.37,
@@ -172,7 +172,7 @@ def test_a_long_test_split_is_probed_evenly(tiny_pack, monkeypatch):
 
 
 def test_the_test_images_are_probed_only_by_the_model_that_was_trained_on_this_pack(tiny_pack):
-    facts = {"pack_side_pixels": 32, "data": f"{'0' * 64}-32"}
+    facts = {"pack_image_size": 32, "data": f"{'0' * 64}-32"}
     assert check_images.find_check_images(facts, tiny_pack, []).what == "all 18 test images"
     for other, pack in (({"data": f"{'1' * 64}-32"}, tiny_pack), ({"data": None}, tiny_pack), ({}, None)):
         found = check_images.find_check_images(facts | other, pack, [])

@@ -22,19 +22,19 @@ from finegrain.training.history import TrainingHistory
 CPU = torch.device("cpu")
 TWO_PHASES = {
     "warm": {
-        "part": "head+norm",
+        "trainable": "head+norm",
         "epochs": 1,
-        "side_pixels": 32,
+        "image_size": 32,
         "optimizer": {"kind": "adamw"},
         "schedule": {"kind": "constant"},
     },
     "all": {
-        "part": "all",
+        "trainable": "all",
         "epochs": 3,
-        "side_pixels": 32,
+        "image_size": 32,
         "optimizer": {"kind": "sgd", "momentum": 0.9},
         "schedule": {"kind": "one_cycle"},
-        "lr_factors": [0.5, 1.0, 1.0],
+        "layer_lr_multipliers": [0.5, 1.0, 1.0],
     },
 }
 
@@ -114,7 +114,7 @@ RICH = {
     "augment__rotate_degrees": 5.0,
     "head": {"widths": [8], "dropouts": [0.2, 0.2], "batch_norm": True},
     "phases__warm__lr": "auto",
-    "phases__all__side_pixels": [32, 64],
+    "phases__all__image_size": [32, 64],
     "phases__all__clip_norm": 1.0,
     "lr_range_test": {"start": 1e-5, "end": 10.0, "steps": 20, "suggestion": "valley"},
 }
@@ -264,7 +264,7 @@ def test_clipping_bounds_what_a_step_can_do(tiny_pack, tmp_path):
         "optimizer": {"kind": "sgd", "momentum": 0.0},
         "clip_norm": 0.01,
         "lr": 1.0,
-        "lr_factors": [1.0] * 3,
+        "layer_lr_multipliers": [1.0] * 3,
     }
     config = settings(tmp_path, phases={"all": plain}, batch_size=42)
     start = dict(build.build_model("resnet18", 3, "none", config.head, 0).named_parameters())

@@ -95,7 +95,7 @@ def test_frozen_means_frozen(part, frozen, wanted):
         {
             "part": part,
             "epochs": 1,
-            "side_pixels": 32,
+            "image_size": 32,
             "optimizer": {"kind": "adamw", "weight_decay": 0.1},
             "schedule": {"kind": "constant"},
         }
@@ -198,8 +198,8 @@ def saved(tmp_path):
         {
             "model": "resnet18",
             "classes": ["a", "b", "c"],
-            "side_pixels": 32,
-            "pack_side_pixels": 32,
+            "image_size": 32,
+            "pack_image_size": 32,
             "mean": [0.5, 0.5, 0.5],
             "std": [0.2, 0.2, 0.2],
             "refit": False,

@@ -12,7 +12,7 @@ ADAMW = training.AdamW(kind="adamw", betas=(0.9, 0.99))
 
 
 def phase(schedule: training.Section, optimizer: training.Section = SGD, **more: object) -> training.Phase:
-    base = {"part": "all", "epochs": 6, "side_pixels": 32, "optimizer": optimizer, "schedule": schedule}
+    base = {"trainable": "all", "epochs": 6, "image_size": 32, "optimizer": optimizer, "schedule": schedule}
     return training.Phase.model_validate({**base, **more})
 
 
@@ -89,18 +89,20 @@ def test_groups_get_their_factor_and_frozen_parameters_are_left_out():
     for _, parameters in rows[:2]:
         for parameter in parameters:
             parameter.requires_grad_(False)
-    wanted = phase(training.ConstantSchedule(kind="constant"), lr_factors=[0.1, 0.5, 1.0])
+    wanted = phase(training.ConstantSchedule(kind="constant"), layer_lr_multipliers=[0.1, 0.5, 1.0])
     groups = optim.build_optimizer(rows, wanted, lr=0.2).param_groups
     assert [group["peak_lr"] for group in groups] == pytest.approx([0.1, 0.2])
     assert [group["params"] for group in groups] == [rows[2][1], rows[3][1]]
 
 
 def test_geometric_decay_counts_blocks_from_the_head():
-    wanted = phase(training.ConstantSchedule(kind="constant"), lr_decay=0.5)
+    wanted = phase(training.ConstantSchedule(kind="constant"), layer_decay=0.5)
     rates = [group["peak_lr"] for group in optim.build_optimizer(blocks(), wanted, lr=0.8).param_groups]
     assert rates == pytest.approx([0.1, 0.2, 0.4, 0.8])
-    with pytest.raises(ValueError, match="lr_factors or lr_decay, not both"):
-        phase(training.ConstantSchedule(kind="constant"), lr_decay=0.5, lr_factors=[0.1, 0.5, 1.0])
+    with pytest.raises(ValueError, match="layer_lr_multipliers or layer_decay, not both"):
+        phase(
+            training.ConstantSchedule(kind="constant"), layer_decay=0.5, layer_lr_multipliers=[0.1, 0.5, 1.0]
+        )
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])

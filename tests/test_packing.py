@@ -27,7 +27,7 @@ def configure(**dataset):
         Path(),
         dataset={"name": "toy", "source": "archive", "path": "photos.zip"} | dataset,
         split={"val_ratio": 0.2, "test_ratio": 0.2},
-        pack={"side_pixels": 32},
+        pack={"image_size": 32},
     )
 
 
@@ -61,7 +61,7 @@ def test_mean_and_deviation_are_those_of_train(packed):
     np.testing.assert_allclose(facts["mean"], train.mean(axis=(0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(facts["std"], train.std(axis=(0, 1, 2)), rtol=1e-12)
     assert facts["manifest_sha256"] == file_io.sha256(Path("data/toy/manifest.csv"))
-    assert facts["side_pixels"] == 32
+    assert facts["image_size"] == 32
 
 
 def test_the_stages_write_exactly_these_files(packed):

@@ -14,9 +14,9 @@ from finegrain.config import params
 from finegrain.core.errors import UserError
 
 BARE = {
-    "part": "all",
+    "trainable": "all",
     "epochs": 1,
-    "side_pixels": 32,
+    "image_size": 32,
     "optimizer": {"kind": "sgd"},
     "schedule": {"kind": "constant"},
 }
@@ -84,11 +84,11 @@ def test_model_names_are_torchvision_s():
         ({"lr": "0.001"}, ["lr: '0.001'", "in quotes it is text: write 0.001"]),
         ({"lr": "fast"}, ["lr: 'fast'", "valid number or auto"]),
         ({"phases__all__lr": "0.003"}, ["phases.all.lr: '0.003'", "write 0.003"]),
-        ({"phases__all__side_pixels": 16}, ["phases.all.side_pixels: 16", "32"]),
-        ({"phases__all__side_pixels": [64, 16]}, ["phases.all.side_pixels.1: 16", "32"]),
-        ({"phases__all__side_pixels": [96, 64]}, ["phases.all.side_pixels", "must not be above the second"]),
+        ({"phases__all__image_size": 16}, ["phases.all.image_size: 16", "32"]),
+        ({"phases__all__image_size": [64, 16]}, ["phases.all.image_size.1: 16", "32"]),
+        ({"phases__all__image_size": [96, 64]}, ["phases.all.image_size", "must not be above the second"]),
         (
-            {"phases__all__lr_decay": 0.8, "phases__all__lr_factors": [0.1, 0.2, 1.0]},
+            {"phases__all__layer_decay": 0.8, "phases__all__layer_lr_multipliers": [0.1, 0.2, 1.0]},
             ["phases.all", "not both"],
         ),
         (
@@ -98,14 +98,14 @@ def test_model_names_are_torchvision_s():
         ({"phases": {"a/b": BARE}}, ["phases.a/b", "pattern"]),
         ({"head__dropouts": [0.5]} | {"head__widths": [8]}, ["head", "one for each of the 2 linear layers"]),
         ({"head__pool": "max"}, ["head.pool: 'max'", "'avg'"]),
-        ({"normalisation": "cifar"}, ["normalisation: 'cifar'", "'imagenet'"]),
-        ({"normalisation": {"mean": [0.5, 0.5, 0.5]}}, ["normalisation.std: is missing"]),
+        ({"normalization": "cifar"}, ["normalization: 'cifar'", "'imagenet'"]),
+        ({"normalization": {"mean": [0.5, 0.5, 0.5]}}, ["normalization.std: is missing"]),
         ({"lr_range_test__start": 20.0}, ["lr_range_test", "start must be below end"]),
         ({"ema_decay": 1.0}, ["ema_decay: 1.0", "less than 1"]),
         ({"augment__zoom": 0.5}, ["augment.zoom: 0.5", "greater than or equal to 1"]),
         ({"evaluate__flips": True}, ["evaluate: unknown key 'flips'", "did you mean 'flip'?"]),
         (
-            {"augment__pad_crop_pixels": 40, "phases__all__side_pixels": 32},
+            {"augment__pad_crop_pixels": 40, "phases__all__image_size": 32},
             ["augment.pad_crop_pixels: 40 is not less than the smallest image, 32 px"],
         ),
         ({"batch_size": 1}, ["batch_size: 1", "greater than or equal to 2"]),
@@ -130,7 +130,7 @@ def test_model_names_are_torchvision_s():
         ({"split__val_ratio": 0.9}, ["val_ratio + test_ratio must be less than 1"]),
         ({"augment__crop_scale": [0.9, 0.1]}, ["crop_scale", "must not be above the second"]),
         ({"augment__flip": "yes"}, ["augment.flip: 'yes'", "valid boolean"]),
-        ({"pack__side_pixels": 10**9}, ["pack.side_pixels: 1000000000", "1024"]),
+        ({"pack__image_size": 10**9}, ["pack.image_size: 1000000000", "1024"]),
     ],
     ids=str,
 )
@@ -180,6 +180,6 @@ def test_integers_are_taken_where_a_number_is_wanted(tmp_path):
     ],
 )
 def test_images_grow_from_epoch_to_epoch(tmp_path, sides, epochs, wanted):
-    file = changed(tmp_path, phases__all__side_pixels=sides, phases__all__epochs=epochs)
+    file = changed(tmp_path, phases__all__image_size=sides, phases__all__epochs=epochs)
     phase = params.load_params(file).phases["all"]
     assert [phase.side(epoch) for epoch in range(epochs)] == wanted

@@ -84,7 +84,7 @@ def test_it_gives_the_logits_that_evaluate_computed(project):
     assert [photo.inner for photo, _ in found] == test and not skipped
     net, facts = storage.load_model(weights, sidecar)
     whole = batches.PackedSplit(Path("data/sample/pack"), "test", CPU, facts["mean"], facts["std"])
-    logits, _ = inference.predict_split(net, whole, facts["side_pixels"], bf16=False)
+    logits, _ = inference.predict_split(net, whole, facts["image_size"], bf16=False)
     assert len(test) > inference.BATCH_SIZE
     assert np.array_equal(np.stack([row for _, row in found]), logits.double().numpy())
 
@@ -190,16 +190,16 @@ def test_the_project_s_models_are_asked_as_evaluate_asks_them_others_plainly(pro
         return [row["p_1"] for row in table(capsys.readouterr().out)]
 
     plain, flipped = probabilities("--no-flip"), probabilities("--flip")
-    smaller = probabilities("--flip", "--side-pixels", "64")
+    smaller = probabilities("--flip", "--image-size", "64")
     assert len({tuple(each) for each in (plain, flipped, smaller)}) == 3
     assert probabilities() == plain
     settings = Path("params.yaml").read_text()
     try:
-        asked = {"evaluate__flip": True, "evaluate__side_pixels": 64}
+        asked = {"evaluate__flip": True, "evaluate__image_size": 64}
         small = {**SMALL, "models": ["resnet18"], "dataset__images_per_class": 40}
         changed(project, **small, **asked)
         assert probabilities() == smaller
-        assert probabilities("--side-pixels", "32", "--no-flip") == plain
+        assert probabilities("--image-size", "32", "--no-flip") == plain
         assert probabilities("--model", "models/sample/resnet18-0.safetensors") == plain
     finally:
         Path("params.yaml").write_text(settings)
@@ -209,10 +209,10 @@ def test_device_and_precision_are_the_project_s_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     changed(tmp_path, evaluate__flip=True, device="cpu", precision="fp32")
     assert find_model.evaluation_settings("resnet18") == {
-        "flip": True, "side_pixels": None, "device": "cpu", "precision": "fp32",
+        "flip": True, "image_size": None, "device": "cpu", "precision": "fp32",
     }  # fmt: skip
     assert find_model.evaluation_settings("elsewhere/net.safetensors") == {
-        "flip": False, "side_pixels": None, "device": "auto", "precision": "auto",
+        "flip": False, "image_size": None, "device": "auto", "precision": "auto",
     }  # fmt: skip
 
 

@@ -33,15 +33,15 @@ CPU = torch.device("cpu")
 RUN = "resnet18-0"
 TINY: dict[str, Any] = {
     "dataset__name": "tiny",
-    "pack__side_pixels": 32,
+    "pack__image_size": 32,
     "models": ["resnet18"],
     "batch_size": 12,
     "precision": "fp32",
     "phases": {
         "all": {
-            "part": "all",
+            "trainable": "all",
             "epochs": 3,
-            "side_pixels": 32,
+            "image_size": 32,
             "optimizer": {"kind": "sgd", "momentum": 0.9},
             "schedule": {"kind": "constant"},
         }
@@ -53,7 +53,7 @@ COMMAND = [sys.executable, str(ROOT / "src" / "train.py"), "--model", "resnet18"
 
 def head_only() -> dict[str, Any]:
     """Without norm layers that follow a batch, two processes compute what one computes, but for rounding."""
-    phase = {**TINY["phases"]["all"], "part": "head", "norm_statistics": "frozen"}
+    phase = {**TINY["phases"]["all"], "trainable": "head", "norm_statistics": "frozen"}
     return {**TINY, "phases": {"all": phase}}
 
 
@@ -66,8 +66,8 @@ def history(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / f"plots/tiny/history/{RUN}.csv")
 
 
-def split(folder: Path, part: str, ranks: World) -> batches.PackedSplit:
-    return batches.PackedSplit(folder, part, CPU, [0.2] * 3, [0.15] * 3, ranks)
+def split(folder: Path, part: str, world: World) -> batches.PackedSplit:
+    return batches.PackedSplit(folder, part, CPU, [0.2] * 3, [0.15] * 3, world)
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -162,7 +162,7 @@ def repacked(folder: Path, images: int, side: int) -> int:
         shape = (count, side, side, 3)
         np.lib.format.open_memmap(folder / f"{part}.npy", "w+", np.uint8, shape)  # zeros that fill no disk
         np.save(folder / f"{part}_labels.npy", np.arange(count) % 3)
-    (folder / "pack.json").write_text(json.dumps(facts | {"side_pixels": side}))
+    (folder / "pack.json").write_text(json.dumps(facts | {"image_size": side}))
     return (folder / "train.npy").stat().st_size
 
 
@@ -191,7 +191,7 @@ def test_no_process_holds_the_array(project, tiny_pack):
     What the two take differs by up to 250 MB from run to run, whatever the array's size.
     """
     phase = {**TINY["phases"]["all"], "epochs": 1}
-    wanted = {**TINY, "phases": {"all": phase}, "pack__side_pixels": 512, "batch_size": 24}
+    wanted = {**TINY, "phases": {"all": phase}, "pack__image_size": 512, "batch_size": 24}
     changed(project, **wanted, devices=2)
     repacked(tiny_pack, 24, 512)
     small = peaks(project)

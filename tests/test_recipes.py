@@ -72,14 +72,14 @@ def test_dvc_s_overrides_do_what_they_say_on_every_recipe(name, override, holds,
 def shrunk(name: str) -> dict[str, Any]:
     """The recipe with its structure kept and everything that costs time made small."""
     data = copy.deepcopy(RECIPES[name])
-    data["dataset"] = {"name": name, "source": "sample", "images_per_class": 6, "side_pixels": 32}
-    data["pack"]["side_pixels"] = 32
+    data["dataset"] = {"name": name, "source": "sample", "images_per_class": 6, "image_size": 32}
+    data["pack"]["image_size"] = 32
     data |= {"models": ["resnet18"], "weights": "none", "batch_size": 16}
     data["lr_range_test"]["steps"] = 10
-    data["evaluate"]["side_pixels"] = None
+    data["evaluate"]["image_size"] = None
     for phase in data["phases"].values():
         phase["epochs"] = 1
-        phase["side_pixels"] = 32 if isinstance(phase["side_pixels"], int) else [32, 64]
+        phase["image_size"] = 32 if isinstance(phase["image_size"], int) else [32, 64]
         phase.pop("batch_size", None)
         if "warmup_epochs" in phase["schedule"]:
             phase["schedule"]["warmup_epochs"] = 0.5

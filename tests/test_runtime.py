@@ -88,8 +88,10 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(shared):
 
 
 def test_a_stage_collects_garbage_once_it_has_imported(tmp_path):
-    code = "import gc\nfrom finegrain.core import process\n"
+    code = (
+        "import gc\nfrom finegrain.core import process\n"
         "say = lambda: print(gc.isenabled())\nsay()\nprocess.run_main(say)"
+    )
     for environment, expected in ({}, "True True"), ({"DVC_STAGE": "train@a-0"}, "False True"):
         usual = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
         done = subprocess.run(

@@ -25,7 +25,7 @@ NOW = params.load_yaml(ROOT / "params.yaml")
         ("augment.zoom=1..8:log", FloatDistribution(1, 8, log=True)),
         ("phases.all.epochs=4..12", IntDistribution(4, 12)),
         ("batch_size=8..64:log", IntDistribution(8, 64, log=True)),
-        ("evaluate.side_pixels=32..64", IntDistribution(32, 64)),
+        ("evaluate.image_size=32..64", IntDistribution(32, 64)),
         ("batch_size=8,16", CategoricalDistribution(["8", "16"])),
         ("lr=1e-3,auto", CategoricalDistribution(["0.001", '"auto"'])),
         ("augment.flip=true,false", CategoricalDistribution(["true", "false"])),
@@ -54,7 +54,7 @@ def test_the_settings_for_all_trials_are_part_of_what_is_checked(project):
     shutil.copy(ROOT / "params.yaml", project)
     assert search_space.load_with_overrides([]) == NOW
     settings = ["batch_size=12", "lr=1e-3", "seeds=[0,1]", "phases.all.part=head"]
-    phase = {**NOW["phases"]["all"], "part": "head"}
+    phase = {**NOW["phases"]["all"], "trainable": "head"}
     now = search_space.load_with_overrides(settings)
     assert now == {**NOW, "batch_size": 12, "lr": 0.001, "seeds": [0, 1], "phases": {"all": phase}}
     search_space.reject_impossible(search_space.parse_space(["devices=2,3"], now), now)

@@ -11,7 +11,7 @@ from finegrain.augmentation import geometry
 BILINEAR = InterpolationMode.BILINEAR
 N, HEIGHT, WIDTH = 6, 48, 40
 ASPECT = WIDTH / HEIGHT
-MOVES = {"rotate_degrees": 10.0, "zoom": 1.5, "tilt": 0.2}
+MOVES = {"rotate_degrees": 10.0, "zoom": 1.5, "perspective": 0.2}
 CLOSE = 5e-3  # of 255: coordinates are float32 on both sides, and an edge to zeros is up to 255 high
 
 
@@ -39,8 +39,8 @@ def sent(homographies: Tensor, points: Tensor) -> Tensor:
     return homogeneous[..., :2] / homogeneous[..., 2:]
 
 
-def draw(n=2000, rotate_degrees=0.0, zoom=1.0, tilt=0.0, probability=1.0, seed=0) -> Tensor:
-    return geometry.sample_homographies(n, rotate_degrees, zoom, tilt, probability, source(seed))
+def draw(n=2000, rotate_degrees=0.0, zoom=1.0, perspective=0.0, probability=1.0, seed=0) -> Tensor:
+    return geometry.sample_homographies(n, rotate_degrees, zoom, perspective, probability, source(seed))
 
 
 def test_rotations_are_torchvision_s():
@@ -143,7 +143,7 @@ def test_zooms_are_uniform_and_stay_inside():
 
 
 def test_what_is_drawn_is_independent():
-    rotated, zoomed, tilted = draw(rotate_degrees=10)[:, 1, 0], draw(zoom=1.5), draw(tilt=0.2)
+    rotated, zoomed, tilted = draw(rotate_degrees=10)[:, 1, 0], draw(zoom=1.5), draw(perspective=0.2)
     scale = zoomed[:, 0, 0]
     places = (zoomed[:, :2, 2] / (1 - scale)[:, None]).T
     tilts = sent(tilted, geometry.CORNERS[:1].expand(2000, 1, 2))[:, 0].T
@@ -154,7 +154,7 @@ def test_what_is_drawn_is_independent():
 
 def test_tilts_are_uniform_and_make_trapezia():
     corners = geometry.CORNERS.expand(2000, 4, 2)
-    moved = sent(draw(tilt=0.2), corners) - corners
+    moved = sent(draw(perspective=0.2), corners) - corners
     tilts = moved[:, 1]  # to the top right corner, whose signs differ
     signs = torch.tensor([-1.0, 1.0, -1.0, 1.0], dtype=torch.float64)  # neighbours go opposite ways
     assert torch.allclose(moved, signs[:, None] * tilts[:, None], atol=1e-12)
@@ -180,17 +180,17 @@ def test_each_movement_comes_with_its_probability_by_itself():
 
 
 def test_turning_one_off_leaves_the_others_as_they_were():
-    zoomed, rotated, tilted = draw(zoom=1.5), draw(rotate_degrees=10), draw(tilt=0.2)
-    assert torch.allclose(draw(rotate_degrees=10, zoom=1.5, tilt=0.2), zoomed @ rotated @ tilted)
-    assert torch.allclose(draw(zoom=1.5, tilt=0.2), zoomed @ tilted)
+    zoomed, rotated, tilted = draw(zoom=1.5), draw(rotate_degrees=10), draw(perspective=0.2)
+    assert torch.allclose(draw(rotate_degrees=10, zoom=1.5, perspective=0.2), zoomed @ rotated @ tilted)
+    assert torch.allclose(draw(zoom=1.5, perspective=0.2), zoomed @ tilted)
 
 
 def test_the_horizon_is_never_in_the_picture():
-    drawn = draw(rotate_degrees=180, zoom=2, tilt=0.5)
+    drawn = draw(rotate_degrees=180, zoom=2, perspective=0.5)
     corners = torch.cat((geometry.CORNERS, torch.ones(4, 1)), 1).T
     divisors = (drawn @ corners)[:, 2]  # linear in x and y: positive at the corners is positive throughout
     assert divisors.min() > 0
-    inverse = draw(tilt=0.5).inverse()  # moving the input's corners instead
+    inverse = draw(perspective=0.5).inverse()  # moving the input's corners instead
     assert (inverse @ corners / inverse[:, 2:, 2:])[:, 2].min() < 0
 
 

@@ -58,7 +58,7 @@ def _add_predict(commands: Any) -> None:
     asked = predict.add_argument_group(
         "how the model is asked", "else as params.yaml says for `evaluate`; a .safetensors file plainly"
     )
-    asked.add_argument("--side-pixels", type=_positive, help="another image size than the training's")
+    asked.add_argument("--image-size", type=_positive, help="another image size than the training's")
     asked.add_argument("--flip", action=argparse.BooleanOptionalAction, help="average with the mirror image")
     asked.add_argument("--device", choices=("auto", "cpu", "cuda"))
     asked.add_argument("--precision", choices=("auto", "fp32", "bf16"))

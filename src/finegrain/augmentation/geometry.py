@@ -69,19 +69,19 @@ def sample_homographies(
     n: int,
     rotate_degrees: float,
     zoom: float,
-    tilt: float,
+    perspective: float,
     probability: float,
     source: torch.Generator,
     aspect: float = 1.0,
 ) -> Tensor:
-    """Random rotation, zoom and tilt: the pictures are zoomed, then turned, then tilted.
+    """Random rotation, zoom and perspective: the pictures are zoomed, then turned, then tilted.
 
     How many numbers are drawn depends on ``n`` alone: turning one off leaves the others as they were.
 
     Args:
         rotate_degrees: largest rotation either way; uniform.
         zoom: largest factor, at least 1; uniform from 1 on, at a uniform place.
-        tilt: largest perspective tilt, horizontal and vertical, 0 to 0.5, each uniform either way: the
+        perspective: largest perspective tilt, horizontal and vertical, 0 to 0.5, each uniform either way: the
             output's corners show points up to ``tilt`` half sides from the input's along x and along y,
             neighbours in opposite directions. fastai's ``Warp`` moves the input's corners in the output
             instead, much the same while small; near 0.5 that lets the plane's horizon into the picture.
@@ -94,7 +94,7 @@ def sample_homographies(
     draws = torch.rand(n, 9, generator=source, dtype=torch.float64)
     rotated, zoomed, tilted = (draws[:, :3] < probability).double().unbind(1)
     angle, factor = draws[:, 3], draws[:, 4]
-    places, tilts = 2 * draws[:, 5:7] - 1, (2 * draws[:, 7:] - 1) * tilt * tilted[:, None]
+    places, tilts = 2 * draws[:, 5:7] - 1, (2 * draws[:, 7:] - 1) * perspective * tilted[:, None]
     ends = CORNERS.expand(n, 4, 2)
     starts = ends - ends.prod(2, keepdim=True) * tilts[:, None]
     return (

@@ -72,23 +72,23 @@ def sample_augmentation(
         return make_generator(seed, operator, *rest)
 
     def factors(name: str) -> Tensor | None:
-        spread, probability = getattr(config, name), config.colour_probability
+        spread, probability = getattr(config, name), config.color_probability
         return color.sample_factors(n, spread, probability, of(name)) if spread else None
 
-    warped = config.rotate_degrees > 0 or config.zoom > 1 or config.tilt > 0
+    warped = config.rotate_degrees > 0 or config.zoom > 1 or config.perspective > 0
     return SampledAugmentation(
         crops,
         flips,
         geometry.sample_offsets(n, config.pad_crop_pixels, of("shift")) if config.pad_crop_pixels else None,
         geometry.sample_homographies(
-            n, config.rotate_degrees, config.zoom, config.tilt, config.warp_probability, of("warp")
+            n, config.rotate_degrees, config.zoom, config.perspective, config.warp_probability, of("warp")
         )
         if warped
         else None,
         factors("brightness"),
         factors("contrast"),
         factors("saturation"),
-        color.sample_hue_shifts(n, config.hue, config.colour_probability, of("hue")) if config.hue else None,
+        color.sample_hue_shifts(n, config.hue, config.color_probability, of("hue")) if config.hue else None,
         color.sample_erasures(n, side, side, config.erase_probability, of("erase"))
         if config.erase_probability
         else None,

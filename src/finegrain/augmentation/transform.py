@@ -61,7 +61,8 @@ def _triton_transform(device: torch.device) -> TransformFunction | None:
 def _max_difference(see: TransformFunction, device: torch.device) -> float:
     """By how much at most, of 255, it differs from the operators on two tiny images, with everything on."""
     everything = AugmentParams(
-        crop_scale=(0.3, 1.0), pad_crop_pixels=1, rotate_degrees=20.0, zoom=1.2, tilt=0.2, brightness=0.3,
+        crop_scale=(0.3, 1.0), pad_crop_pixels=1, rotate_degrees=20.0, zoom=1.2, perspective=0.2,
+        brightness=0.3,
         contrast=0.3, saturation=0.3, hue=0.2, erase_probability=0.5,
     )  # fmt: skip
     images = torch.arange(2 * 16 * 16 * 3).remainder(251).to(torch.uint8).view(2, 16, 16, 3)

@@ -23,7 +23,7 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     """Loss, top-1 and learning rate by epoch; thin vertical lines where a phase ends.
 
     Args:
-        histories: model -> one row per epoch with epoch (from 1, counted over phases), phase, side_pixels,
+        histories: model -> one row per epoch with epoch (from 1, counted over phases), phase, image_size,
             lr, train_loss, train_top1, val_loss and val_top1. NaN is left out.
     """
     figure = Figure((11, 7.2), dpi=DPI, layout="constrained")
@@ -75,7 +75,7 @@ def _draw_phases(histories: Sequence[pd.DataFrame], named: Axes, panels: Sequenc
     for history in histories:
         stretch = (history["phase"] != history["phase"].shift()).cumsum()
         for _, part in history.groupby(stretch.to_numpy()):
-            label = f"{part['phase'].iloc[0]}, {part['side_pixels'].iloc[-1]} px"
+            label = f"{part['phase'].iloc[0]}, {part['image_size'].iloc[-1]} px"
             phases[label, int(part["epoch"].iloc[0]), int(part["epoch"].iloc[-1])] = None
     total = max(last for _, _, last in phases)
     for end in sorted({last for _, _, last in phases if last < total}):

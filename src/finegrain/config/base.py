@@ -14,6 +14,35 @@ BatchSize = Annotated[int, Field(ge=2)]
 ImageSize = Annotated[int, Field(ge=32, le=1024)]
 
 
+RENAMED_KEYS = {
+    "colour_probability": "color_probability",
+    "lr_decay": "layer_decay",
+    "lr_factors": "layer_lr_multipliers",
+    "normalisation": "normalization",
+    "part": "trainable",
+    "side_pixels": "image_size",
+    "tilt": "perspective",
+    "up_ratio": "pct_start",
+}
+"""Keys of earlier versions, in whatever section."""
+REPLACED_KEYS = {"start_ratio": "div_factor, its inverse", "end_ratio": "final_div_factor"}
+
+
+def _unknown_key(key: Any, value: Any, allowed: list[str]) -> PydanticCustomError:
+    if RENAMED_KEYS.get(key) in allowed:
+        hint = f"is now called '{RENAMED_KEYS[key]}'; "
+    elif key in REPLACED_KEYS:
+        hint = f"is now given as {REPLACED_KEYS[key]}; "
+    else:
+        near = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+    return PydanticCustomError(
+        "unknown_key",
+        "unknown key '{key}' (value {value}): {hint}allowed: {allowed}",
+        {"key": key, "value": repr(value), "hint": hint, "allowed": ", ".join(allowed)},
+    )
+
+
 class Section(BaseModel):
     """A mapping of params.yaml: an unknown key is refused with the nearest known one."""
 
@@ -25,18 +54,7 @@ class Section(BaseModel):
         if isinstance(data, dict):
             for key, value in data.items():
                 if key not in cls.model_fields:
-                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.5)
-                    hint = f"did you mean '{near[0]}'? " if near else ""
-                    raise PydanticCustomError(
-                        "unknown_key",
-                        "unknown key '{key}' (value {value}): {hint}allowed: {allowed}",
-                        {
-                            "key": key,
-                            "value": repr(value),
-                            "hint": hint,
-                            "allowed": ", ".join(cls.model_fields),
-                        },
-                    )
+                    raise _unknown_key(key, value, list(cls.model_fields))
         return data
 
 

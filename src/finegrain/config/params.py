@@ -53,7 +53,7 @@ class SampleDataset(DatasetParams):
 
     source: Literal["sample"]
     images_per_class: Annotated[int, Field(ge=3, le=100_000)]
-    side_pixels: ImageSize
+    image_size: ImageSize
 
 
 class KaggleDataset(DatasetParams):
@@ -106,7 +106,7 @@ class SplitParams(Section):
 
 
 class PackParams(Section):
-    side_pixels: ImageSize
+    image_size: ImageSize
     """Every image is stored as a square of this side; a training size above it gains nothing."""
 
 
@@ -122,7 +122,7 @@ class Params(Section):
     weights: Annotated[str, Field(min_length=1)]
     """``none``, a torchvision name such as IMAGENET1K_V1, or a local .safetensors or .pth file."""
     head: HeadParams
-    normalisation: Normalization
+    normalization: Normalization
     seed: Seed
     """Of the data: the split, and the drawn sample."""
     seeds: Annotated[list[Seed], Field(min_length=1)]

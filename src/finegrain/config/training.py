@@ -92,14 +92,18 @@ class CosineSchedule(Section):
 
 
 class OneCycleSchedule(Section):
-    """Cosine up to the peak rate during ``up_ratio`` of the steps, then down; momentum mirrors it."""
+    """Cosine up to the peak rate, then down to almost zero; momentum runs the other way.
+
+    Keys and defaults are those of ``torch.optim.lr_scheduler.OneCycleLR``.
+    """
 
     kind: Literal["one_cycle"]
-    up_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    start_ratio: Annotated[float, Field(gt=0, le=1)] = 0.04
-    """The first rate, as a share of the peak."""
-    end_ratio: Annotated[float, Field(gt=0, le=1)] = 4e-6
-    """The last rate, as a share of the peak."""
+    pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the steps until the peak."""
+    div_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 25.0
+    """Peak rate divided by the first one."""
+    final_div_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1e4
+    """First rate divided by the last one."""
     momentum_range: Annotated[tuple[Ratio, Ratio], Field(strict=False), AfterValidator(ordered)] = (
         0.85,
         0.95,
@@ -123,12 +127,12 @@ _ImageSizes = Annotated[
 class Phase(Section):
     """One stretch of training with its own trainable part, image size, optimizer and schedule."""
 
-    part: Literal["head", "head+norm", "all"]
+    trainable: Literal["head", "head+norm", "all"]
     """What trains; the rest has no gradient, no optimizer state and no weight decay."""
     norm_statistics: Literal["update", "frozen"] | None = None
-    """Running mean and variance of the norm layers outside the head; none: frozen where part is head."""
+    """Running mean and variance of norm layers outside the head; none: frozen where only the head trains."""
     epochs: PositiveInt
-    side_pixels: _ImageSizes
+    image_size: _ImageSizes
     """One size, or [first, last]: grows from epoch to epoch, in between rounded to multiples of 32."""
     batch_size: BatchSize | None = None
     """None: the top-level ``batch_size``."""
@@ -138,14 +142,16 @@ class Phase(Section):
     ]
     lr: LearningRate | None = None
     """Peak rate of the head; none: the top-level ``lr``."""
-    lr_factors: Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], Field(strict=False)] = (
+    layer_lr_multipliers: Annotated[
+        tuple[PositiveFloat, PositiveFloat, PositiveFloat], Field(strict=False)
+    ] = (
         1.0,
         1.0,
         1.0,
     )
     """The rate is multiplied by these for the stem and early layers, the late layers, and the head."""
-    lr_decay: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Instead of ``lr_factors``: each block's rate is so many times that of the next one towards the head."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Instead of ``layer_lr_multipliers``: each block's rate is so many times that of the next one towards the head."""
     lr_range_test: bool = False
     """Run and plot the LR range test before the phase; ``lr: auto`` always does."""
     clip_norm: PositiveFloat | None = None
@@ -157,15 +163,15 @@ class Phase(Section):
     def _fits_together(self) -> "Phase":
         if isinstance(self.schedule, CosineSchedule) and self.schedule.warmup_epochs >= self.epochs:
             raise PydanticCustomError("warmup", "schedule.warmup_epochs must be less than epochs")
-        if self.lr_decay is not None and self.lr_factors != (1.0, 1.0, 1.0):
-            raise PydanticCustomError("two_factors", "give lr_factors or lr_decay, not both")
+        if self.layer_decay is not None and self.layer_lr_multipliers != (1.0, 1.0, 1.0):
+            raise PydanticCustomError("two_factors", "give layer_lr_multipliers or layer_decay, not both")
         return self
 
     def side(self, epoch: int) -> int:
         """Height and width of the training images in pixels; ``epoch`` counts from 0 within the phase."""
-        if isinstance(self.side_pixels, int):
-            return self.side_pixels
-        first, last = self.side_pixels
+        if isinstance(self.image_size, int):
+            return self.image_size
+        first, last = self.image_size
         if epoch >= self.epochs - 1:
             return last
         grown = first + (last - first) * epoch / (self.epochs - 1)
@@ -173,7 +179,7 @@ class Phase(Section):
 
     @property
     def frozen_statistics(self) -> bool:
-        return (self.norm_statistics or ("frozen" if self.part == "head" else "update")) == "frozen"
+        return (self.norm_statistics or ("frozen" if self.trainable == "head" else "update")) == "frozen"
 
 
 class AugmentParams(Section):
@@ -194,7 +200,7 @@ class AugmentParams(Section):
     """Largest rotation either way."""
     zoom: Annotated[float, Field(ge=1, le=8)] = 1.0
     """Largest magnification, at a random place."""
-    tilt: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    perspective: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Largest perspective warp: a corner moves by so much of half the side."""
     warp_probability: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Of each of rotation, zoom and tilt, on its own."""
@@ -204,7 +210,7 @@ class AugmentParams(Section):
     saturation: Ratio = 0.0
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Largest shift of the hue, in turns of the colour circle."""
-    colour_probability: Annotated[float, Field(ge=0, le=1)] = 1.0
+    color_probability: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Of each of the four, on its own."""
     erase_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Random erasing: a box of 2 to 33 % of the image becomes the mean colour."""
@@ -235,7 +241,7 @@ class EvaluateParams(Section):
 
     flip: bool
     """Average the logits of the image and of its mirror image."""
-    side_pixels: ImageSize | None
+    image_size: ImageSize | None
     """None: the size of the epoch that was kept."""
 
 

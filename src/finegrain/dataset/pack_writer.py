@@ -19,7 +19,7 @@ from finegrain.sources.layout import ArchiveImage
 SPLITS = manifest.SPLITS
 
 
-def write_pack(reader: archive.ArchiveReader, table: Path, folder: Path, side_pixels: int) -> None:
+def write_pack(reader: archive.ArchiveReader, table: Path, folder: Path, image_size: int) -> None:
     """Write ``<split>.npy`` ([N, side, side, 3] uint8), ``<split>_labels.npy`` ([N] int64) and pack.json.
 
     Rows stand in the order of the manifest; a label is the index of the class among the sorted class names.
@@ -32,14 +32,14 @@ def write_pack(reader: archive.ArchiveReader, table: Path, folder: Path, side_pi
         UserError: too little space on the disk, or an archive that is not the manifest's.
     """
     plan = _PackPlan(reader, table)
-    disk.require_free_space(folder, sum(plan.counts.values()) * (3 * side_pixels**2 + 8), "the pack")
+    disk.require_free_space(folder, sum(plan.counts.values()) * (3 * image_size**2 + 8), "the pack")
 
     histogram = np.zeros(3 * 256, np.int64)  # of train's reds, greens and blues
     with ExitStack() as stack:
         streams = [stack.enter_context((folder / f"{split}.npy").open("wb")) for split in SPLITS]
         counts = [plan.counts[split] for split in SPLITS]
-        starts = [_write_header(*each, side_pixels) for each in zip(streams, counts, strict=True)]
-        for place, pixels, train_counts in _decoded_images(reader, plan, side_pixels):
+        starts = [_write_header(*each, image_size) for each in zip(streams, counts, strict=True)]
+        for place, pixels, train_counts in _decoded_images(reader, plan, image_size):
             split, row = plan.split[place], int(plan.row[place])
             streams[split].seek(starts[split] + row * len(pixels))
             streams[split].write(pixels)
@@ -50,7 +50,7 @@ def write_pack(reader: archive.ArchiveReader, table: Path, folder: Path, side_pi
         np.save(folder / f"{split}_labels.npy", labels)
     mean, std = mean_std(histogram.reshape(3, 256))
     facts = {
-        "side_pixels": side_pixels,
+        "image_size": image_size,
         "classes": plan.classes,
         "counts": plan.counts,
         "mean": mean,

@@ -42,10 +42,10 @@ def find_check_images(facts: dict[str, Any], pack: Path | None, wanted: Sequence
         UserError: photos are wanted, and none can be used.
     """
     if wanted:
-        return from_photos(wanted, facts["pack_side_pixels"])
+        return from_photos(wanted, facts["pack_image_size"])
     if pack and _is_training_pack(facts, pack):
         return from_test_split(pack)
-    return from_noise(facts["pack_side_pixels"])
+    return from_noise(facts["pack_image_size"])
 
 
 def _is_training_pack(facts: dict[str, Any], pack: Path) -> bool:
@@ -54,7 +54,7 @@ def _is_training_pack(facts: dict[str, Any], pack: Path) -> bool:
         packed = file_io.read_json(pack / "pack.json")
     except UserError:
         return False
-    return bool(facts.get("data") == f"{packed['manifest_sha256']}-{packed['side_pixels']}")
+    return bool(facts.get("data") == f"{packed['manifest_sha256']}-{packed['image_size']}")
 
 
 def from_test_split(pack: Path) -> CheckImages:

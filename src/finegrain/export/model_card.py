@@ -85,7 +85,7 @@ def render_card(card: ModelCard) -> str:
             facts["recipe"], sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
         ),
         rows=list(_rows(card.results)) if card.results else [],
-        sides=list(dict.fromkeys((facts["pack_side_pixels"], facts["side_pixels"]))),
+        sides=list(dict.fromkeys((facts["pack_image_size"], facts["image_size"]))),
         files=hub,
         named=NAMED_CLASSES,
         tolerance=LOGIT_TOLERANCE,
@@ -109,7 +109,7 @@ def _test_settings(card: ModelCard) -> str:
     evaluate = card.results.evaluate if card.results else None
     if evaluate is None:
         return ""
-    side = evaluate.side_pixels or card.facts["side_pixels"]
+    side = evaluate.image_size or card.facts["image_size"]
     mirrored = ", the logits averaged with those of the mirror image" if evaluate.flip else ""
     return f", seen at {side} pixels{mirrored}"
 

@@ -87,7 +87,7 @@ def config_json(facts: dict[str, Any], sums: dict[str, str]) -> dict[str, Any]:
     Args:
         sums: sha256 of the other files, by which ``folder.require_replaceable`` knows them again.
     """
-    side = facts["side_pixels"]
+    side = facts["image_size"]
     return {
         "architecture": facts["model"],
         "num_classes": len(facts["classes"]),

@@ -74,7 +74,7 @@ def write_onnx(file: Path, net: nn.Module, facts: dict[str, Any]) -> None:
     Args:
         facts: the sidecar of the network.
     """
-    side = facts["side_pixels"]
+    side = facts["image_size"]
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)  # of one image the exporter would fix the size
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
@@ -153,7 +153,7 @@ def _run_batches(
     session: onnxruntime.InferenceSession, net: nn.Module, facts: dict[str, Any], squares: Tensor
 ) -> Iterator[tuple[Floats, Floats, Floats]]:
     """Batch by batch ``[n, classes]``: the network's logits, the graph's logits and probabilities."""
-    side = facts["side_pixels"]
+    side = facts["image_size"]
     view = inference.Preprocessor(side, CPU, facts["mean"], facts["std"])
     for batch in squares.split(inference.BATCH_SIZE):
         n, height, width, _ = batch.shape

@@ -43,21 +43,21 @@ class PackedSplit:
         device: torch.device,
         mean: list[float],
         std: list[float],
-        ranks: World = SINGLE_PROCESS,
+        world: World = SINGLE_PROCESS,
     ) -> None:
         """Open ``folder/<name>.npy`` ([N, H, W, 3] uint8) and its labels.
 
         Args:
             names: such as ``train``, or ``train+val`` for the images of both.
             mean: of red, green and blue, of values in 0..1, for the normalisation; ``std`` alike.
-            ranks: the processes among which each batch, and all of ``plain_batches``, is divided.
+            world: the processes among which each batch, and all of ``plain_batches``, is divided.
         """
-        self.ranks = ranks
+        self.world = world
         facts = file_io.read_json(folder / "pack.json")
         self.device = device
         self.class_names: list[str] = facts["classes"]
-        self.side_pixels: int = facts["side_pixels"]
-        self.fingerprint = f"{facts['manifest_sha256']}-{self.side_pixels}"
+        self.image_size: int = facts["image_size"]
+        self.fingerprint = f"{facts['manifest_sha256']}-{self.image_size}"
         self._normal = transform.normalization_factors(mean, std, device)
         parts = names.split("+")
         self.labels = torch.cat([torch.from_numpy(np.load(folder / f"{n}_labels.npy")) for n in parts])
@@ -67,7 +67,7 @@ class PackedSplit:
         if device.type == "cuda":
             torch.cuda.empty_cache()  # what torch keeps of an earlier training counts as taken
             free, _ = torch.cuda.mem_get_info(device)
-            if len(self) * 3 * self.side_pixels**2 < free // 2:
+            if len(self) * 3 * self.image_size**2 < free // 2:
                 self._resident = prefetch.load_all(self._pixels, device)
 
     def __len__(self) -> int:
@@ -79,7 +79,7 @@ class PackedSplit:
 
     def squares(self, chosen: Tensor) -> ImageArray:
         """The images ``[n]`` as they were packed, ``[n, S, S, 3]``: for people to look at."""
-        size = self.side_pixels
+        size = self.image_size
         images = np.empty((len(chosen), size, size, 3), np.uint8)
         self._pixels.read(chosen, crop.full_boxes(len(chosen), size, size), images)
         return images
@@ -88,7 +88,7 @@ class PackedSplit:
         """Training steps of an epoch; a last batch that is too small for batch norm, which needs two images
         in each process, is left out."""
         full, rest = divmod(len(self), batch_size)
-        return full + (rest >= 2 * self.ranks.count)
+        return full + (rest >= 2 * self.world.size)
 
     def train_batches(
         self, epoch: int | str, batch_size: int, side: int, config: AugmentParams, seed: int, first: int = 0
@@ -103,21 +103,21 @@ class PackedSplit:
         """
         order = torch.randperm(len(self), generator=sampling.make_generator(seed, "order", epoch))
         chosen = order.split(batch_size)[first : self.steps(batch_size)]
-        size, ranks = self.side_pixels, self.ranks
+        size, world = self.image_size, self.world
 
         def wanted() -> Iterator[prefetch.BatchRequest]:
             for step, each in enumerate(chosen, first):
-                each = each[: len(each) // ranks.count * ranks.count]
+                each = each[: len(each) // world.size * world.size]
                 views = sampling.sample_augmentation(len(each), size, size, side, config, (seed, epoch, step))
                 # drawn for the whole batch: an image is seen alike, however many processes there are
-                yield ranks.share(each), views.each(ranks.share)
+                yield world.shard(each), views.each(world.shard)
 
         yield from self._batches(wanted(), side, config.pad_crop_pixels)
 
     def plain_batches(self, batch_size: int, side: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image of this process's stretch once, in order, whole; yields as ``train_batches``."""
-        chosen = torch.arange(len(self))[self.ranks.stretch(len(self))].split(batch_size)
-        views = (sampling.identity(len(each), self.side_pixels, self.side_pixels) for each in chosen)
+        chosen = torch.arange(len(self))[self.world.shard_slice(len(self))].split(batch_size)
+        views = (sampling.identity(len(each), self.image_size, self.image_size) for each in chosen)
         yield from self._batches(zip(chosen, views, strict=True), side, 0)
 
     def _batches(

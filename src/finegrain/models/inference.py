@@ -51,7 +51,7 @@ def predict_split(
     for images, _ in batches:
         logits = predict_logits(net, images, bf16, flip)
         outputs.append(logits)
-    return split.ranks.gather(outputs), split.labels
+    return split.world.gather(outputs), split.labels
 
 
 @torch.inference_mode()
@@ -62,7 +62,7 @@ def predict_logits(net: nn.Module, images: Tensor, bf16: bool, flip: bool = Fals
         UserError: out of memory.
     """
     autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=bf16)
-    asked = f"side_pixels: {images.shape[-1]}: {len(images)} images without gradients"
+    asked = f"image_size: {images.shape[-1]}: {len(images)} images without gradients"
     with devices.explain_errors(asked, "ask for smaller ones, or device: cpu"), autocast:
         logits: Tensor = net(images).float()
         return (logits + net(images.flip(3)).float()) / 2 if flip else logits

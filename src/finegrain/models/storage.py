@@ -38,8 +38,8 @@ class _Sidecar(BaseModel):
     sha256: Sha256
     model: ModelName
     classes: Annotated[list[str], Field(min_length=2)]
-    side_pixels: ImageSize
-    pack_side_pixels: ImageSize
+    image_size: ImageSize
+    pack_image_size: ImageSize
     mean: Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
     std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)]
     refit: bool

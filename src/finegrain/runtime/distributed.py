@@ -25,85 +25,87 @@ from finegrain.core.errors import UserError
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that train; by default it is alone, and every method is free."""
+    """The processes that train one network together, seen from this one; by default it is the only one."""
 
-    index: int = 0
-    count: int = 1
+    rank: int = 0
+    size: int = 1
     device: torch.device = torch.device("cpu")
 
     @property
-    def first(self) -> bool:
-        """Whether it is the one that writes files."""
-        return self.index == 0
+    def is_main_process(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
 
     @property
-    def alone(self) -> bool:
-        return self.count == 1
+    def is_single(self) -> bool:
+        return self.size == 1
 
     @property
-    def own(self) -> tuple[int, ...]:
-        """What sets this process's random numbers apart from the others'; nothing where it is alone."""
-        return () if self.alone else (self.index,)
+    def rng_key(self) -> tuple[int, ...]:
+        """Part of a random key by which each process draws numbers of its own; empty in a single process."""
+        return () if self.is_single else (self.rank,)
 
-    def share(self, values: Any) -> Any:
-        """This process's part of a batch's tensor ``[N, ...]``, N a multiple of the count."""
-        return values[self.index :: self.count]
+    def shard(self, values: Any) -> Any:
+        """This process's part of a batch's tensor ``[N, ...]``, N a multiple of the world's size."""
+        return values[self.rank :: self.size]
 
-    def stretch(self, n: int) -> slice:
-        """This process's stretch of n things in order; all stretches together are all of them."""
-        return slice(n * self.index // self.count, n * (self.index + 1) // self.count)
+    def shard_slice(self, n: int) -> slice:
+        """This process's consecutive part of n items; the slices of all processes cover them once."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def wrap(self, net: nn.Module) -> nn.Module:
         """The network, averaging its gradients over all processes after every backward pass."""
-        if self.alone:
+        if self.is_single:
             return net
-        own = [self.device] if self.device.type == "cuda" else None
+        device_ids = [self.device] if self.device.type == "cuda" else None
         gc.collect()  # an earlier wrap of this network, for another phase, goes with its hooks
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch 2.11 does not know the new name
             # statistics of norm layers are each process's own until ``average_buffers``
-            return DistributedDataParallel(net, own, broadcast_buffers=False, gradient_as_bucket_view=True)
+            return DistributedDataParallel(
+                net, device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
 
-    def sum(self, *values: Tensor) -> None:
-        """Replace each by its sum over all processes."""
-        if not self.alone:
+    def all_reduce(self, *values: Tensor) -> None:
+        """Replace each tensor by its sum over all processes."""
+        if not self.is_single:
             for value in values:
                 dist.all_reduce(value)
 
-    def same(self, value: Any) -> Any:
-        """The first process's value, for all."""
-        if self.alone:
+    def broadcast(self, value: Any) -> Any:
+        """The main process's value, in every process."""
+        if self.is_single:
             return value
         box = [value]
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
-    def all(self, here: bool) -> bool:
-        """Whether it holds in all of them."""
-        if self.alone:
+    def all_true(self, here: bool) -> bool:
+        """Whether it is true in every process."""
+        if self.is_single:
             return here
-        held = torch.tensor(int(here), device=self.device)
-        dist.all_reduce(held, dist.ReduceOp.MIN)
-        return bool(held.item())
+        flag = torch.tensor(int(here), device=self.device)
+        dist.all_reduce(flag, dist.ReduceOp.MIN)
+        return bool(flag.item())
 
     def gather(self, parts: list[Tensor]) -> Tensor:
-        """Rows ``[n, C]``, all of every process's parts in order, on the CPU, for all."""
-        boxes: list[Any] = [parts]
-        if not self.alone:
-            boxes *= self.count
-            dist.all_gather_object(boxes, [part.cpu() for part in parts])
-        return torch.cat([part for box in boxes for part in box]).cpu()
+        """Concatenate the rows ``[n, C]`` of every process, in the order of world, on the CPU."""
+        gathered: list[Any] = [parts]
+        if not self.is_single:
+            gathered *= self.size
+            dist.all_gather_object(gathered, [part.cpu() for part in parts])
+        return torch.cat([part for each in gathered for part in each]).cpu()
 
     def average_buffers(self, net: nn.Module) -> None:
-        """Of norm layers: each process has followed the statistics of its own images.
+        """Average the running statistics of norm layers, of which each process has followed its own images.
 
-        These are running means, of which the mean over processes is that of all images, at whatever step.
+        They are running means, so that their mean over processes is that of all images, at any step.
         """
-        if not self.alone:
+        if not self.is_single:
             for value in net.buffers():
                 if value.is_floating_point():
                     dist.all_reduce(value)
-                    value /= self.count
+                    value /= self.size
 
 
 SINGLE_PROCESS = World()

@@ -53,6 +53,6 @@ def evaluation_settings(wanted: str | None) -> dict[str, Any]:
         wanted: as for ``find_model``.
     """
     if wanted and (wanted.endswith(".safetensors") or is_model_folder(wanted)):
-        return {"flip": False, "side_pixels": None, "device": "auto", "precision": "auto"}
+        return {"flip": False, "image_size": None, "device": "auto", "precision": "auto"}
     config = params.load_params()
     return {**dict(config.evaluate), "device": config.device, "precision": config.precision}

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     }
     on = devices.select_device(asked["device"])
     bf16 = devices.use_bf16(asked["precision"], on)
-    predictor = Predictor(*find_model.find_model(args.model), on, bf16, asked["side_pixels"], asked["flip"])
+    predictor = Predictor(*find_model.find_model(args.model), on, bf16, asked["image_size"], asked["flip"])
     sources = inputs.find_photos(args.paths)
     labels = Labels(args.csv, args.image_col, args.label_col, predictor.classes) if args.csv else None
     skipped = [(str(s.path), s.loose.damage) for s in sources if s.loose and s.loose.damage]

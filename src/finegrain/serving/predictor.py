@@ -46,8 +46,8 @@ class Predictor:
         self.temperature: float = facts["temperature"]
         self.unknown_below: float = facts["unknown_below"]
         """Confidence under which a photo is like no class of these."""
-        self._pack_side: int = facts["pack_side_pixels"]
-        self._view = inference.Preprocessor(side or facts["side_pixels"], device, facts["mean"], facts["std"])
+        self._pack_side: int = facts["pack_image_size"]
+        self._view = inference.Preprocessor(side or facts["image_size"], device, facts["mean"], facts["std"])
 
     @classmethod
     def from_pretrained(

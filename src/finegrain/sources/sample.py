@@ -108,9 +108,9 @@ def draw_scene(rng: np.random.Generator, side: int) -> Image.Image:
     return scene
 
 
-def draw_image(name: str, side_pixels: int, rng: np.random.Generator) -> Image.Image:
+def draw_image(name: str, image_size: int, rng: np.random.Generator) -> Image.Image:
     """One photo: a random scene, paint and pose of the class ``name``."""
-    canvas = draw_scene(rng, 3 * side_pixels)
+    canvas = draw_scene(rng, 3 * image_size)
     pose = Pose(
         scale=rng.uniform(0.42, 0.47),
         centre=rng.uniform(0.48, 0.52),
@@ -120,26 +120,26 @@ def draw_image(name: str, side_pixels: int, rng: np.random.Generator) -> Image.I
     )
     paint_vehicle(canvas, CLASSES[name], draw_palette(rng), pose)
     image = canvas.reduce(3)
-    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.0, 0.6) * side_pixels / 80))
+    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.0, 0.6) * image_size / 80))
     image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.8, 1.15))
-    noise = rng.normal(0, rng.uniform(1, 4), (side_pixels, side_pixels, 3))
+    noise = rng.normal(0, rng.uniform(1, 4), (image_size, image_size, 3))
     return Image.fromarray((np.asarray(image) + noise).round().clip(0, 255).astype(np.uint8))
 
 
-def write_zip(folder: Path, images_per_class: int, side_pixels: int, seed: int) -> Path:
+def write_zip(folder: Path, images_per_class: int, image_size: int, seed: int) -> Path:
     """Write ``sample.zip``: ``vehicles/<class>/0001.jpg`` and so on, the same bytes for the same arguments.
 
     Each image is a function of (seed, class, index) alone, so more images leave the earlier ones as they are.
 
     Args:
-        side_pixels: width and height of every image.
+        image_size: width and height of every image.
 
     Returns:
         The file, which appears whole or not at all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     disk.require_free_space(
-        folder, len(CLASSES) * images_per_class * side_pixels**2, "the sample"
+        folder, len(CLASSES) * images_per_class * image_size**2, "the sample"
     )  # JPEGs: less
     file = folder / "sample.zip"
     jobs = [(name, index) for name in CLASS_NAMES for index in range(images_per_class)]
@@ -150,7 +150,7 @@ def write_zip(folder: Path, images_per_class: int, side_pixels: int, seed: int) 
         for name, index in log.progress_bar(jobs, total=len(jobs), label="drawing"):
             rng = np.random.default_rng([seed, CLASS_NAMES.index(name), index])
             content = io.BytesIO()
-            draw_image(name, side_pixels, rng).save(content, "JPEG", quality=92)
+            draw_image(name, image_size, rng).save(content, "JPEG", quality=92)
             archive.writestr(
                 reproducible_zip_info(f"vehicles/{name}/{index + 1:04d}.jpg"), content.getvalue()
             )

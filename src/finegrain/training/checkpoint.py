@@ -151,16 +151,16 @@ class Checkpointer:
 class SharedCheckpointer:
     """The first process's keeper, as all that train together see it."""
 
-    def __init__(self, keeper: Checkpointer | None, ranks: World) -> None:
+    def __init__(self, keeper: Checkpointer | None, world: World) -> None:
         """Wrap it; None in the other processes."""
-        self._keeper, self._ranks = keeper, ranks
+        self._keeper, self._world = keeper, world
 
     def read(self) -> dict[str, Any] | None:
-        state: dict[str, Any] | None = self._ranks.same(self._keeper and self._keeper.read())
+        state: dict[str, Any] | None = self._world.broadcast(self._keeper and self._keeper.read())
         return state
 
     def due(self) -> bool:
-        return bool(self._ranks.same(self._keeper and self._keeper.due()))
+        return bool(self._world.broadcast(self._keeper and self._keeper.due()))
 
     def write(self, state: dict[str, Any]) -> None:
         if self._keeper:

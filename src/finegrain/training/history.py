@@ -36,19 +36,19 @@ class EpochTotals:
         self.images += len(labels)
         self.steps += 1
 
-    def of_all(self, ranks: World) -> "EpochTotals":
+    def of_all(self, world: World) -> "EpochTotals":
         """Added up over all processes, of which each has had as many images."""
         whole = self.to(self.loss.device)
-        ranks.sum(whole.loss, whole.correct)
-        return replace(whole, images=self.images * ranks.count)
+        world.all_reduce(whole.loss, whole.correct)
+        return replace(whole, images=self.images * world.size)
 
-    def part(self, ranks: World) -> "EpochTotals":
+    def part(self, world: World) -> "EpochTotals":
         """What this process begins with, so that ``of_all`` gives these sums again."""
-        mine = self.to(ranks.device)
-        if not ranks.first:
+        mine = self.to(world.device)
+        if not world.is_main_process:
             mine.loss.zero_()
             mine.correct.zero_()
-        return replace(mine, images=self.images // ranks.count)
+        return replace(mine, images=self.images // world.size)
 
     def to(self, device: torch.device) -> "EpochTotals":
         return replace(self, loss=self.loss.to(device, copy=True), correct=self.correct.to(device, copy=True))

@@ -67,9 +67,9 @@ class PhaseRun:
         def planned(side: int) -> int:
             return steps * sum(phase.side(epoch) == side for epoch in range(phase.epochs))
 
-        ranks = self.train.ranks
-        recorded = self.train.device.type == "cuda" and ranks.alone
-        net = ranks.wrap(self.net)
+        world = self.train.world
+        recorded = self.train.device.type == "cuda" and world.is_single
+        net = world.wrap(self.net)
         return train_step.StepRunner(
             net, self.bf16, self.config.label_smoothing, planned if recorded else None, self.batch_size
         )
@@ -108,7 +108,7 @@ def fit(
     Raises:
         UserError: a loss is not finite.
     """
-    average, ranks = MovingAverage(net, config.ema_decay) if config.ema_decay else None, train.ranks
+    average, world = MovingAverage(net, config.ema_decay) if config.ema_decay else None, train.world
     state = keeper.read()
     if state:
         _restore(state, net, average, progress)
@@ -118,7 +118,7 @@ def fit(
         if begun == epochs or name in progress.stopped:
             continue
         job = PhaseRun(net, config, seed, name, train, bf16, average)
-        layer_groups.set_trainable(net, phase.part)
+        layer_groups.set_trainable(net, phase.trainable)
         if name not in progress.lrs:
             progress.lrs[name] = plan.lrs[name] if plan else _learning_rate(job, progress)
         optimizer = job.optimizer(progress.lrs[name])
@@ -126,18 +126,22 @@ def fit(
             optimizer.load_state_dict(state["optimizer"])
         for phase_epoch in range(begun, epochs):
             epoch, lr = len(progress.rows) + 1, progress.lrs[name]
-            sums = progress.sums.part(ranks) if progress.sums else EpochTotals.zero(train.device)
+            sums = progress.sums.part(world) if progress.sums else EpochTotals.zero(train.device)
             started = time.monotonic() - sums.seconds
             for watch in train_steps(job, optimizer, lr, epoch, phase_epoch, sums):
-                asked = ranks.alone or sums.steps % SYNC_EVERY_STEPS == 0
-                if asked and keeper.due() and ranks.all(watch.bad(wait=True) is None and _is_finite(net)):
-                    progress.sums = replace(sums.of_all(ranks), seconds=time.monotonic() - started)
-                    keeper.write(_checkpoint_state(net, optimizer, average, progress, ranks))
-            row: EpochRow = {"epoch": epoch, "phase": name, "side_pixels": phase.side(phase_epoch)}
-            row |= _summarize_epoch(job, lr, phase_epoch, sums.of_all(ranks))
+                asked = world.is_single or sums.steps % SYNC_EVERY_STEPS == 0
+                if (
+                    asked
+                    and keeper.due()
+                    and world.all_true(watch.bad(wait=True) is None and _is_finite(net))
+                ):
+                    progress.sums = replace(sums.of_all(world), seconds=time.monotonic() - started)
+                    keeper.write(_checkpoint_state(net, optimizer, average, progress, world))
+            row: EpochRow = {"epoch": epoch, "phase": name, "image_size": phase.side(phase_epoch)}
+            row |= _summarize_epoch(job, lr, phase_epoch, sums.of_all(world))
             row["train_seconds"] = time.monotonic() - started
             kept = average.module if average else net
-            ranks.average_buffers(kept)
+            world.average_buffers(kept)
             if val:
                 row |= _validate(kept, val, job, row)
             row["seconds"] = time.monotonic() - started
@@ -146,7 +150,7 @@ def fit(
                 progress.stopped.append(name)
             yield row
             if keeper.due():
-                keeper.write(_checkpoint_state(net, optimizer, average, progress, ranks))
+                keeper.write(_checkpoint_state(net, optimizer, average, progress, world))
             if name in progress.stopped:
                 break
     # so that a kill after this, in a refit or before DVC has recorded the outs, repeats nothing
@@ -173,14 +177,14 @@ def train_steps(
         UserError: a loss is not finite.
     """
     phase, steps, first = job.phase, job.steps, sums.steps
-    layer_groups.set_train_mode(job.net, phase.part, phase.frozen_statistics)
+    layer_groups.set_train_mode(job.net, phase.trainable, phase.frozen_statistics)
     watch = NonFiniteLossDetector(steps, job.train.device, first)
     batches = job.batches(epoch, phase.side(phase_epoch), first)
     bar = log.progress_bar(batches, total=steps - first, label=f"epoch {epoch} ({job.name})", unit="step")
     for step, (x, y) in enumerate(bar, first):
         optim.set_lr(optimizer, phase, phase_epoch * steps + step, steps)
         # for mixing and dropout
-        torch.manual_seed(sampling.derive_seed(job.seed, "step", epoch, step, *job.train.ranks.own))
+        torch.manual_seed(sampling.derive_seed(job.seed, "step", epoch, step, *job.train.world.rng_key))
         loss, logits = take_step(job, optimizer, x, y)
         sums.add(loss, logits, y)
         watch.put(loss)
@@ -244,7 +248,7 @@ def run_lr_range_test(job: PhaseRun) -> list[lr_finder.LRPoint]:
     """Sweep the rate over training batches with the phase's own optimizer; the network is as it was after."""
     before = {name: value.clone() for name, value in job.net.state_dict().items()}
     optimizer = job.optimizer(1.0)
-    layer_groups.set_train_mode(job.net, job.phase.part, job.phase.frozen_statistics)
+    layer_groups.set_train_mode(job.net, job.phase.trainable, job.phase.frozen_statistics)
     job = replace(job, average=None)
     batches = itertools.chain.from_iterable(
         job.batches(f"range test {round_}", job.phase.side(0)) for round_ in itertools.count()
@@ -255,10 +259,10 @@ def run_lr_range_test(job: PhaseRun) -> list[lr_finder.LRPoint]:
     def step(lr: float) -> float:
         for group in optimizer.param_groups:
             group["lr"] = lr * group["peak_lr"]  # the groups' factors, for a peak rate of 1
-        torch.manual_seed(sampling.derive_seed(job.seed, "range test", bar.n, *job.train.ranks.own))
+        torch.manual_seed(sampling.derive_seed(job.seed, "range test", bar.n, *job.train.world.rng_key))
         loss, _ = take_step(job, optimizer, *next(batches))
-        job.train.ranks.sum(loss)
-        loss /= job.train.ranks.count
+        job.train.world.all_reduce(loss)
+        loss /= job.train.world.size
         bar.update()
         return loss.item()  # waits for the device: the sweep must know when to stop
 
@@ -270,7 +274,7 @@ def run_lr_range_test(job: PhaseRun) -> list[lr_finder.LRPoint]:
 
 
 def _validate(net: nn.Module, val: PackedSplit, job: PhaseRun, row: EpochRow) -> EpochRow:
-    logits, labels = inference.predict_split(net, val, row["side_pixels"], job.bf16)
+    logits, labels = inference.predict_split(net, val, row["image_size"], job.bf16)
     loss = F.cross_entropy(logits, labels).item()
     if not math.isfinite(loss):
         raise UserError(
@@ -290,10 +294,10 @@ def _checkpoint_state(
     optimizer: torch.optim.Optimizer,
     average: MovingAverage | None,
     progress: TrainingHistory,
-    ranks: World,
+    world: World,
 ) -> dict[str, Any]:
     for each in (net, *([average] if average else [])):
-        ranks.average_buffers(each)
+        world.average_buffers(each)
     return {
         "net": net.state_dict(),
         "optimizer": optimizer.state_dict(),

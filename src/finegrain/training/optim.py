@@ -41,9 +41,9 @@ def build_optimizer(
 
 def lr_multipliers(blocks: Sequence[tuple[int, list[nn.Parameter]]], phase: Phase) -> list[float]:
     """The factor on the learning rate of each block: by layer group, or geometric from the head back."""
-    if phase.lr_decay is None:
-        return [phase.lr_factors[group] for group, _ in blocks]
-    return [phase.lr_decay**distance for distance in reversed(range(len(blocks)))]
+    if phase.layer_decay is None:
+        return [phase.layer_lr_multipliers[group] for group, _ in blocks]
+    return [phase.layer_decay**distance for distance in reversed(range(len(blocks)))]
 
 
 def lr_scale(phase: Phase, step: int, steps_per_epoch: int) -> float:
@@ -58,7 +58,8 @@ def lr_scale(phase: Phase, step: int, steps_per_epoch: int) -> float:
             return (step + 1) / (warmup + 1)
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
     if isinstance(schedule, OneCycleSchedule):
-        return _one_cycle(schedule, step, total, schedule.start_ratio, 1.0, schedule.end_ratio)
+        first, last = 1 / schedule.div_factor, 1 / (schedule.div_factor * schedule.final_div_factor)
+        return _one_cycle(schedule, step, total, first, 1.0, last)
     return 1.0
 
 
@@ -81,10 +82,10 @@ def _one_cycle(
 ) -> float:
     """Cosine from ``first`` to ``middle`` and on to ``last`` (https://arxiv.org/abs/1708.07120).
 
-    The corners are those of torch's OneCycleLR: the middle at ``up_ratio * total - 1``, the last at
+    The corners are those of torch's OneCycleLR: the middle at ``pct_start * total - 1``, the last at
     ``total - 1``.
     """
-    peak = max(schedule.up_ratio * total - 1, 0)  # a run of very few steps starts at the middle
+    peak = max(schedule.pct_start * total - 1, 0)  # a run of very few steps starts at the middle
     if step < peak:
         start, end, done = first, middle, step / peak
     else:
