@@ -1,9 +1,9 @@
-"""``finegrain mend``: put right what a killed dvc leaves behind, and what no later dvc puts right itself.
+"""``finegrain repair``: repair what a killed dvc leaves broken and no later dvc repairs.
 
-DVC 3.67 writes its lock tables in place, and cannot read its run cache where a run's folder is empty.
+DVC 3.67 writes its lock tables in place, and cannot read its run cache if the folder of a run is empty.
 `dvc exp run`, with --temp too, works in git as its user would: it detaches HEAD, stashes, and leaves half an
-index where Ctrl-C comes while it writes that. No stage runs then that could guard it. docs/RELIABILITY.md
-counts how often it matters.
+index behind if Ctrl-C interrupts its write. No stage is running at that moment that could prevent it.
+docs/RELIABILITY.md counts how often it matters.
 """
 
 import argparse
@@ -24,15 +24,18 @@ from finegrain.core.errors import UserError
 from finegrain.experiments import git
 
 LOCK_TABLES = Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/exps/rwlock")
-"""DVC's, of the workspace and of experiments in folders of their own: JSON."""
+"""DVC's lock tables, JSON: of the workspace, and of experiments that run in folders of their own."""
 RUN_CACHE = Path(".dvc/cache/runs")
-"""A folder for each command and its inputs, made before the file goes in that names the outputs. A cache that
-lies elsewhere may be shared, and in use; it is left alone."""
-_HASHES = (20, partial(hashlib.sha1, usedforsecurity=False)), (32, hashlib.sha256)
+"""DVC's run cache: a folder for each command and its inputs, made before the file that lists the outputs.
+
+A cache in another place may be shared and in use, so it is left alone.
+"""
+_INDEX_HASHES = (20, partial(hashlib.sha1, usedforsecurity=False)), (32, hashlib.sha256)
+"""Size in bytes and function of the checksum that ends git's index, by the repository's object format."""
 EXEC_HEAD = "refs/exps/exec/EXEC_HEAD"
-"""DVC's note of the commit that an experiment began at; it outlives a kill."""
+"""Git ref in which DVC notes the commit that an experiment started from; it survives a kill."""
 _COMMIT = re.compile("[0-9a-f]{40}")
-_MOVED = re.compile("checkout: moving from (.+) to [0-9a-f]{40}")
+_CHECKOUT_OF_COMMIT = re.compile("checkout: moving from (.+) to [0-9a-f]{40}")
 _BY_DVC = re.compile("dvc: |commit: dvc: ")
 
 
@@ -41,15 +44,18 @@ def run(args: argparse.Namespace) -> int:
     if not Path(".dvc").is_dir():
         raise UserError(".dvc: not found; run this in the project's folder")
     if busy := repair_unless_busy(dvc_only=args.dvc_only):
-        log.info(f"{busy} is running here: nothing is repaired; wait for it, or end it")
+        log.info(f"{busy} is running here: nothing is repaired; wait until it ends, or stop it")
     return 0
 
 
 def repair_unless_busy(dvc_only: bool) -> str | None:
-    """Repair, and print what was repaired; returns the dvc or git that is running here instead, if any.
+    """Repair, and print what was repaired, unless a dvc or git is running in this repository.
 
     Args:
         dvc_only: leave git as it is.
+
+    Returns:
+        The dvc or git that is running; None after a repair.
     """
     busy = running_process()
     if busy is None:
@@ -59,32 +65,35 @@ def repair_unless_busy(dvc_only: bool) -> str | None:
 
 
 def running_process() -> str | None:
-    """A dvc or git at work in this repository, but for this process and those that started it."""
-    here, ours = _top(), {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    """A dvc or git that is running in this repository, except this process and its ancestors.
+
+    A queue worker without a task and git's file watcher hold no lock, so they do not count.
+    """
+    top, own = _top_folder(), {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             words = [Path(word).name for word in process.cmdline()[:4]]
             if "queue-worker" in words and not process.children():
-                continue  # it waits for a task
-            named = next((word for word in words if word in ("dvc", "git")), None)
+                continue
             if "fsmonitor--daemon" in words:
-                continue  # git's watcher of files, which holds no lock
-            if named and process.pid not in ours and Path(process.cwd()).is_relative_to(here):
-                return f"{named} (process {process.pid})"
+                continue
+            program = next((word for word in words if word in ("dvc", "git")), None)
+            if program and process.pid not in own and Path(process.cwd()).is_relative_to(top):
+                return f"{program} (process {process.pid})"
     return None
 
 
-def _top() -> Path:
-    """Of the git repository, whose locks a project in a subfolder shares; without one, this folder."""
+def _top_folder() -> Path:
+    """Top of the git repository, whose locks a project in a subfolder shares; without git, this folder."""
     with suppress(UserError):
         return Path(git.run_git("rev-parse", "--show-toplevel"))
     return Path.cwd()
 
 
 def repair_dvc() -> Iterator[str]:
-    """Remove what DVC cannot read, one thing after the other; yields what was removed.
+    """Remove the lock tables and run cache folders that DVC cannot read; yields a line for each.
 
-    Call it only where nothing else works in this folder; ``repair_git`` likewise.
+    Call it, like ``repair_git``, only while no dvc or git is running in this folder.
     """
     for table in LOCK_TABLES:
         if _is_broken(table):
@@ -93,13 +102,13 @@ def repair_dvc() -> Iterator[str]:
     for folder in RUN_CACHE.glob("*/*/"):
         for temporary in folder.glob(".*.tmp"):
             temporary.unlink()
-        with suppress(OSError):  # it has its file, as it should
+        with suppress(OSError):  # a folder with its file is not empty and stays
             folder.rmdir()
             yield f"removed {folder}, which a killed dvc left empty"
 
 
 def repair_git() -> Iterator[str]:
-    """Remove a stale lock, rebuild a broken index, return to the branch; yields what was done."""
+    """Remove a stale lock, rebuild a broken index, return to the branch; yields a line for each."""
     try:
         lock = Path(git.run_git("rev-parse", "--git-path", "index.lock"))
     except UserError:
@@ -120,6 +129,7 @@ def repair_git() -> Iterator[str]:
 
 
 def _is_broken(table: Path) -> bool:
+    """Whether a lock table exists and is not JSON."""
     try:
         json.loads(table.read_bytes())
     except FileNotFoundError:
@@ -130,35 +140,42 @@ def _is_broken(table: Path) -> bool:
 
 
 def _is_truncated(index: Path) -> bool:
-    """Git's index ends with its own checksum, or with zeros; git itself does not look at it."""
-    content = index.read_bytes() if index.is_file() else b""
-    ends = [(size, hasher(content[:-size]).digest()) for size, hasher in _HASHES]
-    good = content[-20:] == bytes(20) or any(content[-size:] == digest for size, digest in ends)
-    return index.is_file() and not (content.startswith(b"DIRC") and good)
+    """Whether git's index exists and does not end with its own checksum, or with zeros in place of one.
+
+    Git itself does not check.
+    """
+    if not index.is_file():
+        return False
+    content = index.read_bytes()
+    complete = content[-20:] == bytes(20) or any(
+        content[-size:] == checksum(content[:-size]).digest() for size, checksum in _INDEX_HASHES
+    )
+    return not (content.startswith(b"DIRC") and complete)
 
 
 def _detached_from() -> str | None:
-    """The branch whose last commit is checked out without it, if experiments alone have come since.
+    """The branch that a killed experiment left, if its last commit is checked out without it.
 
-    DVC leaves a branch for the commit's whole name, works there, and goes back to where it was: of an
-    experiment that began on no branch that is the commit again.
+    DVC leaves a branch for the full name of its commit, works there, and returns to where it was; for an
+    experiment that started with HEAD detached, that is the commit again. If anyone but DVC has moved HEAD
+    since the branch was left, there is no such branch.
     """
     with suppress(UserError):
         if git.run_git("rev-parse", "--abbrev-ref", "HEAD") != "HEAD":
             return None
-        head, own = git.run_git("rev-parse", "HEAD"), _is_ref(EXEC_HEAD)
-        for done in git.run_git("reflog", "show", "--format=%gs", "-n", "100", "HEAD").splitlines():
-            moved = _MOVED.fullmatch(done)
+        head, left_by_dvc = git.run_git("rev-parse", "HEAD"), _ref_exists(EXEC_HEAD)
+        for entry in git.run_git("reflog", "show", "--format=%gs", "-n", "100", "HEAD").splitlines():
+            moved = _CHECKOUT_OF_COMMIT.fullmatch(entry)
             if moved and not _COMMIT.fullmatch(moved[1]):
                 tip = git.run_git("rev-parse", "--verify", f"refs/heads/{moved[1]}")
-                return moved[1] if own and tip == head else None
-            if not moved and not _BY_DVC.match(done):
+                return moved[1] if left_by_dvc and tip == head else None
+            if not moved and not _BY_DVC.match(entry):
                 return None
-            own = True
+            left_by_dvc = True
     return None
 
 
-def _is_ref(name: str) -> bool:
+def _ref_exists(name: str) -> bool:
     with suppress(UserError):
         return bool(git.run_git("rev-parse", "--verify", "--quiet", name))
     return False

@@ -1,23 +1,24 @@
-"""Stages whose results are not those of the code and the parameters beside them, by dvc.lock alone.
+"""Stages whose results do not match the current code and parameters, judged by dvc.lock alone.
 
-`dvc status` says it too, but only where all data are; in a pull request's clone there are none.
+`dvc status` reports them too, but only where all data are present; the clone of a pull request has none.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from finegrain.core.errors import UserError
 
 CHANGES = {"modified": "has changed", "new": "is new", "deleted": "is missing"}
+"""DVC's word for a change, and how a reason ends."""
 
 
 def stale_stages() -> dict[str, list[str]]:
-    """Each stage of the current folder that `dvc repro` would run on its own account, and why.
+    """Each stage of the current folder that `dvc repro` would run because of its own inputs, and the reasons.
 
-    A stage that reads what such a stage makes is not named unless it differs itself. Outs that DVC keeps need
-    not be here; those that git keeps must be, as they were made.
+    A stage that reads the output of such a stage is listed only if its own inputs differ too. Outputs that
+    DVC keeps may be absent; those that git keeps must be present and unchanged.
 
     Raises:
         UserError: DVC cannot read dvc.yaml or dvc.lock.
@@ -28,31 +29,25 @@ def stale_stages() -> dict[str, list[str]]:
     try:
         index = Repo().index
         _ = index.stages
-    except Exception as error:  # also the TypeError of a matrix over what is no list
+    except (
+        Exception
+    ) as error:  # DVC raises many kinds, even TypeError for a matrix over a value that is no list
         reason = " ".join(str(error).split())
-        raise UserError(f"DVC cannot read this project: {reason}; `dvc status` says more") from None
-    made = {out.fs_path: out for out in index.outs}
-    found = {stage.addressing: list(_reasons(stage, made)) for stage in index.stages}
-    return {name: reasons for name, reasons in found.items() if reasons}
+        raise UserError(f"DVC cannot read this project: {reason}; `dvc status` prints more") from None
+    outs = {out.fs_path: out for out in index.outs}
+    reasons = {stage.addressing: list(_reasons(stage, outs)) for stage in index.stages}
+    return {name: found for name, found in reasons.items() if found}
 
 
-def _reasons(stage: Any, made: dict[str, Any]) -> Iterator[str]:
-    from dvc.dependency import ParamsDependency
-
+def _reasons(stage: Any, outs: Mapping[str, Any]) -> Iterator[str]:
+    """Why `dvc repro` would run a stage; ``outs`` are the outputs of all stages by path."""
     if not any(out.hash_info for out in stage.outs):
         yield "it has not run"
         return
     if stage.changed_stage():
         yield "its command in dvc.yaml has changed"
-    for each in stage.deps:
-        if isinstance(each, ParamsDependency):
-            for file, changes in each.status().items():
-                yield from _describe(changes if isinstance(changes, dict) else {file: changes})
-        elif each.fs_path not in made:
-            if Path(each.fs_path).is_file():  # not a folder that several stages fill
-                yield from _describe(each.workspace_status())
-        elif each.hash_info != made[each.fs_path].hash_info:
-            yield f"{each.def_path} is not the one that it has read"
+    for dependency in stage.deps:
+        yield from _changes_of_dependency(dependency, outs)
     for out in stage.outs:
         if not out.hash_info:
             yield f"{out.def_path} is new"
@@ -60,6 +55,27 @@ def _reasons(stage: Any, made: dict[str, Any]) -> Iterator[str]:
             yield from _describe(out.workspace_status())
 
 
-def _describe(changes: dict[str, str]) -> Iterator[str]:
+def _changes_of_dependency(dependency: Any, outs: Mapping[str, Any]) -> Iterator[str]:
+    from dvc.dependency import ParamsDependency
+
+    if isinstance(dependency, ParamsDependency):
+        for file, changes in dependency.status().items():
+            yield from _describe(changes if isinstance(changes, dict) else {file: changes})
+    elif out := outs.get(dependency.fs_path):
+        if dependency.hash_info != out.hash_info:
+            yield f"{dependency.def_path} is not the one that it read"
+    elif not _holds_outputs(dependency.fs_path, outs):
+        if dependency.hash_info:
+            yield from _describe(dependency.workspace_status())
+        else:
+            yield f"{dependency.def_path} is new"
+
+
+def _holds_outputs(folder: str, outs: Mapping[str, Any]) -> bool:
+    """Whether stages write into a folder: in a clone without data it is incomplete, which is no change."""
+    return any(Path(out).is_relative_to(folder) for out in outs)
+
+
+def _describe(changes: Mapping[str, str]) -> Iterator[str]:
     for name, change in changes.items():
         yield f"{name} {CHANGES.get(change, change)}"
