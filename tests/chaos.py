@@ -5,7 +5,7 @@
 Runs real DVC commands in a copy of the repository with a small sample. Each round starts from nothing and
 repeats its command, `dvc repro`, `dvc exp run`, `dvc exp run --temp` or a queue's, until it ends by itself.
 Exits with 1 if a command fails that nobody broke off, if a file differs, or if a process is left over. Where
-DVC refuses what it has itself left behind, `finegrain mend` and the same command again must go on; this is
+DVC refuses what it has itself left behind, `finegrain repair` and the same command again must go on; this is
 counted.
 """
 
@@ -97,7 +97,7 @@ def power_cut(folder: Path, _: int) -> None:
     for number in (signal.SIGSTOP, signal.SIGKILL):  # no process sees another one die first
         send(number, lambda process: True)(folder, _)
     for state in (folder / ".checkpoints").glob("*/lock"):
-        state.with_name(".state.pt.tmp").write_bytes(os.urandom(1000))
+        state.with_name(".checkpoint.pt.tmp").write_bytes(os.urandom(1000))
     for file in folder.rglob(".*.tmp"):
         if file.is_file():
             os.truncate(file, file.stat().st_size // 2)
@@ -150,7 +150,7 @@ class Tally:
     refused: list[str] = field(default_factory=list)
     """Each time that DVC refused what it had left behind: the way, what it said, what ``mend`` said."""
     on_no_branch: list[str] = field(default_factory=list)
-    """Rounds after which git was on no branch, until ``finegrain mend``."""
+    """Rounds after which git was on no branch, until ``finegrain repair``."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -229,7 +229,7 @@ def one_round(clone: Clone, way: str, rng: random.Random, tally: Tally, kills: i
             tally.kills.append((way, kind, "any", 0.0))
         elif code is not None and broken_off_by:
             refusal = next((line for line in output.splitlines() if line.startswith("ERROR")), f"exit {code}")
-            mended = " ".join(clone("finegrain mend").split())
+            mended = " ".join(clone("finegrain repair").split())
             tally.refused.append(f"{way} after {broken_off_by}: {refusal} [{mended or 'nothing to mend'}]")
             kind = ""  # the next one must go on
         elif code is not None:
@@ -277,7 +277,7 @@ def hit(folder: Path) -> tuple[str, float]:
     """The stage that runs now, and the seconds of its work that no checkpoint holds."""
     for process in processes(folder):
         if stage := stage_of(process):
-            kept = [state.stat().st_mtime for state in (folder / ".checkpoints").glob("*/state.pt")]
+            kept = [state.stat().st_mtime for state in (folder / ".checkpoints").glob("*/checkpoint.pt")]
             since = max([process.create_time(), *(kept if stage == "train" else [])])
             return stage, time.time() - since
     return "between stages", 0.0
@@ -310,7 +310,7 @@ def compare(clone: Clone, unbroken: dict[str, bytes], tally: Tally) -> None:
     made = contents(clone.folder)
     tally.files += len(made)
     if "HEAD" == clone("git rev-parse --abbrev-ref HEAD").strip():
-        tally.on_no_branch.append(" ".join(clone("finegrain mend").split()))
+        tally.on_no_branch.append(" ".join(clone("finegrain repair").split()))
         if "HEAD" == clone("git rev-parse --abbrev-ref HEAD").strip():
             tally.different.append("git is on no branch")
     names = sorted(made.keys() | unbroken.keys())
@@ -336,8 +336,8 @@ def report(tally: Tally, seed: int, seconds: float) -> str:
         f"| commands that failed unbroken | {len(tally.failed)} |",
         f"| processes and states left over | {len(tally.left_over)} |",
         f"| experiments that DVC's queue lost, queued again | {len(tally.lost)} |",
-        f"| commands that DVC refused, until `finegrain mend` and the same again | {len(tally.refused)} |",
-        f"| rounds that ended on no branch of git, until `finegrain mend` | {len(tally.on_no_branch)} |",
+        f"| commands that DVC refused, until `finegrain repair` and the same again | {len(tally.refused)} |",
+        f"| rounds that ended on no branch of git, until `finegrain repair` | {len(tally.on_no_branch)} |",
         f"| work done again, median | {statistics.median(repeated or [0]):.1f} s |",
         f"| work done again, longest | {max(repeated or [0]):.1f} s |",
         "",
