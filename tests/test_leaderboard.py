@@ -33,7 +33,7 @@ def test_validation_chooses_even_against_test(project):
     rows = leaderboard.rank_models("d", ["m2", "m1"], [0]).rows
     assert [row["model"] for row in rows] == ["m1", "m2"]
     assert rows[0]["verdict"] == "winner" and rows[0]["p_value"] is None
-    assert rows[1]["verdict"] == "really better" and rows[1]["p_value"] < 1e-6
+    assert rows[1]["verdict"] == "significantly better" and rows[1]["p_value"] < 1e-6
 
 
 def test_the_correction_counts_the_models(project):
@@ -42,7 +42,7 @@ def test_the_correction_counts_the_models(project):
     mixed[60:70], mixed[90:92] = False, True
     publish("best", 0.9, first(70))
     publish("a", 0.5, mixed)
-    assert leaderboard.rank_models("d", ["best", "a"], [0]).rows[1]["verdict"] == "really worse"
+    assert leaderboard.rank_models("d", ["best", "a"], [0]).rows[1]["verdict"] == "significantly worse"
     publish("b", 0.4, mixed)
     board = leaderboard.rank_models("d", ["best", "a", "b"], [0])
     assert [row["verdict"] for row in board.rows[1:]] == ["within noise"] * 2
@@ -95,4 +95,4 @@ def test_several_seeds_count_as_one_model(project):
     assert other["run"] == "steady-2"
     only = leaderboard.rank_models("d", ["steady", "scattered"], [1])
     assert only.rows[0]["run"] == "scattered-1" and only.rows[0]["test_top1_sd"] is None
-    assert only.rows[1]["verdict"] == "really worse"
+    assert only.rows[1]["verdict"] == "significantly worse"

@@ -29,14 +29,14 @@ PAIRS = [
         "verdict": verdict,
     }
     for a, b, d, p, verdict in (
-        ("resnet50", "resnet18", 0.0623, 0.0004, "really better"),
+        ("resnet50", "resnet18", 0.0623, 0.0004, "significantly better"),
         ("resnet50", "resnet34", 0.0123, 0.21, "within noise"),
         ("resnet34", "resnet18", -0.005, 0.3, "within noise"),
     )
 ]  # fmt: skip
 ROWS = [
     row("resnet50", 0.9123, "winner", None),
-    row("resnet18", 0.85, "really worse", 0.0004),
+    row("resnet18", 0.85, "significantly worse", 0.0004),
     row("resnet34", 0.9, "within noise", 0.21),
 ]
 
@@ -182,10 +182,10 @@ def test_several_seeds_show_their_spread():
 
 def test_the_statement_tells_real_differences_from_noise():
     assert report.statement(ROWS) == (
-        "On the same test images it is really better than resnet18 and within noise of resnet34."
+        "On the same test images it is significantly better than resnet18 and within noise of resnet34."
     )
-    worse = [ROWS[0], row("a", 0.95, "really better", 0.001)]
-    assert "really worse than a, which validation could not foresee" in report.statement(worse)
+    worse = [ROWS[0], row("a", 0.95, "significantly better", 0.001)]
+    assert "significantly worse than a, which validation could not foresee" in report.statement(worse)
 
 
 def test_the_markdown_table_has_a_line_a_model():
@@ -204,7 +204,7 @@ def test_the_markdown_table_has_a_line_a_model():
         "1,234",
         "winner",
     ]
-    assert json.dumps(lines[3]).count("really worse") == 1
+    assert json.dumps(lines[3]).count("significantly worse") == 1
 
 
 @pytest.mark.parametrize(

@@ -81,15 +81,15 @@ def statement(rows: Sequence[dict[str, Any]]) -> str:
     if not others:
         return "It is the only model of this run."
     noise = [row["model"] for row in others if row["verdict"] == "within noise"]
-    better = [row["model"] for row in others if row["verdict"] == "really better"]
-    worse = [row["model"] for row in others if row["verdict"] == "really worse"]
+    better = [row["model"] for row in others if row["verdict"] == "significantly better"]
+    worse = [row["model"] for row in others if row["verdict"] == "significantly worse"]
     parts = []
     if worse:
-        parts.append(f"really better than {_join_words(worse)}")
+        parts.append(f"significantly better than {_join_words(worse)}")
     if noise:
         parts.append(f"within noise of {_join_words(noise)}")
     if better:
-        parts.append(f"really worse than {_join_words(better)}, which validation could not foresee")
+        parts.append(f"significantly worse than {_join_words(better)}, which validation could not foresee")
     return f"On the same test images it is {_join_words(parts)}."
 
 

@@ -1,7 +1,8 @@
-"""Two models on the same test images: how far they are apart, and whether that is more than chance.
+"""Compare two models on the same test images: the difference of their top-1, and whether it is significant.
 
-With one training each, chance is in the images alone. With several seeds it is in the trainings too: the same
-recipe with another seed gives another network, and a difference that is smaller than that is none.
+With one seed each, only the test images are a source of random error. With several seeds the runs are one
+too: the same training with another seed gives another network, and a difference within that seed variance
+proves nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,120 +23,139 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class Comparison:
-    """Top-1 of a less that of b, in 0..1."""
+    """Top-1 of model a minus top-1 of model b, in -1..1."""
 
     difference: float
     low: float
-    """95 % interval; ``high`` alike."""
+    """Lower end of the 95 % interval."""
     high: float
     p_value: float
-    """That there is no difference; two-sided."""
+    """Two-sided; the null hypothesis is that there is no difference."""
 
     @property
     def verdict(self) -> str:
-        """On a."""
+        """Whether a is significantly better or worse than b, in words."""
         if self.p_value >= SIGNIFICANCE:
             return "within noise"
-        return "really better" if self.difference > 0 else "really worse"
+        return "significantly better" if self.difference > 0 else "significantly worse"
 
     def reverse(self) -> "Comparison":
-        """b against a."""
+        """The same comparison of b with a."""
         return Comparison(-self.difference, -self.high, -self.low, self.p_value)
 
 
 def compare(a: Bools, b: Bools) -> Comparison:
-    """Compare what two models got right.
+    """Compare the top-1 of two models on the same test images.
 
-    One seed each: interval of the paired bootstrap, exact p of McNemar (1947). Several: the difference of the
-    means over seeds; its interval joins the chance of the images and that of the seeds as their squares (Zou
-    and Donner 2008), and p is the level at which the interval ends at 0. The seeds' part is that of Student's
-    t-test between them, the spread being pooled over both models. One seed's luck with one image is in that
-    part already, and is taken out of the images' (two-way analysis of variance).
+    With one seed each, the interval is a paired bootstrap's and p is exact (McNemar 1947). With several seeds
+    both come from the variance between images and the variance between seeds.
 
     Args:
-        a: ``[seeds, N]``, right or wrong; b may have another number of seeds.
+        a: ``[seeds, N]``, whether each prediction is correct; b may have another number of seeds.
     """
     if len(a) == len(b) == 1:
         return Comparison(*_bootstrap(a[0], b[0]), _mcnemar(a[0], b[0]))
-    of_images = a.mean(0) - b.mean(0)
-    images, freedom = len(of_images), len(a) + len(b) - 2
-    pooled = np.add(_sums_of_squares(a), _sums_of_squares(b)) / freedom
-    spread, luck = (pooled * (1 / len(a) + 1 / len(b))).tolist()
-    shared = min(luck, images * spread)  # seeds that happen to agree hold nothing of it
-    variance = np.array([max(0.0, (of_images.var(ddof=1) - shared) / images), spread])
-    difference = float(of_images.mean())
+    return _compare_means_over_seeds(a, b)
 
-    def reach(p: float) -> float:
-        return float(np.sqrt((stats.t.isf(p / 2, (images - 1, freedom)) ** 2 * variance).sum()))
 
-    half = reach(0.05)
-    low, high = max(-1.0, difference - half), min(1.0, difference + half)
-    return Comparison(difference, low, high, _level(reach, abs(difference)))
+def _compare_means_over_seeds(a: Bools, b: Bools) -> Comparison:
+    """Compare the means over seeds, with images and seeds as two independent sources of error.
+
+    The half-widths of the two intervals are added as squares (Zou and Donner 2008); p is the level at which
+    the joint interval ends at 0. The interval of the seeds is that of Student's t-test between them.
+    """
+    images, degrees = a.shape[1], len(a) + len(b) - 2
+    variances = _error_variances(a, b)
+    difference = float((a.mean(0) - b.mean(0)).mean())
+
+    def half_width(p: float) -> float:
+        return float(np.sqrt((stats.t.isf(p / 2, (images - 1, degrees)) ** 2 * variances).sum()))
+
+    margin = half_width(0.05)
+    low, high = max(-1.0, difference - margin), min(1.0, difference + margin)
+    return Comparison(difference, low, high, _p_value(half_width, abs(difference)))
+
+
+def _error_variances(a: Bools, b: Bools) -> Floats:
+    """Variances of the difference of means that are due to the images and to the seeds, ``[2]``.
+
+    The variance over images also contains the interaction of seed and image. The seed variance contains it
+    already, so it is subtracted (two-way analysis of variance).
+    """
+    by_image = a.mean(0) - b.mean(0)
+    images, degrees = len(by_image), len(a) + len(b) - 2
+    pooled = np.add(_sums_of_squares(a), _sums_of_squares(b)) / degrees
+    seed_variance, interaction = (pooled * (1 / len(a) + 1 / len(b))).tolist()
+    # seeds whose top-1 happens to agree have a seed variance of 0, which holds no interaction
+    interaction = min(interaction, images * seed_variance)
+    return np.array([max(0.0, (by_image.var(ddof=1) - interaction) / images), seed_variance])
 
 
 def _sums_of_squares(correct: Bools) -> tuple[float, float]:
-    """Of one model's seeds: squares of their top-1's deviations, and those that are left image by image."""
+    """Sums of squares of one model: of top-1 between its seeds, and of the interaction of seed and image.
+
+    The second is divided by the N - 1 degrees of freedom of the images.
+    """
     by_seed = correct.mean(1, keepdims=True) - correct.mean()
-    luck = correct - correct.mean(0) - by_seed
-    return float((by_seed**2).sum()), float((luck**2).sum() / (correct.shape[1] - 1))
+    interaction = correct - correct.mean(0) - by_seed
+    return float((by_seed**2).sum()), float((interaction**2).sum() / (correct.shape[1] - 1))
 
 
-def _level(reach: Callable[[float], float], distance: float) -> float:
-    """The p at which an interval of that reach ends at 0; what is below ``TINY`` is told as that."""
+def _p_value(half_width: Callable[[float], float], distance: float) -> float:
+    """The p at which an interval of that half-width ends at 0, and at least ``TINY``."""
     if distance == 0:
         return 1.0
-    if reach(TINY) <= distance:
+    if half_width(TINY) <= distance:
         return TINY
-    return float(optimize.brentq(lambda p: reach(p) - distance, TINY, 1.0))
+    return float(optimize.brentq(lambda p: half_width(p) - distance, TINY, 1.0))
 
 
 def _seed_variance(a: Bools, b: Bools) -> float:
-    """Variance of the difference of the two means over seeds, by the spread of the seeds' top-1."""
+    """Variance of the difference of the means over seeds, pooled from the seeds' top-1."""
     squares = sum(((top1 - top1.mean()) ** 2).sum() for top1 in (a.mean(1), b.mean(1)))
     return float(squares / (len(a) + len(b) - 2) * (1 / len(a) + 1 / len(b)))
 
 
 def holm_corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """With p-values corrected for the number of comparisons, in the order given."""
+    """The same comparisons in the same order, with p-values corrected for their number."""
     p_values = holm([comparison.p_value for comparison in comparisons])
     return [replace(c, p_value=p) for c, p in zip(comparisons, p_values, strict=True)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrected for their number (Holm 1979), in the order given."""
-    found, floor = list(p_values), 0.0
+    """The p-values corrected for their number (Holm 1979), in the same order."""
+    corrected, floor = list(p_values), 0.0
     for rank, index in enumerate(np.argsort(p_values, kind="stable")):
         floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
-        found[index] = floor
-    return found
+        corrected[index] = floor
+    return corrected
 
 
 def exact_p(a: Bools, b: Bools) -> float:
-    """That there is no difference, of few images, such as one class's: too few to estimate a variance from.
+    """p-value for few images, such as those of one class: too few to estimate a variance from.
 
-    The sign test counts the images that more of a's seeds get right against those that more of b's do; of one
-    seed each that is McNemar's. With several seeds the means of both must also be further apart than their
-    own spread (Student's t-test): the larger p of the two holds, since both luck of the images and luck of
-    the seeds must be ruled out (Berger 1982).
+    A sign test counts the images on which more of a's seeds are correct against those on which more of b's
+    are; with one seed each it is McNemar's test. With several seeds Student's t-test between the seeds' top-1
+    must reject too, so the larger p of the two is returned (Berger 1982).
 
     Args:
-        a: ``[seeds, N]``, right or wrong; b may have another number of seeds.
+        a: ``[seeds, N]``, whether each prediction is correct; b may have another number of seeds.
     """
     gain = a.mean(0) - b.mean(0)
-    of_images = _sign_test(int((gain > TINY).sum()), int((gain < -TINY).sum()))
-    freedom = len(a) + len(b) - 2
-    if freedom == 0:
-        return of_images
+    p_of_images = _sign_test(int((gain > TINY).sum()), int((gain < -TINY).sum()))
+    degrees = len(a) + len(b) - 2
+    if degrees == 0:
+        return p_of_images
     error = np.sqrt(_seed_variance(a, b))
-    if error < TINY:  # where all seeds agree, only the images are left to chance
-        return of_images
-    return max(of_images, float(2 * stats.t.sf(abs(gain.mean()) / error, freedom)))
+    if error < TINY:  # all seeds agree: the images are the only source of error
+        return p_of_images
+    return max(p_of_images, float(2 * stats.t.sf(abs(gain.mean()) / error, degrees)))
 
 
 def accuracy_interval(correct: Bools) -> tuple[float, float]:
-    """95 % interval of top-1, of one model: Wilson's for the images, widened by the spread between its seeds.
+    """95 % interval of one model's top-1: Wilson's for the images, widened by the variance between its seeds.
 
-    The two are joined as their squares (Zou and Donner 2008), so that it stays inside 0..1.
+    The half-widths of the two are added as squares (Zou and Donner 2008); it stays inside 0..1.
 
     Args:
         correct: ``[seeds, N]``.
@@ -143,18 +163,18 @@ def accuracy_interval(correct: Bools) -> tuple[float, float]:
     mean, seeds = float(correct.mean()), len(correct)
     low, high = metrics.wilson_interval(mean * correct.shape[1], correct.shape[1])
     if seeds > 1:
-        reach = stats.t.ppf(0.975, seeds - 1) * correct.mean(1).std(ddof=1) / np.sqrt(seeds)
-        low = max(0.0, mean - float(np.hypot(mean - low, reach)))
-        high = min(1.0, mean + float(np.hypot(high - mean, reach)))
+        margin = stats.t.ppf(0.975, seeds - 1) * correct.mean(1).std(ddof=1) / np.sqrt(seeds)
+        low = max(0.0, mean - float(np.hypot(mean - low, margin)))
+        high = min(1.0, mean + float(np.hypot(high - mean, margin)))
     return low, high
 
 
 def _bootstrap(
     a: Bools, b: Bools, seed: int = 0, draws: int = metrics.BOOTSTRAP_DRAWS
 ) -> tuple[float, float, float]:
-    """The difference, and the 95 % percentile interval of drawing the images with replacement."""
-    n, (only_a, only_b) = len(a), _only(a, b)
-    # drawing images with replacement is drawing how many are of each of the three kinds
+    """The difference of two runs, and its 95 % percentile interval when images are drawn with replacement."""
+    n, (only_a, only_b) = len(a), _discordant(a, b)
+    # resampling images is the same as drawing how many are of each of the three kinds
     shares = np.array([only_a, only_b, n - only_a - only_b]) / n
     drawn: Floats = np.random.default_rng(seed).multinomial(n, shares, draws) / n
     low, high = np.quantile(drawn[:, 0] - drawn[:, 1], (0.025, 0.975))
@@ -162,13 +182,14 @@ def _bootstrap(
 
 
 def _mcnemar(a: Bools, b: Bools) -> float:
-    """Exact; only the images that one gets right and the other wrong count."""
-    return _sign_test(*_only(a, b))
+    """Exact p of McNemar's test, which counts only the images on which one of two runs is correct."""
+    return _sign_test(*_discordant(a, b))
 
 
 def _sign_test(up: int, down: int) -> float:
     return float(stats.binomtest(up, up + down).pvalue) if up + down else 1.0
 
 
-def _only(a: Bools, b: Bools) -> tuple[int, int]:
+def _discordant(a: Bools, b: Bools) -> tuple[int, int]:
+    """How many images only a, and only b, predicts correctly."""
     return int((a & ~b).sum()), int((~a & b).sum())

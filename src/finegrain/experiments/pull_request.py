@@ -56,7 +56,7 @@ class BranchReview:
 def run(args: argparse.Namespace) -> int:
     """Look, write, print; returns the exit status: 1 where results are missing or out of date.
 
-    ``--fail-if-worse``: also where a model is really worse.
+    ``--fail-if-worse``: also where a model is significantly worse.
     """
     found = review_branch(args.base)
     text = comment(found, args)
