@@ -11,9 +11,9 @@ import drawn
 import numpy as np
 import pandas as pd
 import pytest
+from params_file import write_params
 from PIL import Image
 from pipeline import ROOT
-from test_params import changed
 from test_stages import SMALL
 
 ODD_NAMES = [
@@ -91,7 +91,7 @@ def odd(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     photos |= {"Thumbs.db": b"-", "__MACOSX/._a.jpg": b"-", f"{ODD_NAMES[1]}/.hidden.jpg": b"-"}
     photos |= {"it's/phone.heic": b"-", "it's/list.txt": b"-"}
     drawn.tree(folder / "photos", photos)
-    changed(folder, **TINY, split__max_bad_ratio=0.5)
+    write_params(folder, **TINY, split__max_bad_ratio=0.5)
     said = {}
     for stage in STAGES:
         done = run(stage, folder)
@@ -139,7 +139,7 @@ def test_nothing_is_left_beside_what_the_stages_declare(odd):
 
 
 def test_a_disk_that_fills_up_during_a_stage_is_one_message(tmp_path):
-    changed(tmp_path)
+    write_params(tmp_path)
 
     def small_files_only() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))
@@ -152,7 +152,7 @@ def test_a_disk_that_fills_up_during_a_stage_is_one_message(tmp_path):
 
 
 def test_a_gpu_that_is_not_there(tmp_path, tiny_pack):
-    changed(tmp_path, device="cuda", dataset__name="tiny")
+    write_params(tmp_path, device="cuda", dataset__name="tiny")
     done = subprocess.run(
         [sys.executable, str(ROOT / "src" / "train.py"), "--model", "resnet18", "--seed", "0"],
         cwd=tmp_path,
@@ -161,12 +161,12 @@ def test_a_gpu_that_is_not_there(tmp_path, tiny_pack):
         text=True,
     )
     assert done.returncode == 1
-    assert "params.yaml: device: cuda is asked for, but torch finds no GPU; use auto or cpu" in done.stderr
+    assert "params.yaml: device: cuda" in done.stderr and "no GPU" in done.stderr
 
 
 def test_too_little_memory_names_the_batch_size(tmp_path, tiny_pack):
     """42 images of 1024 px through ResNet-50 want tens of GB of activations; this process may have 3."""
-    changed(
+    write_params(
         tmp_path, device="cpu", dataset__name="tiny", batch_size=42, models=["resnet50"],
         phases__all__image_size=1024,
     )  # fmt: skip

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import CLASSES
+from params_file import write_params
 from pipeline import ROOT
-from test_params import changed
 
 from finegrain.config.training import HeadParams
 from finegrain.core import file_io, paths
@@ -38,7 +38,7 @@ PHOTO = drawn.png(3, 90, 60)
 @pytest.fixture
 def served(tiny_pack, project) -> Path:
     """A project of two untrained networks that answer differently."""
-    changed(project, dataset__name="tiny", models=["resnet18", "resnet34"])
+    write_params(project, dataset__name="tiny", models=["resnet18", "resnet34"])
     board: dict[str, Any] = {}
     for seed, name in enumerate(("resnet18", "resnet34")):
         run = paths.Run("tiny", name, 0)

@@ -4,7 +4,7 @@ import importlib
 import shutil
 
 import pytest
-from test_params import changed
+from params_file import write_params
 from test_stages import SMALL
 
 from finegrain.core import disk, file_io
@@ -29,7 +29,7 @@ def test_the_message_says_where_how_much_and_how_much_is_missing(project, monkey
 @pytest.mark.slow
 def test_each_stage_refuses_a_full_disk_and_goes_on_once_there_is_room(project, monkeypatch):
     """On a disk without a single free byte each stage in turn stops before it writes anything."""
-    changed(project, **{**SMALL, "models": ["resnet18"], "seeds": [0]})
+    write_params(project, **{**SMALL, "models": ["resnet18"], "seeds": [0]})
     for name, argv in (
         ("download", []),
         ("split", []),

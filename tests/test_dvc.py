@@ -9,7 +9,7 @@ import pytest
 import yaml
 from chaos import processes, stage_of
 from clone import TINY, Clone
-from test_params import changed
+from params_file import write_params
 from test_recipes import shrunk
 
 pytestmark = pytest.mark.slow
@@ -130,7 +130,7 @@ def test_a_reference_recipe_ends_without_credentials_in_a_clear_error(clone):
 
 
 def test_a_wrong_parameter_stops_the_run_before_any_work(clone):
-    changed(clone.folder, **TINY, lr="0,003")
+    write_params(clone.folder, **TINY, lr="0,003")
     output = clone("dvc repro", code=255)
     assert "params.yaml: lr: '0,003'" in output and "Traceback" not in output
     clone("git checkout -q . && dvc checkout -q")  # what DVC removed before the stage ran is in its cache
@@ -139,7 +139,7 @@ def test_a_wrong_parameter_stops_the_run_before_any_work(clone):
 
 def test_a_parameter_is_never_a_command_of_the_shell(clone):
     """DVC runs `cmd` in a shell; it quotes a whole mapping such as ${item}, but not ${item.model}."""
-    changed(clone.folder, **{**TINY, "models": ["resnet18; touch x", "$(touch x)"]})
+    write_params(clone.folder, **{**TINY, "models": ["resnet18; touch x", "$(touch x)"]})
     output = clone("dvc repro", code=255)
     assert "params.yaml: models.0: 'resnet18; touch x'" in output
     assert not (clone.folder / "x").exists()

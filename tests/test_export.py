@@ -16,8 +16,8 @@ import onnx
 import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
+from params_file import write_params
 from pipeline import ROOT
-from test_params import changed
 from test_stages import SMALL
 
 import download
@@ -36,14 +36,14 @@ PHOTO = drawn.encode(drawn.picture(5, 640, 400), "JPEG", quality=95)
 
 
 def run(*words: object) -> int:
-    return model_folder.run(cli.parser().parse_args(["export", *map(str, words)]))
+    return model_folder.run(cli.build_parser().parse_args(["export", *map(str, words)]))
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A project with a trained and evaluated model, exported to ``exported/resnet18``."""
     project = tmp_path_factory.mktemp("project")
-    changed(project, **{**SMALL, "models": ["resnet18"], "pack__image_size": 40})
+    write_params(project, **{**SMALL, "models": ["resnet18"], "pack__image_size": 40})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
         for stage in (download, split, pack):
@@ -252,5 +252,5 @@ def test_a_missing_package_is_one_message_with_the_cure(monkeypatch):
 @pytest.mark.parametrize("text", ["Apache 2.0", "MIT\nx: 1", ""])
 def test_a_licence_that_the_hub_cannot_know_is_refused(text, capsys):
     with pytest.raises(SystemExit):
-        cli.parser().parse_args(["export", "--license", text])
+        cli.build_parser().parse_args(["export", "--license", text])
     assert "such as apache-2.0" in capsys.readouterr().err

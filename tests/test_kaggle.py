@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 from kaggle_stub import SECRET, KaggleStub
-from test_params import changed
+from params_file import write_params
 
 SLUG = "ann/toy-cars/2"
 LEGACY = {"KAGGLE_USERNAME": "ann", "KAGGLE_KEY": SECRET}
@@ -158,7 +158,7 @@ def test_a_full_disk_is_said_before_anything_is_fetched(stub, project):
 
 def test_the_download_stage_records_the_source_and_checks_the_sha256(stub, project):
     kaggle = {"name": "toys", "source": "kaggle", "slug": SLUG}
-    changed(project, dataset=kaggle)
+    write_params(project, dataset=kaggle)
     stage = "import download\nprocess.run_main(lambda: download.main([]))"
     done = stub.run(stage, project, LEGACY)
     assert done.returncode == 0, done.stderr
@@ -167,7 +167,7 @@ def test_the_download_stage_records_the_source_and_checks_the_sha256(stub, proje
     assert facts["sha256"] == digest and facts["slug"] == SLUG
     assert SECRET not in json.dumps(facts) + done.stdout + done.stderr
 
-    changed(project, dataset={**kaggle, "sha256": "0" * 64})
+    write_params(project, dataset={**kaggle, "sha256": "0" * 64})
     done = stub.run(stage, project, LEGACY)
     assert done.returncode == 1
     assert "dataset.sha256 is 000" in done.stderr and digest in done.stderr

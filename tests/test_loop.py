@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_params import changed
+from params_file import write_params
 
 from finegrain.config import params
 from finegrain.config.training import HeadParams
@@ -16,8 +16,9 @@ from finegrain.core.errors import UserError
 from finegrain.loading import batches
 from finegrain.models import build, inference, layer_groups
 from finegrain.runtime import devices
-from finegrain.training import checkpoint, loop, lr_finder
+from finegrain.training import checkpoint, choose_lr, loop, lr_finder
 from finegrain.training.history import TrainingHistory
+from finegrain.training.train_step import PhaseContext, TrainingSetup
 
 CPU = torch.device("cpu")
 TWO_PHASES = {
@@ -49,7 +50,7 @@ def settings(tmp_path, **more) -> params.Params:
         "batch_size": 6,
         "lr": 0.02,
     } | more
-    return params.load_params(changed(tmp_path, **more))
+    return params.load_params(write_params(tmp_path, **more))
 
 
 def split(folder, names) -> batches.PackedSplit:
@@ -67,7 +68,7 @@ class Scripted(checkpoint.Checkpointer):
     """Saves, and is killed, when it is asked for the n-th time, from 1, whether a checkpoint is due."""
 
     def __init__(self, key, saves, killed_at):
-        super().__init__("tiny", key, [])
+        super().__init__("tiny", key)
         self.asked, self.saves, self.killed_at = 0, saves, killed_at
 
     def due(self):
@@ -79,17 +80,17 @@ class Scripted(checkpoint.Checkpointer):
 
 def run(pack, config, killed_at=None, name="resnet18", names=("train", "val"), plan=None, saves=()):
     train, val = (split(pack, n) if n else None for n in names)
-    net, progress = build.build_model(name, 3, "none", config.head, 0), TrainingHistory()
+    net, history = build.build_model(name, 3, "none", config.head, 0), TrainingHistory()
     key = {"config": config.model_dump(mode="json"), "names": names}
-    with Scripted(key, saves, killed_at) as keeper:
-        for _ in loop.fit(net, config, 0, train, val, keeper, progress, False, plan):
+    with Scripted(key, saves, killed_at) as checkpointer:
+        for _ in loop.fit(TrainingSetup(net, config, 0, train, False), val, checkpointer, history, plan):
             pass
-        keeper.finish(Path("weights"))
-    return net, progress
+        checkpointer.finish(Path("weights"))
+    return net, history
 
 
-def deterministic(progress):
-    return [{k: v for k, v in row.items() if "seconds" not in k} for row in progress.rows]
+def deterministic(history):
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in history.rows]
 
 
 def same_bits(first, second) -> bool:
@@ -98,14 +99,14 @@ def same_bits(first, second) -> bool:
 
 def test_fit_learns_and_keeps_the_best_epoch_by_validation(tiny_pack, tmp_path):
     gentle = {"phases__all__epochs": 6, "phases__all__optimizer": {"kind": "adamw"}, "lr": 0.002}
-    _, progress = run(tiny_pack, settings(tmp_path, **gentle))
-    assert [row["epoch"] for row in progress.rows] == [1, 2, 3, 4, 5, 6, 7]
-    assert [row["phase"] for row in progress.rows] == ["warm"] + ["all"] * 6
-    assert progress.best["val_top1"] == max(row["val_top1"] for row in progress.rows) >= 0.8
+    _, history = run(tiny_pack, settings(tmp_path, **gentle))
+    assert [row["epoch"] for row in history.rows] == [1, 2, 3, 4, 5, 6, 7]
+    assert [row["phase"] for row in history.rows] == ["warm"] + ["all"] * 6
+    assert history.best["val_top1"] == max(row["val_top1"] for row in history.rows) >= 0.8
     again = build.build_model("resnet18", 3, "none", HeadParams(), 9)
-    again.load_state_dict(progress.weights)
+    again.load_state_dict(history.weights)
     logits, labels = inference.predict_split(again, split(tiny_pack, "val"), 32, bf16=False)
-    assert (logits.argmax(1) == labels).double().mean().item() == progress.best["val_top1"]
+    assert (logits.argmax(1) == labels).double().mean().item() == history.best["val_top1"]
 
 
 RICH = {
@@ -139,14 +140,14 @@ def test_a_killed_run_resumes_to_the_same_bits(tiny_pack, tmp_path, recipe, save
     config = settings(tmp_path, **(RICH if recipe == "rich" else {}))
     if recipe not in UNBROKEN:
         UNBROKEN[recipe] = run(tiny_pack, config)[1]
-    progress = UNBROKEN[recipe]
+    history = UNBROKEN[recipe]
     with pytest.raises(Killed):
         run(tiny_pack, config, killed_at, saves=saves)
     _, again = run(tiny_pack, config)
-    assert deterministic(progress) == deterministic(again)
-    assert progress.best["epoch"] == again.best["epoch"]
-    assert (progress.lrs, progress.sweeps) == (again.lrs, again.sweeps)
-    assert same_bits(progress.weights, again.weights)
+    assert deterministic(history) == deterministic(again)
+    assert history.best["epoch"] == again.best["epoch"]
+    assert (history.lrs, history.lr_range_tests) == (again.lrs, again.lr_range_tests)
+    assert same_bits(history.weights, again.weights)
 
 
 def test_a_resumed_run_repeats_only_what_came_after_the_checkpoint(tiny_pack, tmp_path, monkeypatch):
@@ -154,14 +155,14 @@ def test_a_resumed_run_repeats_only_what_came_after_the_checkpoint(tiny_pack, tm
     with pytest.raises(Killed):
         run(tiny_pack, config, killed_at=30, saves=(27,))  # the third step of the fourth epoch
     steps, trained = [], []
-    real_step, real_batches = loop.take_step, batches.PackedSplit.train_batches
+    real_step, real_batches = loop.train_step, batches.PackedSplit.train_batches
 
     def counted(self, epoch, *args):
         trained.append(epoch)
         return real_batches(self, epoch, *args)
 
     monkeypatch.setattr(batches.PackedSplit, "train_batches", counted)
-    monkeypatch.setattr(loop, "take_step", lambda *args: steps.append(1) or real_step(*args))
+    monkeypatch.setattr(loop, "train_step", lambda *args: steps.append(1) or real_step(*args))
     run(tiny_pack, config)
     assert trained == [4] and len(steps) == STEPS - 3
 
@@ -173,8 +174,8 @@ def test_a_loss_that_is_not_finite_stops_at_that_step_and_keeps_the_last_checkpo
     broken = {**copy.deepcopy(TWO_PHASES["all"]), "epochs": 1, "schedule": {"kind": "constant"}, "lr": 1e30}
     config = settings(tmp_path, phases={**copy.deepcopy(TWO_PHASES), "broken": broken})
     steps = []
-    real = loop.take_step
-    monkeypatch.setattr(loop, "take_step", lambda *args: steps.append(1) or real(*args))
+    real = loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda *args: steps.append(1) or real(*args))
     with pytest.raises(UserError) as caught:
         run(tiny_pack, config, saves=(EPOCH_ENDS[3], EPOCH_ENDS[3] + 1))
     message = str(caught.value)
@@ -183,8 +184,8 @@ def test_a_loss_that_is_not_finite_stops_at_that_step_and_keeps_the_last_checkpo
     )
     assert len(steps) <= 4 * 7 + 3  # the epoch is not trained to its end
     (folder,) = paths.checkpoints_folder().iterdir()
-    state = torch.load(io.BytesIO((folder / "state.pt").read_bytes()[32:]), weights_only=True)
-    assert len(state["progress"]["rows"]) == 4
+    state = torch.load(io.BytesIO((folder / "checkpoint.pt").read_bytes()[32:]), weights_only=True)
+    assert len(state["history"]["rows"]) == 4
     assert all(value.isfinite().all() for value in state["net"].values())
 
 
@@ -200,32 +201,34 @@ def test_the_range_test_leaves_the_network_as_it_was_to_the_bit(tiny_pack, tmp_p
     net = build.build_model("resnet18", 3, "none", config.head, 0)
     layer_groups.set_trainable(net, "head+norm")
     before = copy.deepcopy(net.state_dict())
-    points = loop.run_lr_range_test(loop.PhaseRun(net, config, 0, "warm", split(tiny_pack, "train"), False))
+    points = choose_lr.run_lr_range_test(
+        PhaseContext(TrainingSetup(net, config, 0, split(tiny_pack, "train"), False), "warm")
+    )
     assert len(points) > 20 and points[-1].lr > points[0].lr
     assert same_bits(before, net.state_dict())
     assert all(p.grad is None for p in net.parameters())
 
 
 def test_lr_auto_takes_the_suggestion_and_lr_range_test_alone_only_looks(tiny_pack, tmp_path):
-    look = run(tiny_pack, settings(tmp_path, phases__warm__lr_range_test=True))[1]
-    take = run(tiny_pack, settings(tmp_path, phases__warm__lr="auto"))[1]
-    assert look.sweeps == take.sweeps and set(look.sweeps) == {"warm"}
-    assert look.lrs == {"warm": 0.02, "all": 0.02}
-    assert take.lrs == {"warm": lr_finder.suggest(take.sweeps["warm"], "valley"), "all": 0.02}
+    tested = run(tiny_pack, settings(tmp_path, phases__warm__lr_range_test=True))[1]
+    auto = run(tiny_pack, settings(tmp_path, phases__warm__lr="auto"))[1]
+    assert tested.lr_range_tests == auto.lr_range_tests and set(tested.lr_range_tests) == {"warm"}
+    assert tested.lrs == {"warm": 0.02, "all": 0.02}
+    assert auto.lrs == {"warm": lr_finder.suggest(auto.lr_range_tests["warm"], "valley"), "all": 0.02}
     plain = run(tiny_pack, settings(tmp_path))[1]
-    assert same_bits(plain.weights, look.weights)
+    assert same_bits(plain.weights, tested.weights)
 
 
 def test_the_average_is_what_is_validated_and_kept(tiny_pack, tmp_path):
-    net, progress = run(tiny_pack, settings(tmp_path, ema_decay=0.9))
+    net, history = run(tiny_pack, settings(tmp_path, ema_decay=0.9))
     plain = run(tiny_pack, settings(tmp_path))[1]
-    assert [r["train_loss"] for r in progress.rows] == [r["train_loss"] for r in plain.rows]
-    assert [r["val_loss"] for r in progress.rows] != [r["val_loss"] for r in plain.rows]
-    assert progress.weights.keys() == net.state_dict().keys()
+    assert [r["train_loss"] for r in history.rows] == [r["train_loss"] for r in plain.rows]
+    assert [r["val_loss"] for r in history.rows] != [r["val_loss"] for r in plain.rows]
+    assert history.weights.keys() == net.state_dict().keys()
     again = build.build_model("resnet18", 3, "none", HeadParams(), 9)
-    again.load_state_dict(progress.weights)
+    again.load_state_dict(history.weights)
     logits, labels = inference.predict_split(again, split(tiny_pack, "val"), 32, bf16=False)
-    assert (logits.argmax(1) == labels).double().mean().item() == progress.best["val_top1"]
+    assert (logits.argmax(1) == labels).double().mean().item() == history.best["val_top1"]
 
 
 def test_patience_ends_a_phase_and_a_refit_repeats_its_epochs_and_rates_on_train_and_val(tiny_pack, tmp_path):
@@ -237,7 +240,7 @@ def test_patience_ends_a_phase_and_a_refit_repeats_its_epochs_and_rates_on_train
     assert chosen.epochs_since_best("all") == 2
     net, final = run(tiny_pack, config, names=("train+val", None), plan=chosen)
     assert (final.epochs("warm"), final.epochs("all")) == (1, done)
-    assert final.lrs == chosen.lrs and not final.sweeps
+    assert final.lrs == chosen.lrs and not final.lr_range_tests
     assert final.best is final.rows[-1] and "val_top1" not in final.best
     assert final.rows[0]["train_images"] == 57
     assert same_bits(final.weights, net.state_dict())
@@ -247,14 +250,15 @@ def test_a_kill_during_the_refit_does_not_repeat_the_choosing_run(tiny_pack, tmp
     config = settings(tmp_path, refit=True)
     train, val = split(tiny_pack, "train"), split(tiny_pack, "val")
     for attempt in range(2):
-        progress = TrainingHistory()
+        history = TrainingHistory()
         net = build.build_model("resnet18", 3, "none", config.head, 0)
-        with pytest.raises(Killed), checkpoint.Checkpointer("tiny", {}) as keeper:
+        setup = TrainingSetup(net, config, 0, train, False)
+        with pytest.raises(Killed), checkpoint.Checkpointer("tiny", {}) as checkpointer:
             if attempt:
                 monkeypatch.setattr(loop, "train_steps", None)  # would fail if called
-            assert len(list(loop.fit(net, config, 0, train, val, keeper, progress, False))) == 4
+            assert len(list(loop.fit(setup, val, checkpointer, history))) == 4
             raise Killed
-        assert progress.weights
+        assert history.weights
 
 
 def test_clipping_bounds_what_a_step_can_do(tiny_pack, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import drawn
 import numpy as np
 import pytest
-from test_params import changed
+from params_file import write_params
 
 import download
 import pack
@@ -23,7 +23,7 @@ FILES = drawn.classes({"b": 6, "a": 5, "C": 7}) | {
 
 
 def configure(**dataset):
-    changed(
+    write_params(
         Path(),
         dataset={"name": "toy", "source": "archive", "path": "photos.zip"} | dataset,
         split={"val_ratio": 0.2, "test_ratio": 0.2},

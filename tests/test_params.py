@@ -1,13 +1,12 @@
 """params.yaml is a closed, typed record, and each refusal names key, value, what is allowed and the cure."""
 
-import copy
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 import torchvision
-import yaml
+from params_file import write_params
 from pipeline import ROOT
 
 from finegrain.config import params
@@ -21,23 +20,6 @@ BARE = {
     "schedule": {"kind": "constant"},
 }
 """A phase with its required keys alone."""
-
-
-def changed(tmp_path: Path, **changes: Any) -> Path:
-    """A copy of the project's params.yaml with keys replaced; ``a__b`` stands for a.b, None removes."""
-    data = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for name, value in changes.items():
-        *parents, key = name.split("__")
-        section = data
-        for parent in parents:
-            section = section[parent]
-        if value is None:
-            del section[key]
-        else:
-            section[key] = copy.deepcopy(value)  # which a later change must not reach
-    file = tmp_path / "params.yaml"
-    file.write_text(yaml.safe_dump(data, sort_keys=False))
-    return file
 
 
 def refusal(file: Path) -> str:
@@ -135,14 +117,14 @@ def test_model_names_are_torchvision_s():
     ids=str,
 )
 def test_refusals_name_key_value_and_cure(tmp_path, changes, parts):
-    message = refusal(changed(tmp_path, **changes))
+    message = refusal(write_params(tmp_path, **changes))
     assert all(part in message for part in parts), message
     assert message.startswith("params.yaml: ")
     assert "\n" not in message
 
 
 def test_every_mistake_is_listed_at_once(tmp_path):
-    assert len(refusal(changed(tmp_path, lr=-1.0, seed=-1, batch_size=0)).splitlines()) == 3
+    assert len(refusal(write_params(tmp_path, lr=-1.0, seed=-1, batch_size=0)).splitlines()) == 3
 
 
 @pytest.mark.parametrize(
@@ -160,13 +142,13 @@ def test_a_missing_file_says_where_to_get_one(tmp_path):
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path):
-    file = changed(tmp_path)
+    file = write_params(tmp_path)
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
     assert params.load_params(file) == params.load_params(ROOT / "params.yaml")
 
 
 def test_integers_are_taken_where_a_number_is_wanted(tmp_path):
-    assert params.load_params(changed(tmp_path, lr=1)).lr == 1.0
+    assert params.load_params(write_params(tmp_path, lr=1)).lr == 1.0
 
 
 @pytest.mark.parametrize(
@@ -180,6 +162,6 @@ def test_integers_are_taken_where_a_number_is_wanted(tmp_path):
     ],
 )
 def test_images_grow_from_epoch_to_epoch(tmp_path, sides, epochs, wanted):
-    file = changed(tmp_path, phases__all__image_size=sides, phases__all__epochs=epochs)
+    file = write_params(tmp_path, phases__all__image_size=sides, phases__all__epochs=epochs)
     phase = params.load_params(file).phases["all"]
     assert [phase.side(epoch) for epoch in range(epochs)] == wanted

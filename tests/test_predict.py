@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from params_file import write_params
 from pipeline import ROOT
-from test_params import changed
 from test_stages import SMALL
 
 import download
@@ -40,7 +40,7 @@ def trained(tmp_path_factory) -> Path:
     """A folder with a trained model, its predictions, and the test photos as files."""
     folder = tmp_path_factory.mktemp("trained")
     small = {**SMALL, "models": ["resnet18"], "dataset__images_per_class": 40}
-    changed(folder, **{**small, "split__test_ratio": 0.3})
+    write_params(folder, **{**small, "split__test_ratio": 0.3})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for stage, argv in ((download, []), (split, []), (pack, [])):
@@ -65,7 +65,7 @@ def project(trained, monkeypatch) -> Path:
 
 
 def run(*words: str) -> int:
-    return predict.run(cli.parser().parse_args(["predict", *map(str, words)]))
+    return predict.run(cli.build_parser().parse_args(["predict", *map(str, words)]))
 
 
 def table(text: str) -> list[dict[str, str]]:
@@ -197,7 +197,7 @@ def test_the_project_s_models_are_asked_as_evaluate_asks_them_others_plainly(pro
     try:
         asked = {"evaluate__flip": True, "evaluate__image_size": 64}
         small = {**SMALL, "models": ["resnet18"], "dataset__images_per_class": 40}
-        changed(project, **small, **asked)
+        write_params(project, **small, **asked)
         assert probabilities() == smaller
         assert probabilities("--image-size", "32", "--no-flip") == plain
         assert probabilities("--model", "models/sample/resnet18-0.safetensors") == plain
@@ -207,7 +207,7 @@ def test_the_project_s_models_are_asked_as_evaluate_asks_them_others_plainly(pro
 
 def test_device_and_precision_are_the_project_s_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    changed(tmp_path, evaluate__flip=True, device="cpu", precision="fp32")
+    write_params(tmp_path, evaluate__flip=True, device="cpu", precision="fp32")
     assert find_model.evaluation_settings("resnet18") == {
         "flip": True, "image_size": None, "device": "cpu", "precision": "fp32",
     }  # fmt: skip

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from clone import TINY
 from history import History
+from params_file import write_params
 from pipeline import ROOT
-from test_params import changed
 
 from finegrain import cli
 from finegrain.core import file_io
@@ -30,7 +30,7 @@ def history(project) -> History:
 
 
 def comment(capsys, *words: object, base: str = "main") -> tuple[int, str]:
-    status = pull_request.run(cli.parser().parse_args(["review", base, *map(str, words)]))
+    status = pull_request.run(cli.build_parser().parse_args(["review", base, *map(str, words)]))
     printed = capsys.readouterr()
     assert printed.err == ""
     return status, plain(printed.out)
@@ -50,7 +50,7 @@ def test_a_worse_model(history, capsys):
     history.results({"net-0": BAD}, models=["net"], seeds=[0], lr=0.2)
     commit = history.commit("worse")
     status, text = comment(capsys)
-    assert status == 0 and headline(text) == "Really worse: net (−50.0) points of top-1."
+    assert status == 0 and headline(text) == "Significantly worse: net (−50.0) points of top-1."
     assert f"→ `this branch` ({commit[:7]}), compared on the same 20 test images" in text
     assert re.search(r"\| `lr` +\| `0.1` +\| `0.2` +\|", text)
     assert "<summary>net: classes and images</summary>" in text and "Right before, wrong after: 10 im" in text
@@ -65,7 +65,7 @@ def test_a_better_model(history, capsys):
     history.results({"net-0": GOOD}, val_top1=0.75, models=["net"], seeds=[0])
     history.commit("better")
     status, text = comment(capsys, "--fail-if-worse", base="change")
-    assert status == 0 and headline(text) == "Really better: net (+50.0) points of top-1."
+    assert status == 0 and headline(text) == "Significantly better: net (+50.0) points of top-1."
     # by `dvc metrics diff`
     assert re.search(r"\| metrics/d/net-0.json \| val.top1 +\| 0.5 +\| 0.75 +\| 0.25 +\|", text)
 
@@ -163,7 +163,7 @@ def test_a_clone_as_continuous_integration_makes_it(history, tmp_path, monkeypat
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
     status, text = comment(capsys)
-    assert status == 0 and headline(text) == "Really worse: net (−50.0) points of top-1."
+    assert status == 0 and headline(text) == "Significantly worse: net (−50.0) points of top-1."
     assert "Which images flipped is not known here" in text and "Right before, wrong after: 10 im" in text
     assert re.search(r"because main: data/d/predictions/net-0.parquet is not .* \(.*credentials.*\)", text)
 
@@ -178,7 +178,7 @@ def test_another_branch_s_predictions_in_the_folder_are_not_taken_for_this_one_s
     kept_by_dvc(history, "worse")
     (history.folder / "data/d/predictions/net-0.parquet").write_bytes(good)
     status, text = comment(capsys, "--fail-if-worse")
-    assert status == 1 and headline(text) == "Really worse: net (−50.0) points of top-1."
+    assert status == 1 and headline(text) == "Significantly worse: net (−50.0) points of top-1."
 
 
 def test_a_leaderboard_of_other_predictions_is_told(history, capsys):
@@ -268,7 +268,7 @@ def test_on_the_real_pipeline(tmp_path_factory, ran):
     clone = ran.copied(tmp_path_factory.mktemp("review") / "mine")
     clone("git checkout -q -b change")
     finegrain = f"PYTHONPATH={ROOT / 'src'} {sys.executable} -m finegrain.cli"
-    changed(clone.folder, **TINY, lr=0.003)
+    write_params(clone.folder, **TINY, lr=0.003)
     clone.commit("not run")
     early = clone(f"{finegrain} review main", code=1)
     assert headline(early) == "The results are not those of this code"

@@ -18,9 +18,9 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from params_file import write_params
 from pipeline import ROOT
 from safetensors.torch import load_file
-from test_params import changed
 
 from finegrain.config import params
 from finegrain.config.training import AugmentParams
@@ -58,7 +58,7 @@ def head_only() -> dict[str, Any]:
 
 
 def train(folder: Path, command: list[str] = COMMAND, **changes: Any) -> subprocess.CompletedProcess[str]:
-    changed(folder, **changes)
+    write_params(folder, **changes)
     return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
 
 
@@ -71,7 +71,7 @@ def split(folder: Path, part: str, world: World) -> batches.PackedSplit:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_the_shares_of_a_batch_are_the_batch(tiny_pack, count):
+def test_the_shards_of_a_batch_are_the_batch(tiny_pack, count):
     config = AugmentParams(crop_scale=(0.5, 1.0), rotate_degrees=10.0, brightness=0.2)
     whole = list(split(tiny_pack, "train", World()).train_batches(1, 12, 24, config, seed=0))
     shares = [
@@ -85,7 +85,7 @@ def test_the_shares_of_a_batch_are_the_batch(tiny_pack, count):
             assert torch.equal(share[step][0], images[index::count])
 
 
-def test_an_epoch_s_last_batch_is_as_large_for_all(tiny_pack):
+def test_the_last_batch_of_an_epoch_has_the_same_size_in_every_process(tiny_pack):
     parts = [split(tiny_pack, "train", World(index, 2)) for index in range(2)]
     # 42 images in batches of 37: five are left, of which four can be shared
     sizes = [
@@ -96,7 +96,7 @@ def test_an_epoch_s_last_batch_is_as_large_for_all(tiny_pack):
     assert parts[0].steps(40) == 1  # two images, one for each: too few for batch norm
 
 
-def test_the_stretches_hold_every_image_once(tiny_pack):
+def test_the_slices_hold_every_image_once(tiny_pack):
     labels = torch.cat(
         [y for i in range(4) for _, y in split(tiny_pack, "val", World(i, 4)).plain_batches(3, 32)]
     )
@@ -104,8 +104,8 @@ def test_the_stretches_hold_every_image_once(tiny_pack):
 
 
 @pytest.mark.parametrize(("devices", "batch_size"), [(3, 16), (8, 8)])
-def test_a_batch_that_cannot_be_divided_is_refused(project, devices, batch_size):
-    changed(project, devices=devices, batch_size=batch_size)
+def test_a_batch_that_cannot_be_divided_is_rejected(project, devices, batch_size):
+    write_params(project, devices=devices, batch_size=batch_size)
     with pytest.raises(
         UserError, match=f"batch_size: {batch_size} images must be divisible by {devices} devices"
     ):
@@ -116,9 +116,9 @@ def test_each_process_needs_a_gpu_and_has_random_numbers_of_its_own(monkeypatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     distributed.require_gpus(2, torch.device("cuda"))
     distributed.require_gpus(8, CPU)
-    with pytest.raises(UserError, match=r"params.yaml: devices: 4: this machine has 2 GPUs; lower it"):
+    with pytest.raises(UserError, match=r"params.yaml: devices: 4: .* 2 GPUs"):
         distributed.require_gpus(4, torch.device("cuda"))
-    assert World().own == () and World(0, 2).own != World(1, 2).own
+    assert World().rng_key == () and World(0, 2).rng_key != World(1, 2).rng_key
 
 
 @pytest.mark.slow
@@ -192,7 +192,7 @@ def test_no_process_holds_the_array(project, tiny_pack):
     """
     phase = {**TINY["phases"]["all"], "epochs": 1}
     wanted = {**TINY, "phases": {"all": phase}, "pack__image_size": 512, "batch_size": 24}
-    changed(project, **wanted, devices=2)
+    write_params(project, **wanted, devices=2)
     repacked(tiny_pack, 24, 512)
     small = peaks(project)
     array = repacked(tiny_pack, 1000, 512)
@@ -254,7 +254,7 @@ def gone(workers: list[psutil.Process]) -> bool:
 
 def six_epochs(folder: Path, devices: int) -> None:
     phase = {**TINY["phases"]["all"], "epochs": 6}
-    changed(folder, **{**TINY, "phases": {"all": phase}}, devices=devices, checkpoint_seconds=0.0)
+    write_params(folder, **{**TINY, "phases": {"all": phase}}, devices=devices, checkpoint_seconds=0.0)
 
 
 @pytest.mark.slow
@@ -266,10 +266,9 @@ def test_a_killed_process_ends_all_and_the_next_run_goes_on(project, tiny_pack):
         workers[1].send_signal(signal.SIGKILL)
         assert running.wait(60) == 1
         assert gone(workers)
-    said = (project / "log").read_text()
-    what = "error: process 1 of 2 was ended by signal 9; the others were ended too"
-    assert said.splitlines()[-1] == f"{what}; `dvc repro` goes on from here"
-    assert "Traceback" not in said
+    log = (project / "log").read_text()
+    assert log.splitlines()[-1].startswith("error: process 1 of 2 was killed by signal 9")
+    assert "Traceback" not in log
     done = subprocess.run(COMMAND, cwd=project, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "resumed after epoch" in done.stderr
@@ -294,10 +293,10 @@ def test_torchrun_s_restart_goes_on_by_itself(project, tiny_pack, machines):
     assert history(project)["epoch"].tolist() == list(range(1, 7))
 
 
-def test_restarts_on_several_machines_ask_for_a_store_of_their_own(project, monkeypatch):
-    """Refused before anything is waited for."""
-    told = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_MAX_RESTARTS": "3"}
-    for name, value in {**told, "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
+def test_restarts_on_several_machines_need_a_store_of_their_own(project, monkeypatch):
+    """Rejected before it waits for anything."""
+    variables = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_MAX_RESTARTS": "3"}
+    for name, value in {**variables, "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"), join_world(CPU):
+    with pytest.raises(UserError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"), join_world(CPU):
         pass

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from clone import TINY, Clone
 from moto.server import ThreadedMotoServer
+from params_file import write_params
 from test_dvc import stages_run
-from test_params import changed
 
 pytestmark = pytest.mark.slow
 
@@ -203,7 +203,7 @@ def test_an_experiment_of_a_colleague_is_taken_over_without_training(team, faste
 def test_a_training_that_somebody_has_done_is_not_done_again(team, faster):
     """By the run-cache: dvc.lock of this clone knows nothing of the rate."""
     clone = team.colleague("repeats")
-    changed(clone.folder, **{**TINY, "lr": 0.003})
+    write_params(clone.folder, **{**TINY, "lr": 0.003})
     assert stages_run(clone(f"dvc repro --pull train@{RUN}")) == {"pack"}
     assert same(faster, clone, TRAINED)
 

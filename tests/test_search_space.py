@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from test_params import ROOT
+from pipeline import ROOT
 
 from finegrain.config import params
 from finegrain.core.errors import UserError

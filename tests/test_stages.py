@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from clone import TINY
+from params_file import write_params
 from pipeline import STAGES, script_of
-from test_params import changed
 
 from finegrain.config import params
 from finegrain.core import paths
@@ -48,7 +48,7 @@ LOOKED_AT: set[str] = set()
 def finished(tmp_path_factory) -> dict[str, Any]:
     """A folder where every stage has run once, and the parameters that each looked at."""
     folder = tmp_path_factory.mktemp("project")
-    changed(folder, **SMALL)
+    write_params(folder, **SMALL)
     used: dict[str, set[str]] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

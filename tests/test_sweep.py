@@ -14,8 +14,8 @@ import numpy as np
 import psutil
 import pytest
 from clone import TINY, Clone
+from params_file import write_params
 from pipeline import ROOT
-from test_params import changed
 
 from finegrain import cli
 from finegrain.config import params
@@ -82,7 +82,7 @@ def test_the_summary_says_how_sure_the_order_is(tmp_path):
 
 
 def args(*words: str) -> argparse.Namespace:
-    return cli.parser().parse_args(["sweep", *words])
+    return cli.build_parser().parse_args(["sweep", *words])
 
 
 def test_a_sweep_goes_on_only_with_the_same_question_and_in_one_process(project):
@@ -132,7 +132,7 @@ class Experiments:
 
 @pytest.fixture
 def experiments(project, monkeypatch) -> Experiments:
-    changed(project)
+    write_params(project)
     return Experiments(monkeypatch)
 
 
@@ -254,7 +254,7 @@ def test_what_it_runs_does_not_begin_when_it_has_been_killed_meanwhile():
 def test_trials_are_experiments_and_one_that_was_broken_off_goes_on(tmp_path_factory, ran):
     """Killed alone, in the middle of a training, which ends with it; and dvc's locks are left empty."""
     clone = ran.copied(tmp_path_factory.mktemp("sweep") / "mine")
-    changed(clone.folder, **TINY, checkpoint_seconds=0.2, phases__all__epochs=2)
+    write_params(clone.folder, **TINY, checkpoint_seconds=0.2, phases__all__epochs=2)
     clone.commit("longer")
     base = f"{sys.executable} -m finegrain.cli sweep tune lr=1e-4..1e-2:log batch_size=8,16 --trials 2"
     clone.environment["PYTHONPATH"] = str(ROOT / "src")
@@ -264,7 +264,7 @@ def test_trials_are_experiments_and_one_that_was_broken_off_goes_on(tmp_path_fac
     )
     state = None
     for _ in range(1200):
-        state = next(clone.folder.glob(".checkpoints/*/state.pt"), None)
+        state = next(clone.folder.glob(".checkpoints/*/checkpoint.pt"), None)
         if state:
             break
         time.sleep(0.05)

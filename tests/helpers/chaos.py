@@ -1,6 +1,6 @@
 """Break the pipeline off at random moments, let it go on, and compare what it makes with an unbroken run.
 
-    python tests/chaos.py --kills 100 --seed 0 --out docs/chaos.md
+    python tests/helpers/chaos.py --kills 100 --seed 0 --out docs/chaos.md
 
 Runs real DVC commands in a copy of the repository with a small sample. Each round starts from nothing and
 repeats its command, `dvc repro`, `dvc exp run`, `dvc exp run --temp` or a queue's, until it ends by itself.
@@ -27,7 +27,7 @@ from pathlib import Path
 
 import psutil
 from clone import Clone
-from test_params import changed
+from params_file import write_params
 
 SMALL = {
     "dataset__images_per_class": 40,
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         clone = Clone(Path(folder).resolve() / "clone")
-        changed(clone.folder, **(QUICK if args.quick else SMALL))
+        write_params(clone.folder, **(QUICK if args.quick else SMALL))
         tally = Tally()
         try:
             run(clone, args.kills, random.Random(args.seed), args.ways, args.longest, tally)

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from params_file import write_params
 from pipeline import ROOT
-from test_params import changed
 
 TINY: dict[str, Any] = {
     "dataset__images_per_class": 24,
@@ -68,7 +68,7 @@ class Clone:
     def tiny(cls, folder: Path) -> "Clone":
         """With ``TINY`` as its committed parameters; nothing has run."""
         made = cls(folder)
-        changed(folder, **TINY)
+        write_params(folder, **TINY)
         made.commit("shrink")
         return made
 
