@@ -1,0 +1,9 @@
+"""Networks: build them, compute predictions with them, and keep them in files.
+
+build         a torchvision network with pretrained weights and a new head
+layer_groups  which parameters train, and with which learning rate multiplier
+inference     logits of the images of a split or a batch
+outputs       predictions from logits: most probable classes, probabilities and loss
+calibration   expected calibration error, temperature scaling, threshold for unknown images
+storage       a trained model in two files: safetensors and JSON metadata
+"""

@@ -8,61 +8,69 @@ from finegrain.core import log
 from finegrain.loading.batches import PackedSplit
 from finegrain.runtime import devices
 
+BATCH_SIZE = 64
+"""Images in a batch; without gradients more fit in memory than in a training step."""
+
 
 class Preprocessor:
-    """Decoded squares as a trained network is asked about them: whole, resized, normalised."""
+    """Resize and normalize whole decoded images, as validation and evaluation do."""
 
-    def __init__(self, side: int, device: torch.device, mean: list[float], std: list[float]) -> None:
-        self._side, self._device = side, device
-        self._normal = transform.normalization_factors(mean, std, device)
+    def __init__(self, image_size: int, device: torch.device, mean: list[float], std: list[float]) -> None:
+        """Prepare the normalization.
 
-    def __call__(self, squares: Tensor) -> Tensor:
-        """``[n, S, S, 3]`` uint8 on the CPU to ``[n, 3, side, side]`` float32 on the device."""
-        n, height, width, _ = squares.shape
-        views = sampling.identity(n, height, width).to(self._device)
-        return transform.transform_images(squares.to(self._device), None, views, self._side, 0, self._normal)
+        Args:
+            image_size: height and width of the network's input in pixels.
+            mean: of red, green and blue, of values in 0..1.
+            std: standard deviation, likewise.
+        """
+        self._image_size, self._device = image_size, device
+        self._mean_std = transform.normalization_factors(mean, std, device)
 
-
-BATCH_SIZE = 64
-"""Images that ``predict`` takes at a time: without gradients more fit than in a training step."""
+    def __call__(self, images: Tensor) -> Tensor:
+        """Convert ``[n, S, S, 3]`` uint8 on the CPU to ``[n, 3, size, size]`` float32 on the device."""
+        n, height, width, _ = images.shape
+        identity = sampling.identity(n, height, width).to(self._device)
+        return transform.transform_images(
+            images.to(self._device), None, identity, self._image_size, 0, self._mean_std
+        )
 
 
 @torch.inference_mode()
 def predict_split(
     net: nn.Module,
     split: PackedSplit,
-    side: int,
+    image_size: int,
     bf16: bool,
     flip: bool = False,
     label: str | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> tuple[Tensor, Tensor]:
-    """Logits ``[N, classes]`` float32 and labels ``[N]`` of a whole split, on the CPU, in its order.
+    """Logits ``[N, classes]`` float32 and labels ``[N]`` of a whole split, on the CPU, in the split's order.
 
     Args:
-        flip: average the logits of each image and of its mirror image.
-        label: of a progress bar; None: no bar.
+        flip: average the logits of each image and of its horizontal flip.
+        label: text before the progress bar; None means no progress bar.
     """
     net.eval()
-    outputs = []
-    batches = split.plain_batches(batch_size, side)
+    batches = split.plain_batches(batch_size, image_size)
     if label:
         batches = log.progress_bar(batches, total=-(-len(split) // batch_size), label=label, unit="batch")
-    for images, _ in batches:
-        logits = predict_logits(net, images, bf16, flip)
-        outputs.append(logits)
-    return split.world.gather(outputs), split.labels
+    logits = [predict_logits(net, images, bf16, flip) for images, _ in batches]
+    return split.world.gather(logits), split.labels
 
 
 @torch.inference_mode()
 def predict_logits(net: nn.Module, images: Tensor, bf16: bool, flip: bool = False) -> Tensor:
-    """Logits ``[n, classes]`` float32 of images ``[n, 3, side, side]``, on their device; as for ``predict``.
+    """Logits ``[n, classes]`` float32 of preprocessed images ``[n, 3, H, W]``, on their device.
+
+    Args:
+        flip: average the logits of each image and of its horizontal flip.
 
     Raises:
         UserError: out of memory.
     """
     autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=bf16)
-    asked = f"image_size: {images.shape[-1]}: {len(images)} images without gradients"
-    with devices.explain_errors(asked, "ask for smaller ones, or device: cpu"), autocast:
+    request = f"image_size: {len(images)} images of {images.shape[-1]} px without gradients"
+    with devices.explain_errors(request, "use smaller images or device: cpu"), autocast:
         logits: Tensor = net(images).float()
         return (logits + net(images.flip(3)).float()) / 2 if flip else logits

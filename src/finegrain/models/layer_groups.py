@@ -8,43 +8,44 @@ from finegrain.models import build
 
 
 def layer_groups(net: Any) -> list[tuple[int, list[nn.Parameter]]]:
-    """The parameters from the stem to the head, block by block, each with its layer group.
+    """Layer group and parameters of every block, from the stem to the head.
 
-    Groups: 0 stem and early blocks, 1 late blocks, 2 head. ResNets are cut between layer2 and layer3,
-    EfficientNets in the middle of ``features``.
+    Group 0 is the stem and the early blocks, 1 the late blocks, 2 the head. ResNets are divided between
+    layer2 and layer3, EfficientNets in the middle of ``features``.
     """
     if hasattr(net, "features"):
-        bodies, late = [[block] for block in net.features], len(net.features) // 2
+        blocks, first_late = [[block] for block in net.features], len(net.features) // 2
     else:
         stem = [net.conv1, net.bn1]
-        bodies, late = [stem, [net.layer1], [net.layer2], [net.layer3], [net.layer4]], 3
-    rows = [
-        (int(i >= late), [parameter for module in body for parameter in module.parameters()])
-        for i, body in enumerate(bodies)
+        blocks, first_late = [stem, [net.layer1], [net.layer2], [net.layer3], [net.layer4]], 3
+    groups = [
+        (int(i >= first_late), [parameter for module in block for parameter in module.parameters()])
+        for i, block in enumerate(blocks)
     ]
-    return [*rows, (2, list(build.get_head(net).parameters()))]
+    return [*groups, (2, list(build.get_head(net).parameters()))]
 
 
-def set_trainable(net: nn.Module, part: str) -> None:
-    """Choose what trains: ``head``, ``head+norm`` or ``all``; the rest needs no gradient."""
-    net.requires_grad_(part == "all")
+def set_trainable(net: nn.Module, trainable: str) -> None:
+    """Let ``head``, ``head+norm`` or ``all`` of the network require gradients, and the rest none."""
+    net.requires_grad_(trainable == "all")
     build.get_head(net).requires_grad_(True)
-    if part == "head+norm":
+    if trainable == "head+norm":
         for module in _norm_layers(net):
             module.requires_grad_(True)
 
 
-def set_train_mode(net: nn.Module, part: str, frozen_statistics: bool) -> None:
-    """Training mode; with ``frozen_statistics`` the norm layers outside the head keep theirs.
+def set_train_mode(net: nn.Module, trainable: str, frozen_statistics: bool) -> None:
+    """Set training mode; with ``frozen_statistics``, norm layers outside the head keep their statistics.
 
-    A body that neither trains nor gathers statistics is a fixed function: no dropout, no stochastic depth.
+    A backbone that neither trains nor updates statistics is in evaluation mode: no dropout, no stochastic
+    depth, so that its features of an image are always the same.
     """
-    net.train(not (part == "head" and frozen_statistics))
+    net.train(not (trainable == "head" and frozen_statistics))
     build.get_head(net).train()
     if frozen_statistics:
-        own = set(build.get_head(net).modules())
+        head_modules = set(build.get_head(net).modules())
         for module in _norm_layers(net):
-            module.train(module in own)
+            module.train(module in head_modules)
 
 
 def _norm_layers(net: nn.Module) -> list[nn.Module]:

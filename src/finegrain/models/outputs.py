@@ -1,4 +1,4 @@
-"""What a network answers for every image: the most probable classes, and the loss."""
+"""Predictions from logits: the most probable classes, their probabilities, and the loss."""
 
 from dataclasses import dataclass
 
@@ -9,66 +9,69 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 TOP = 5
-BLOCK = 4096
-"""Rows that are in float64 at a time: logits of a thousand classes would be 10 GB for a million images."""
+"""Number of classes that are kept for each image, or all of them where there are fewer."""
+CHUNK_ROWS = 4096
+"""Rows converted to float64 at a time: logits of 1000 classes would take 10 GB for a million images."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of N images; float64 and int64."""
+    """Labels, most probable classes and loss of N images."""
 
     labels: Ints
     """``[N]`` true class ids."""
-    top: Ints
-    """``[N, up to 5]`` class ids, the most probable first; among equals the lower id."""
-    probabilities: Floats
-    """``[N, up to 5]`` of these."""
+    top_classes: Ints
+    """``[N, min(5, classes)]`` class ids by decreasing probability; of equals, the lower id first."""
+    top_probabilities: Floats
+    """``[N, min(5, classes)]`` probabilities of ``top_classes``."""
     loss: Floats
-    """``[N]`` negative log-likelihood of the true class, nats: finite for a sure mistake too."""
-    classes: int
+    """``[N]`` negative log-likelihood of the true class in nats; finite even where its probability is 0."""
+    num_classes: int
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def predicted(self) -> Ints:
-        return self.top[:, 0]
+        """``[N]`` ids of the most probable class."""
+        return self.top_classes[:, 0]
 
     @property
     def confidence(self) -> Floats:
         """``[N]`` probability of the predicted class."""
-        return self.probabilities[:, 0]
+        return self.top_probabilities[:, 0]
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
+        """``[N]`` whether the predicted class is the true one."""
         return self.predicted == self.labels
 
     @property
-    def in_top(self) -> npt.NDArray[np.bool_]:
-        """Whether the true class is among the five."""
-        return (self.top == self.labels[:, None]).any(1)
+    def correct_in_top5(self) -> npt.NDArray[np.bool_]:
+        """``[N]`` whether the true class is one of the five most probable."""
+        return (self.top_classes == self.labels[:, None]).any(1)
 
 
 def from_logits(logits: npt.NDArray[np.float32], labels: Ints, temperature: float = 1.0) -> Predictions:
-    """The softmax of ``logits / temperature``.
+    """Predictions by the softmax of ``logits / temperature``.
 
     Args:
         logits: ``[N, C]``.
         labels: ``[N]``.
     """
-    n, classes = logits.shape
-    top = np.empty((n, min(TOP, classes)), np.int64)
-    probabilities, loss = np.empty(top.shape), np.empty(n)
-    for start in range(0, n, BLOCK):
-        rows = slice(start, start + BLOCK)
+    n, num_classes = logits.shape
+    top_classes = np.empty((n, min(TOP, num_classes)), np.int64)
+    top_probabilities, loss = np.empty(top_classes.shape), np.empty(n)
+    for start in range(0, n, CHUNK_ROWS):
+        rows = slice(start, start + CHUNK_ROWS)
         log_p = log_softmax(logits[rows].astype(np.float64) / temperature)
-        best = np.argsort(-log_p, axis=1, kind="stable")[:, : top.shape[1]]
-        top[rows], probabilities[rows] = best, np.exp(np.take_along_axis(log_p, best, 1))
+        best = np.argsort(-log_p, axis=1, kind="stable")[:, : top_classes.shape[1]]
+        top_classes[rows], top_probabilities[rows] = best, np.exp(np.take_along_axis(log_p, best, 1))
         loss[rows] = -log_p[np.arange(len(log_p)), labels[rows]]
-    return Predictions(labels, top, probabilities, loss, classes)
+    return Predictions(labels, top_classes, top_probabilities, loss, num_classes)
 
 
 def log_softmax(logits: Floats) -> Floats:
-    """``[N, C]``, without the loss of digits that ``log(softmax)`` has."""
+    """Log-probabilities ``[N, C]``, without the underflow of ``log(softmax(logits))``."""
     shifted = logits - logits.max(1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))

@@ -15,16 +15,16 @@ from finegrain.core import file_io
 from finegrain.core.errors import UserError
 from finegrain.models import build
 
-FORMAT = 3
-"""Version of the sidecar beside a weights file."""
+FORMAT = 4
+"""Version of the metadata file beside a weights file; 4 renamed the keys of image sizes."""
 
 
-def save_model(weights: Path, sidecar: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write weights as safetensors, and beside them what is needed to use them, with the weights' sha256."""
+def save_model(weights: Path, sidecar: Path, state: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write the weights as safetensors, and beside them the metadata with the weights' sha256."""
     weights.parent.mkdir(parents=True, exist_ok=True)
-    plain = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-    file_io.write_bytes(weights, safetensors.torch.save(plain))
-    file_io.write_json(sidecar, {"format": FORMAT, "sha256": file_io.sha256(weights), **facts})
+    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    file_io.write_bytes(weights, safetensors.torch.save(tensors))
+    file_io.write_json(sidecar, {"format": FORMAT, "sha256": file_io.sha256(weights), **metadata})
 
 
 class _Recipe(BaseModel):
@@ -32,7 +32,7 @@ class _Recipe(BaseModel):
 
 
 class _Sidecar(BaseModel):
-    """What of a sidecar is used: it may come from anywhere."""
+    """The metadata that is needed to use a model; validated, because the file may come from anyone."""
 
     model_config = ConfigDict(strict=True)
     sha256: Sha256
@@ -49,31 +49,45 @@ class _Sidecar(BaseModel):
 
 
 def load_model(weights: Path, sidecar: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The model and its sidecar.
+    """Load a trained network, on the CPU, and its metadata.
 
     Raises:
-        UserError: a file is missing, changed since it was written, of another format, or they do not fit.
+        UserError: a file is missing, of another format or invalid, was changed since it was written, or the
+            two do not fit each other.
     """
-    facts = file_io.read_json(sidecar)
-    version = facts.get("format") if isinstance(facts, dict) else None
-    if version != FORMAT:
-        raise UserError(f"{sidecar}: format {version} instead of {FORMAT}; train the model again")
-    try:
-        wanted = _Sidecar.model_validate(facts)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{sidecar}: {where}: {first['msg']}; fetch it or train the model again") from None
+    metadata = file_io.read_json(sidecar)
+    spec = _validate_metadata(metadata, sidecar)
     if not weights.is_file():
         raise UserError(f"{weights}: not found; `dvc repro` makes it, `dvc pull` fetches it")
-    if file_io.sha256(weights) != wanted.sha256:
+    if file_io.sha256(weights) != spec.sha256:
         raise UserError(
-            f"{weights}: differs from the sha256 in {sidecar.name}: damaged; fetch or train it again"
+            f"{weights}: damaged: its sha256 is not the one in {sidecar.name}; "
+            "fetch the file again or train the model again"
         )
-    net = build.build_model(wanted.model, len(wanted.classes), "none", wanted.recipe.head, seed=0)
+    net = build.build_model(spec.model, len(spec.classes), "none", spec.recipe.head, seed=0)
     try:
         net.load_state_dict(safetensors.torch.load_file(weights))
     except (RuntimeError, safetensors.SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{weights}: does not fit {sidecar.name} ({reason}); train the model again") from None
-    return net, facts
+    return net, metadata
+
+
+def _validate_metadata(metadata: Any, sidecar: Path) -> _Sidecar:
+    """Check the format and the keys that are used.
+
+    Raises:
+        UserError: another format, or a missing or invalid key.
+    """
+    version = metadata.get("format") if isinstance(metadata, dict) else None
+    if version != FORMAT:
+        raise UserError(
+            f"{sidecar}: format {version}, but this version of finegrain reads format {FORMAT}; "
+            "train the model again"
+        )
+    try:
+        return _Sidecar.model_validate(metadata)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(f"{sidecar}: {key}: {first['msg']}; fetch it or train the model again") from None

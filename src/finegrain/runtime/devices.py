@@ -1,4 +1,4 @@
-"""The machine: device, precision, deterministic operations, peak memory."""
+"""Device, precision, deterministic operations, memory, and turns on the cores of a machine."""
 
 import fcntl
 import os
@@ -16,39 +16,39 @@ from finegrain.core import log
 from finegrain.core.errors import UserError
 
 
-def select_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device to compute on.
+def select_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device to compute on; ``auto`` prefers the GPU.
 
     Raises:
-        UserError: cuda is asked for and torch finds none.
+        UserError: torch finds no GPU for cuda.
     """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("params.yaml: device: cuda is asked for, but torch finds no GPU; use auto or cpu")
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("params.yaml: device: cuda: torch finds no GPU; use auto or cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
-def use_bf16(wanted: Literal["auto", "fp32", "bf16"], on: torch.device) -> bool:
-    """Whether to autocast to bfloat16: ``auto`` where the hardware multiplies it natively."""
-    if wanted != "auto":
-        return wanted == "bf16"
-    if on.type == "cuda":
+def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> bool:
+    """Whether to autocast to bfloat16; ``auto`` means where the hardware multiplies it natively."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return bool(native())
+    is_native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return bool(is_native())
 
 
 @contextmanager
-def exclusive_cores(on: torch.device) -> Iterator[None]:
-    """Wait until nobody else of this user trains or evaluates on all cores of this machine.
+def exclusive_cores(device: torch.device) -> Iterator[None]:
+    """Hold all cores of this machine; wait while another process of this user holds them.
 
-    Two networks that each compute with as many threads as there are cores wait for each other at every
-    barrier: together they were 20 times slower than one (benchmarks/side_by_side.py). Threads for no more
-    than half of the cores, by OMP_NUM_THREADS, run side by side without waiting.
+    Two networks that each compute with one thread per core wait for each other at every barrier: together
+    they were 20 times slower than one (benchmarks/side_by_side.py). Nothing is held for a GPU, or by
+    processes whose OMP_NUM_THREADS is at most half the cores: these run side by side.
     """
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if on.type != "cpu" or torch.get_num_threads() <= max(1, there // 2):
+    half = max(1, _available_cores() // 2)
+    if device.type != "cpu" or torch.get_num_threads() <= half:
         yield
         return
     file = Path(tempfile.gettempdir()) / f"finegrain-cores-{os.getuid()}.lock"
@@ -57,10 +57,9 @@ def exclusive_cores(on: torch.device) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            each = max(1, there // 2)
             log.info(
-                "another training uses all cores of this machine: this one waits for it; with "
-                f"OMP_NUM_THREADS={each} for each, two run side by side"
+                "waiting for another run that uses all cores of this machine; "
+                f"set OMP_NUM_THREADS={half} for each to run two side by side"
             )
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -68,49 +67,57 @@ def exclusive_cores(on: torch.device) -> Iterator[None]:
         os.close(descriptor)
 
 
-def copy_to_device(values: torch.Tensor, to: torch.device) -> torch.Tensor:
-    """Copy a small tensor from the host without waiting for it: one from pageable memory would wait."""
-    # a share of several processes' batch is not contiguous, and copying it would make a pageable one first
-    return values.contiguous().pin_memory().to(to, non_blocking=True) if to.type == "cuda" else values
+def _available_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux: those that this process may use
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
-def set_deterministic(wanted: bool) -> None:
-    """Refuse every operation whose bits differ from run to run on the same GPU; slower.
+def copy_to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a small tensor from the host without waiting, by way of pinned memory."""
+    # contiguous first: pinning a strided shard of a batch would first copy it to pageable memory
+    return values.contiguous().pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
-    On the CPU the same number of threads gives the same bits anyway.
+
+def set_deterministic(deterministic: bool) -> None:
+    """Let torch reject every operation whose result can differ between runs on the same GPU; slower.
+
+    On the CPU the same number of threads gives the same result anyway.
     """
-    if wanted:
+    if deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when the first GPU operation runs
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 @contextmanager
-def explain_errors(asked: str, cure: str) -> Iterator[None]:
-    """Turn torch's errors on memory and determinism into messages.
+def explain_errors(request: str, fix: str) -> Iterator[None]:
+    """Turn torch's errors about memory and determinism into messages for the user.
 
     Args:
-        asked: the parameter and what it asks the memory to hold.
-        cure: for too little of it.
+        request: the parameter and what it needs memory for, such as ``batch_size: 64 images of 224 px``.
+        fix: what to do if memory is too small.
 
     Raises:
-        UserError: out of the memory of the GPU or the machine; no deterministic implementation.
+        UserError: the memory of the GPU or the machine is too small, or an operation has no deterministic
+            implementation.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        said = str(error)
+        message = str(error)
         if isinstance(error, torch.OutOfMemoryError):
-            raise UserError(f"params.yaml: {asked} do not fit the GPU's memory; {cure}") from None
-        if isinstance(error, MemoryError) or "can't allocate memory" in said:
-            raise UserError(f"params.yaml: {asked} do not fit this machine's memory; {cure}") from None
-        if "deterministic implementation" in said or "CuBLAS and it is not deterministic" in said:
-            raise UserError(f"params.yaml: deterministic: {said.split('. ')[0]}; set it to false") from None
+            raise UserError(f"params.yaml: {request} do not fit the GPU's memory; {fix}") from None
+        if isinstance(error, MemoryError) or "can't allocate memory" in message:
+            raise UserError(f"params.yaml: {request} do not fit this machine's memory; {fix}") from None
+        if "deterministic implementation" in message or "CuBLAS and it is not deterministic" in message:
+            reason = message.split(". ")[0]
+            raise UserError(f"params.yaml: deterministic: {reason}; set it to false") from None
         raise
 
 
-def peak_memory_bytes(on: torch.device) -> int:
-    """Largest memory so far: of the GPU's tensors, or of this process (resident) on the CPU."""
-    if on.type == "cuda":
-        return torch.cuda.max_memory_allocated(on)
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak of the memory of tensors on a GPU, or of this process's resident memory on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

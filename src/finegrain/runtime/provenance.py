@@ -8,7 +8,7 @@ import torch
 
 
 def git_revision() -> str | None:
-    """The commit of the current folder, ``-dirty`` where src or params.yaml differ; None outside git."""
+    """Commit of the current folder, with ``-dirty`` if src or params.yaml were changed; None outside git."""
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
         changed = subprocess.run(
@@ -19,16 +19,16 @@ def git_revision() -> str | None:
     return commit.stdout.strip() + ("-dirty" if changed.stdout.strip() else "")
 
 
-def environment(on: torch.device, precision_bf16: bool) -> dict[str, str | int]:
-    """What the bits of a result depend on besides commit and data."""
-    name = torch.cuda.get_device_name(on) if on.type == "cuda" else platform.machine()
+def environment(device: torch.device, bf16: bool) -> dict[str, str | int]:
+    """Versions, hardware and precision: a result is the same bit for bit only where these are the same."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": version("torchvision"),
-        "device": on.type,
+        "device": device.type,
         "device_name": name,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "precision": "bf16" if precision_bf16 else "fp32",
+        "precision": "bf16" if bf16 else "fp32",
     }

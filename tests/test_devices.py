@@ -1,0 +1,92 @@
+"""Only one process at a time may use all cores of a machine."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+
+import pytest
+import torch
+from pipeline import ROOT
+
+from finegrain.runtime import devices
+
+CPU = torch.device("cpu")
+HOLD_CORES = """
+import sys
+import torch
+from finegrain.runtime import devices
+with devices.exclusive_cores(torch.device("cpu")):
+    print("in", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def hold_cores(folder, threads: int) -> subprocess.Popen[str]:
+    """Start another process that holds all cores, until it gets a line or is killed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(folder)}
+    environment["OMP_NUM_THREADS"] = str(threads)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD_CORES], env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    )
+    assert process.stdout and process.stdout.readline() == "in\n"
+    return process
+
+
+@pytest.fixture
+def lock_folder(tmp_path, monkeypatch):
+    """Folder of the lock, for this process and others; this process finds four cores."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    before = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(before)
+
+
+def test_a_second_user_of_all_cores_waits_for_the_first(lock_folder, capfd):
+    first = hold_cores(lock_folder, threads=32)
+    torch.set_num_threads(3)
+    entered = threading.Event()
+
+    def enter() -> None:
+        with devices.exclusive_cores(CPU):
+            entered.set()
+
+    waiting = threading.Thread(target=enter)
+    waiting.start()
+    assert not entered.wait(0.5)
+    first.communicate("\n")
+    waiting.join(10)
+    assert entered.is_set()
+    assert "OMP_NUM_THREADS=2" in capfd.readouterr().err
+
+
+def test_a_killed_process_releases_the_cores(lock_folder):
+    first = hold_cores(lock_folder, threads=32)
+    first.kill()
+    first.communicate()
+    torch.set_num_threads(4)
+    with devices.exclusive_cores(CPU):
+        pass
+
+
+@pytest.mark.parametrize(("threads", "device"), [(2, "cpu"), (4, "cuda")])
+def test_half_of_the_cores_and_a_gpu_need_not_wait(lock_folder, threads, device):
+    torch.set_num_threads(4)
+    with devices.exclusive_cores(CPU):
+        torch.set_num_threads(threads)
+        with devices.exclusive_cores(torch.device(device)):
+            pass
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(lock_folder):
+    target = lock_folder / "target"
+    target.write_text("mine")
+    (lock_folder / f"finegrain-cores-{os.getuid()}.lock").symlink_to(target)
+    torch.set_num_threads(4)
+    with pytest.raises(OSError):
+        with devices.exclusive_cores(CPU):
+            pass
+    assert target.read_text() == "mine"
