@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a worker already; before anything imports torch
@@ -11,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a worker already; befor
 import hypothesis
 import numpy as np
 import pytest
+import stub_stages
 from clone import Clone
 
 # the same cases in every run of the suite; HYPOTHESIS_PROFILE=long looks for new ones
@@ -29,23 +31,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
-@pytest.fixture(scope="session")
-def ran(tmp_path_factory) -> Clone:
-    """A clone in which ``dvc repro`` has run once and its results are committed; to be copied, not changed.
-
-    Made once for all processes of pytest-xdist.
-    """
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Clone]) -> Clone:
+    """A clone that the first process of pytest-xdist to need it makes for all."""
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
-    made = shared / "ran.pickle"
-    with (shared / "ran.lock").open("w") as lock:
+    made = shared / f"{name}.pickle"
+    with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.is_file():
-            clone = Clone.tiny(shared / "ran" / "clone")
-            clone("dvc repro")
-            clone.commit("run")
-            made.write_bytes(pickle.dumps(clone))
+            made.write_bytes(pickle.dumps(make(shared / name / "clone")))
     return pickle.loads(made.read_bytes())
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory) -> Clone:
+    """A clone in which ``dvc repro`` has trained and its results are committed; to be copied, not changed."""
+
+    def make(folder: Path) -> Clone:
+        made = Clone.tiny(folder)
+        made("dvc repro")
+        made.commit("run")
+        return made
+
+    return made_once(tmp_path_factory, "ran", make)
+
+
+@pytest.fixture(scope="session")
+def stubbed(tmp_path_factory) -> Clone:
+    """As ``ran``, in seconds: its stages are the stubs of helpers/stub_stage.py."""
+    return made_once(tmp_path_factory, "stubbed", stub_stages.stub_clone)
 
 
 @pytest.fixture
