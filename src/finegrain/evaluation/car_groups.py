@@ -1,6 +1,7 @@
-"""Make, body type and year of a car, where class names carry them: was a mistake at least of the right make?
+"""Make, body type and year of cars, read from class names: how many mistakes stay within the same make?
 
-Names as Stanford Cars has them (Krause et al. 2013): make, model, body type, year: "Audi TT Coupe 2012".
+Class names must look like those of Stanford Cars (Krause et al. 2013): "Audi TT Coupe 2012", which is make,
+model, body type and year.
 """
 
 import re
@@ -19,28 +20,29 @@ _BODIES = {
     "Cab": "Pickup", "SuperCab": "Pickup", "Pickup": "Pickup",
 }  # fmt: skip
 MIN_SHARE = 0.9
-"""Share of the classes that must be named so; of birds and foods the first word is no make."""
+"""Share of the classes that must have such a name; otherwise, as for birds and foods, there are no groups."""
 
 
 def from_class_names(classes: Sequence[str]) -> dict[str, list[str]]:
-    """``make``, ``body`` and ``year`` -> the group of each class; nothing if the names do not tell."""
-    found = [_CAR.fullmatch(name) for name in classes]
-    if sum(match is not None for match in found) < MIN_SHARE * len(classes):
+    """Map ``make``, ``body`` and ``year`` to the group of each class; empty for classes that are not cars."""
+    matches = [_CAR.fullmatch(name) for name in classes]
+    if sum(match is not None for match in matches) < MIN_SHARE * len(classes):
         return {}
-    two = [
+    two_word_makes = [
         next((make for make in _MAKES_OF_TWO_WORDS if name.startswith(f"{make} ")), "") for name in classes
     ]
     return {
         "make": [
-            pair or (match["make"] if match else "other") for pair, match in zip(two, found, strict=True)
+            two_words or (match["make"] if match else "other")
+            for two_words, match in zip(two_word_makes, matches, strict=True)
         ],
-        "body": [_body(match["rest"]) if match else "other" for match in found],
-        "year": [match["year"] if match else "other" for match in found],
+        "body": [_body(match["rest"]) if match else "other" for match in matches],
+        "year": [match["year"] if match else "other" for match in matches],
     }
 
 
 def _body(words: str) -> str:
-    """The last word that is one: trims such as "IPL" stand behind it."""
+    """The last word that is a body type, as trims such as "IPL" may follow it."""
     return next((_BODIES[word] for word in reversed(words.split()) if word in _BODIES), "other")
 
 
@@ -52,43 +54,45 @@ class GroupRow:
     classes: int
     images: int
     top1: float
-    """Share of its images whose class is right."""
+    """Share of its images whose class is predicted correctly."""
     group_top1: float
-    """Share of its images that are taken for a class of this group."""
+    """Share of its images that are predicted as some class of this group."""
 
 
 def group_table(groups: Sequence[str], labels: Ints, predicted: Ints) -> list[GroupRow]:
-    """A row for each group that has a test image, the most images first.
+    """One row for each group that has a test image, ordered by decreasing number of images.
 
     Args:
-        groups: ``[C]`` the group of each class.
-        labels: ``[N]`` class ids; ``predicted`` alike.
+        groups: ``[C]`` group of each class.
+        labels: ``[N]`` true class ids.
+        predicted: ``[N]`` predicted class ids.
     """
     names, group = np.unique(np.array(groups, object), return_inverse=True)
     rows = []
     for index, name in enumerate(names):
-        own = group[labels] == index
-        if own.any():
-            right = float((labels == predicted)[own].mean())
-            inside = float((group[predicted] == index)[own].mean())
-            rows.append(GroupRow(str(name), int((group == index).sum()), int(own.sum()), right, inside))
+        in_group = group[labels] == index
+        if in_group.any():
+            top1 = float((labels == predicted)[in_group].mean())
+            group_top1 = float((group[predicted] == index)[in_group].mean())
+            classes, images = int((group == index).sum()), int(in_group.sum())
+            rows.append(GroupRow(str(name), classes, images, top1, group_top1))
     return sorted(rows, key=lambda row: (-row.images, row.name))
 
 
 def group_summary(groups: Sequence[str], labels: Ints, predicted: Ints) -> dict[str, float]:
-    """How often the group is right, and how much of the mistakes that is.
+    """How often the predicted class is in the correct group, and in which share of the mistakes.
 
     Returns:
-        top1: share of the images taken for a class of the right group.
-        of_mistakes: share of the mistakes that stay in the right group; 0 without a mistake.
-        of_mistakes_by_chance: the same if every mistake fell on any other class.
+        top1: share of the images that are predicted as a class of the correct group.
+        of_mistakes: share of the mistakes that stay in the correct group; 0 without a mistake.
+        of_mistakes_by_chance: the same share if every other class were equally likely in a mistake.
     """
     group = np.unique(np.array(groups, object), return_inverse=True)[1]
     size = np.bincount(group)
-    wrong, inside = labels != predicted, group[labels] == group[predicted]
-    others = (size[group[labels[wrong]]] - 1) / (len(groups) - 1)
+    incorrect, same_group = labels != predicted, group[labels] == group[predicted]
+    by_chance = (size[group[labels[incorrect]]] - 1) / (len(groups) - 1)
     return {
-        "top1": float(inside.mean()),
-        "of_mistakes": float(inside[wrong].mean()) if wrong.any() else 0.0,
-        "of_mistakes_by_chance": float(others.mean()) if wrong.any() else 0.0,
+        "top1": float(same_group.mean()),
+        "of_mistakes": float(same_group[incorrect].mean()) if incorrect.any() else 0.0,
+        "of_mistakes_by_chance": float(by_chance.mean()) if incorrect.any() else 0.0,
     }

@@ -1,4 +1,4 @@
-"""What logits are worth: metrics and their intervals."""
+"""Classification metrics of one model with their 95 % intervals, and its confusions."""
 
 from collections.abc import Callable
 
@@ -9,99 +9,110 @@ from finegrain.models import calibration
 from finegrain.models.outputs import Floats, Ints, Predictions
 
 BOOTSTRAP_DRAWS = 2_000
-"""Of the bootstrap."""
+"""Number of bootstrap samples."""
 
 
-def compute_metrics(answers: Predictions, weights: Ints | None = None) -> dict[str, float]:
+def compute_metrics(predictions: Predictions, weights: Ints | None = None) -> dict[str, float]:
     """top1, top5, macro_f1, mean_class_accuracy, ece (all in 0..1) and loss (nats).
 
     Macro-F1 and mean class accuracy are means over the classes that have an image.
 
     Args:
-        weights: ``[N]`` how often each image counts; none: once.
+        weights: ``[N]`` how often each image counts; None means once.
     """
-    weight = np.ones(len(answers)) if weights is None else weights.astype(np.float64)
-    total, correct = weight.sum(), answers.correct
+    weight = np.ones(len(predictions)) if weights is None else weights.astype(np.float64)
+    total, correct = weight.sum(), predictions.correct
 
-    def by_class(ids: Ints, value: Floats) -> Floats:
-        return np.bincount(ids, value, answers.classes).astype(np.float64)
+    def sum_by_class(ids: Ints, values: Floats) -> Floats:
+        return np.bincount(ids, values, predictions.num_classes).astype(np.float64)
 
-    images = by_class(answers.labels, weight)
-    said, right = by_class(answers.predicted, weight), by_class(answers.labels, weight * correct)
-    seen = images > 0
+    images = sum_by_class(predictions.labels, weight)
+    predicted = sum_by_class(predictions.predicted, weight)
+    true_positives = sum_by_class(predictions.labels, weight * correct)
+    present = images > 0
     return {
         "top1": float((weight * correct).sum() / total),
-        "top5": float((weight * answers.in_top).sum() / total),
-        "macro_f1": float((2 * right[seen] / (images[seen] + said[seen])).mean()),
-        "mean_class_accuracy": float((right[seen] / images[seen]).mean()),
-        "loss": float((weight * answers.loss).sum() / total),
-        "ece": calibration.reliability_bins(answers.confidence, correct, weights).error,
+        "top5": float((weight * predictions.correct_in_top5).sum() / total),
+        "macro_f1": float((2 * true_positives[present] / (images[present] + predicted[present])).mean()),
+        "mean_class_accuracy": float((true_positives[present] / images[present]).mean()),
+        "loss": float((weight * predictions.loss).sum() / total),
+        "ece": calibration.reliability_bins(predictions.confidence, correct, weights).ece,
     }
 
 
-def confidence_intervals(answers: Predictions, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """95 % interval of each metric: Wilson's for top1 and top5, for the others of the bootstrap over images.
+def confidence_intervals(predictions: Predictions, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """95 % interval of each metric: Wilson's for top1 and top5, a bootstrap over the images for the others.
 
-    The percentile bootstrap of a share close to 1 is too narrow, and of 100 % it is a point; Wilson's is not.
+    The percentile bootstrap is too narrow for a share close to 1, and for 100 % it is a point; Wilson's
+    interval is not.
     """
-    found = bootstrap(answers, compute_metrics, seed)
-    n = len(answers)
-    found["top1"] = wilson_interval(int(answers.correct.sum()), n)
-    found["top5"] = wilson_interval(int(answers.in_top.sum()), n)
-    return found
+    intervals = bootstrap(predictions, compute_metrics, seed)
+    n = len(predictions)
+    intervals["top1"] = wilson_interval(int(predictions.correct.sum()), n)
+    intervals["top5"] = wilson_interval(int(predictions.correct_in_top5.sum()), n)
+    return intervals
 
 
 def bootstrap(
-    answers: Predictions,
+    predictions: Predictions,
     statistic: Callable[[Predictions, Ints], dict[str, float]],
     seed: int = 0,
     draws: int = BOOTSTRAP_DRAWS,
 ) -> dict[str, tuple[float, float]]:
-    """95 % percentile interval (Efron 1979) of each value, over draws of the images with replacement."""
-    rng, n = np.random.default_rng(seed), len(answers)
-    drawn = [
-        statistic(answers, np.bincount(rng.integers(0, n, n), minlength=n).astype(np.int64))
+    """95 % percentile interval (Efron 1979) of each value of a statistic.
+
+    Args:
+        statistic: maps predictions and ``[N]`` weights, how often each image was drawn, to named values.
+    """
+    rng, n = np.random.default_rng(seed), len(predictions)
+    samples = [
+        statistic(predictions, np.bincount(rng.integers(0, n, n), minlength=n).astype(np.int64))
         for _ in range(draws)
     ]
     return {
-        name: tuple(np.quantile([values[name] for values in drawn], (0.025, 0.975)).tolist())
-        for name in drawn[0]
+        name: tuple(np.quantile([values[name] for values in samples], (0.025, 0.975)).tolist())
+        for name in samples[0]
     }
 
 
 def wilson_interval(correct: float, images: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927), which stays inside 0..1 and holds for few images too.
+    """95 % score interval of a share (Wilson 1927), which stays inside 0..1 and holds for few images too.
 
     Args:
-        correct: a number of images; of a mean over seeds it need not be whole.
+        correct: number of images; it need not be whole, as for a mean over seeds.
     """
     z = float(norm.ppf(0.975))
     share = correct / images
-    centre = share + z * z / (2 * images)
-    reach = z * np.sqrt(share * (1 - share) / images + (z / (2 * images)) ** 2)
-    low, high = ((centre + sign * reach) / (1 + z * z / images) for sign in (-1, 1))
-    # rounding may leave them beyond the share itself where it is 0 or 1
+    center = share + z * z / (2 * images)
+    margin = z * np.sqrt(share * (1 - share) / images + (z / (2 * images)) ** 2)
+    low, high = ((center + sign * margin) / (1 + z * z / images) for sign in (-1, 1))
+    # where the share is 0 or 1, rounding may put an end beyond it
     return min(share, max(0.0, float(low))), max(share, min(1.0, float(high)))
 
 
 def per_class_recall(labels: Ints, predicted: Ints, classes: int) -> tuple[Ints, Floats]:
-    """Images and share of right answers of each class, ``[classes]`` each; 0 for a class without images."""
+    """Number of images and recall of each class, ``[classes]`` each; 0 for a class without images."""
     images = np.bincount(labels, minlength=classes)
-    right = np.bincount(labels[labels == predicted], minlength=classes)
-    return images, right / np.maximum(images, 1)
+    correct = np.bincount(labels[labels == predicted], minlength=classes)
+    return images, correct / np.maximum(images, 1)
 
 
 def confusion_matrix(labels: Ints, predicted: Ints, shown: Ints) -> Ints:
-    """Counts ``[S, S]`` among the S classes ``shown``, sorted: rows are the truth, columns the prediction."""
+    """Numbers of images ``[S, S]`` among S classes: rows are the true class, columns the predicted one.
+
+    Args:
+        shown: ``[S]`` class ids in increasing order; images with another true or predicted class are left
+            out.
+    """
     inside = np.isin(labels, shown) & np.isin(predicted, shown)
     rows, columns = np.searchsorted(shown, labels[inside]), np.searchsorted(shown, predicted[inside])
     return np.bincount(rows * len(shown) + columns, minlength=len(shown) ** 2).reshape(len(shown), -1)
 
 
 def most_confused_classes(labels: Ints, predicted: Ints, classes: int, most: int) -> Ints:
-    """The classes of the most mistakes, as the truth or as the answer; in their own order."""
-    wrong = labels != predicted
-    mistakes = np.bincount(np.concatenate((labels[wrong], predicted[wrong])), minlength=classes)
+    """Ids of the classes with the most mistakes, as the true or the predicted class, in increasing order."""
+    incorrect = labels != predicted
+    mistakes = np.bincount(np.concatenate((labels[incorrect], predicted[incorrect])), minlength=classes)
     return np.sort(np.argsort(-mistakes, kind="stable")[:most])
 
 
@@ -109,11 +120,11 @@ def confused_pairs(
     labels: Ints, predicted: Ints, names: list[str], most: int
 ) -> list[tuple[str, str, int, int]]:
     """(true class, predicted class, mistakes, images of the true class), most mistakes first."""
-    wrong, images = labels != predicted, np.bincount(labels, minlength=len(names))
-    codes, mistakes = np.unique(labels[wrong] * len(names) + predicted[wrong], return_counts=True)
+    incorrect, images = labels != predicted, np.bincount(labels, minlength=len(names))
+    codes, mistakes = np.unique(labels[incorrect] * len(names) + predicted[incorrect], return_counts=True)
     order = np.argsort(-mistakes, kind="stable")[:most]
     pairs = zip((codes[order] // len(names)).tolist(), (codes[order] % len(names)).tolist(), strict=True)
     return [
-        (names[true], names[said], int(mistakes[i]), int(images[true]))
-        for i, (true, said) in zip(order, pairs, strict=True)
+        (names[true], names[other], int(mistakes[i]), int(images[true]))
+        for i, (true, other) in zip(order, pairs, strict=True)
     ]

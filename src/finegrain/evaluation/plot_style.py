@@ -1,7 +1,7 @@
-"""The look of all charts, and how they become the same PNG bytes every time.
+"""Style of all plots, and their rendering to PNG: the same figure always gives the same bytes.
 
-Colours are Okabe and Ito's, which stay apart for colour-blind readers (https://jfly.uni-koeln.de/color/); a
-model also has its own marker.
+The colors are those of Okabe and Ito, which color-blind readers can distinguish
+(https://jfly.uni-koeln.de/color/); each model also has its own marker.
 """
 
 import io
@@ -17,9 +17,11 @@ from PIL import Image
 
 from finegrain.core import file_io
 
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 GRAY = "#555555"
 DPI = 144
-# DejaVu comes with matplotlib; a class name in another script is boxes unless a font here has its letters
+# matplotlib brings DejaVu; class names in other scripts need one of these fonts, or show as boxes
 _OTHER_SCRIPTS = ("Noto Sans CJK JP", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari")
 _STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans", *sorted(set(_OTHER_SCRIPTS) & set(get_font_names()))],
@@ -27,18 +29,18 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888", "axes.axisbelow": True,
     "axes.grid": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.7, "legend.frameon": False,
 }  # fmt: skip
-# as a decorator: whatever the user's matplotlibrc says
 styled = matplotlib.style.context(["default", _STYLE])
+"""Decorator that draws a figure in this style, whatever the user's matplotlibrc contains."""
 
 
 @styled
 def render_png(figure: Figure) -> bytes:
-    """The figure as a PNG of 256 colours: charts need no more, and git keeps a third of the bytes."""
+    """The figure as a PNG of 256 colors: enough for plots, and a third of the bytes in git."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     stream = io.BytesIO()
-    picture.quantize(256, dither=Image.Dither.NONE).save(stream, format="png", optimize=True)
+    image.quantize(256, dither=Image.Dither.NONE).save(stream, format="png", optimize=True)
     return stream.getvalue()
 
 
@@ -47,11 +49,7 @@ def save_png(figure: Figure, file: Path) -> None:
 
 
 def shorten(name: str, letters: int = 46) -> str:
-    """One printable line; a long name loses its middle, as makes and years stand at the ends."""
+    """One printable line; a long name loses its middle, since make and year are at its ends."""
     name = "".join(letter if letter.isprintable() else "�" for letter in name)
     tail = letters // 3
     return name if len(name) <= letters else f"{name[: letters - tail - 1].rstrip()}…{name[-tail:].lstrip()}"
-
-
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")

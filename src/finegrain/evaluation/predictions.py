@@ -1,7 +1,7 @@
-"""The predictions of one model for every test image, kept so that models can be compared pair by pair.
+"""The predictions of one model for every test image, stored so that models can be compared image by image.
 
-Whole as Parquet, by DVC; and which of them are right as text, small enough for git: verdicts need no more, so
-that a pull request is judged where DVC's remote cannot be read.
+DVC keeps the whole table as Parquet. Git keeps only which predictions are correct, as a small text file: that
+is all a verdict needs, so a pull request can be judged where DVC's remote cannot be read.
 """
 
 import hashlib
@@ -17,41 +17,49 @@ from finegrain.core import file_io
 from finegrain.core.errors import UserError
 from finegrain.models.outputs import Predictions
 
-CORRECT_COLUMNS = ("class", "images", "right")
+CORRECT_COLUMNS = ("class", "images", "correct")
 OTHER_CLASS = "another class"
 
 
 def predictions_table(
-    manifest: Path, answers: Predictions, calibrated: Predictions, names: list[str]
+    manifest: Path, raw: Predictions, calibrated: Predictions, names: list[str]
 ) -> pd.DataFrame:
     """Path, class, loss, confidence, then the five most probable classes and their probabilities.
 
     Args:
-        manifest: its test rows stand in the order of the answers.
-        calibrated: the same with the temperature: ``confidence`` is of these, all else of ``answers``.
+        manifest: CSV whose test rows are in the order of the predictions.
+        raw: predictions of the test split without a temperature, from which all other columns come.
+        calibrated: predictions with the temperature, from which ``confidence`` comes.
+
+    Raises:
+        UserError: the manifest lists other test images than the predictions have labels for.
     """
     rows = pd.read_csv(manifest, usecols=["path", "class", "split"], dtype=str, keep_default_na=False)
     rows = rows[rows["split"] == "test"]
-    if [names[i] for i in answers.labels] != rows["class"].tolist():
+    if [names[i] for i in raw.labels] != rows["class"].tolist():
         raise UserError(
-            f"{manifest}: its test images are not those of the pack; run `dvc repro` from the start"
+            f"{manifest}: its test images are not those of the pack; run `dvc repro` to make both again"
         )
-    columns = {"path": rows["path"], "class": rows["class"], "loss": answers.loss}
+    columns = {"path": rows["path"], "class": rows["class"], "loss": raw.loss}
     frame = pd.DataFrame(columns | {"confidence": calibrated.confidence}).reset_index(drop=True)
-    for rank in range(answers.top.shape[1]):
-        frame[f"class_{rank + 1}"] = np.array(names, object)[answers.top[:, rank]]
-        frame[f"p_{rank + 1}"] = answers.probabilities[:, rank]
+    for rank in range(raw.top_classes.shape[1]):
+        frame[f"class_{rank + 1}"] = np.array(names, object)[raw.top_classes[:, rank]]
+        frame[f"p_{rank + 1}"] = raw.top_probabilities[:, rank]
     return frame
 
 
 def write_predictions(file: Path, frame: pd.DataFrame) -> None:
-    """Keep a ``table`` as Parquet."""
+    """Write a predictions table as Parquet."""
     with file_io.replace_file(file) as temporary:
         frame.to_parquet(temporary, index=False)
 
 
 def read_predictions(file: Path) -> pd.DataFrame:
-    """The ``table``, with a column ``correct`` (bool)."""
+    """The predictions table with a further column ``correct`` (bool).
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
     try:
         return parse_predictions(file)
     except FileNotFoundError:
@@ -61,10 +69,11 @@ def read_predictions(file: Path) -> pd.DataFrame:
 
 
 def parse_predictions(source: Path | BinaryIO) -> pd.DataFrame:
-    """As ``read``.
+    """The same as ``read_predictions``, for a file or an open stream.
 
     Raises:
-        OSError: there is no such file, or it is damaged; ValueError: it is no Parquet.
+        OSError: the file is missing or damaged.
+        ValueError: it is not a Parquet file.
     """
     frame = pd.read_parquet(source)
     frame["correct"] = frame["class"] == frame["class_1"]
@@ -72,14 +81,14 @@ def parse_predictions(source: Path | BinaryIO) -> pd.DataFrame:
 
 
 def correct_rows(frame: pd.DataFrame) -> list[tuple[str, str, str]]:
-    """Which answers are right: a row of ``RIGHT`` for each class.
+    """Which predictions are correct: a row of ``CORRECT_COLUMNS`` for each class.
 
     Args:
-        frame: with ``path``, ``class`` and ``class_1`` of each test image.
+        frame: ``path``, ``class`` and ``class_1`` of each test image.
 
     Returns:
-        ``images`` is a hash of the paths of the class's test images in their order, ``right`` a 1 or a 0 for
-        each of them.
+        ``images`` is a hash of the paths of the class's test images in their order; the last column holds a 1
+        (correct) or a 0 for each of them.
     """
     rows = []
     for name, group in frame.groupby("class", sort=False):
@@ -90,21 +99,21 @@ def correct_rows(frame: pd.DataFrame) -> list[tuple[str, str, str]]:
 
 
 def anonymize(frame: pd.DataFrame) -> pd.DataFrame:
-    """A ``table`` as ``parse_right`` gives it back."""
+    """A predictions table as it is after ``correct_rows`` and ``parse_correct``."""
     return _expand_rows(correct_rows(frame))
 
 
 def parse_correct(content: bytes) -> pd.DataFrame:
-    """The CSV of ``right``'s rows, as a ``table`` of ``path``, ``class`` and ``class_1`` alone.
+    """Read the CSV of ``correct_rows`` as a predictions table with ``path``, ``class`` and ``class_1`` only.
 
-    A path is the hash of its class and a number: the same wherever that class has the same images. A wrong
-    answer is ``WRONG``.
+    A path is the hash of its class's images and a number: the same wherever that class has the same images.
+    ``class_1`` of an incorrect prediction is ``OTHER_CLASS``.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: the content is not such a CSV.
     """
     kept = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
-    if tuple(kept.columns) != CORRECT_COLUMNS or not kept["right"].str.fullmatch("[01]+").all():
+    if tuple(kept.columns) != CORRECT_COLUMNS or not kept["correct"].str.fullmatch("[01]+").all():
         raise ValueError(f"its columns must be {', '.join(CORRECT_COLUMNS)}, the last of ones and zeros")
     return _expand_rows(kept.itertuples(index=False, name=None))
 
