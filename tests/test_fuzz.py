@@ -148,7 +148,8 @@ def test_a_harmed_image(kind, harm, side):
 @pytest.fixture(scope="module")
 def sidecar() -> dict[str, object]:
     return {
-        "format": 3, "sha256": "0" * 64, "model": "resnet18", "classes": ["a", "b"], "image_size": 32,
+        "format": storage.FORMAT, "sha256": "0" * 64, "model": "resnet18", "classes": ["a", "b"],
+        "image_size": 32,
         "pack_image_size": 32,
         "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "refit": False, "temperature": 1.0,
         "unknown_below": 0.4,

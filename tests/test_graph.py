@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from test_model import HEADS
+from test_build import HEADS
 from torch import nn
 
 from finegrain.config.training import HeadParams

@@ -1,4 +1,4 @@
-"""Two processes on the CPU train as one does; a lost one ends all, and the next run goes on."""
+"""Two processes on the CPU train like one; if one is killed, all stop and the next run continues."""
 
 import contextlib
 import json
@@ -130,7 +130,7 @@ def test_two_processes_compute_what_one_does(project, tiny_pack):
     two = train(project, **head_only(), devices=2)
     assert two.returncode == 0, two.stderr
     again, same = history(project), load_file(project / f"models/tiny/{RUN}.safetensors")
-    assert two.stderr.count("epoch 3: train loss") == 1  # one process speaks
+    assert two.stderr.count("epoch 3: train loss") == 1  # only the main process reports
     np.testing.assert_allclose(again.select_dtypes("number"), rows.select_dtypes("number"), rtol=1e-4)
     for name, value in weights.items():
         torch.testing.assert_close(same[name], value, rtol=1e-4, atol=1e-5)

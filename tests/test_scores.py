@@ -65,7 +65,11 @@ def test_weights_are_repeats():
     some, weights = drawn(200, 8), np.random.default_rng(2).integers(0, 4, 200)
     again = np.repeat(np.arange(200), weights)
     repeated = Predictions(
-        some.labels[again], some.top[again], some.probabilities[again], some.loss[again], some.classes
+        some.labels[again],
+        some.top_classes[again],
+        some.top_probabilities[again],
+        some.loss[again],
+        some.num_classes,
     )
     assert metrics.compute_metrics(some, weights) == pytest.approx(metrics.compute_metrics(repeated))
 
@@ -87,7 +91,11 @@ def test_intervals_cover_the_truth_in_about_95_of_100_samples():
     for seed in range(samples):
         pick = rng.integers(0, len(whole), 200)
         part = Predictions(
-            whole.labels[pick], whole.top[pick], whole.probabilities[pick], whole.loss[pick], whole.classes
+            whole.labels[pick],
+            whole.top_classes[pick],
+            whole.top_probabilities[pick],
+            whole.loss[pick],
+            whole.num_classes,
         )
         found = metrics.bootstrap(part, metrics.compute_metrics, seed, draws=300)
         found["top1"] = metrics.wilson_interval(int(part.correct.sum()), len(part))

@@ -98,3 +98,17 @@ def test_every_script_imports_it_before_anything_slow(name):
     lines = (ROOT / script_of(name)).read_text().splitlines()
     imports = [line for line in lines if line.startswith(("import ", "from "))]
     assert imports[0].startswith("from finegrain.core import process ")
+
+
+def test_garbage_collection_is_off_only_while_a_stage_imports():
+    code = (
+        "import gc\nfrom finegrain.core import process\n"
+        "show = lambda: print(gc.isenabled())\nshow()\nprocess.run_main(show)"
+    )
+    for environment, expected in ({}, ["True", "True"]), ({"DVC_STAGE": "train@a-0"}, ["False", "True"]):
+        usual = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=usual | environment | {"PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.stdout.split() == expected, done.stderr
