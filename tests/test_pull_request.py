@@ -53,7 +53,10 @@ def test_a_worse_model(history, capsys):
     assert status == 0 and headline(text) == "Significantly worse: net (−50.0) points of top-1."
     assert f"→ `this branch` ({commit[:7]}), compared on the same 20 test images" in text
     assert re.search(r"\| `lr` +\| `0.1` +\| `0.2` +\|", text)
-    assert "<summary>net: classes and images</summary>" in text and "Right before, wrong after: 10 im" in text
+    assert (
+        "<summary>net: classes and images</summary>" in text
+        and "Correct before, incorrect after: 10 im" in text
+    )
     assert re.search(r"\| params.yaml \| lr +\| 0.1 +\| 0.2 +\|", text)  # by `dvc params diff`
     assert comment(capsys, "--fail-if-worse")[0] == 1
 
@@ -75,7 +78,7 @@ def test_noise_only(history, capsys):
     history.commit("noise")
     status, text = comment(capsys, "--fail-if-worse")
     assert status == 0 and headline(text) == "Within noise: net (−5.0) points of top-1."
-    assert "the luck of training is not counted" in text
+    assert "seed variance is not counted" in text
 
 
 def test_a_new_model_and_a_dropped_one(history, capsys):
@@ -88,7 +91,7 @@ def test_a_new_model_and_a_dropped_one(history, capsys):
     history.results({"big-0": OTHER}, models=["big"], seeds=[0], lr=0.1)
     history.commit("drop")
     text = comment(capsys, base="change")[1]
-    assert headline(text) == "Unchanged: big; the winner is another one, within noise; dropped: net."
+    assert headline(text) == "Unchanged: big; the winner is another model, within noise; dropped: net."
     assert re.search(r"\| net .* dropped +\|", text)
 
 
@@ -100,7 +103,7 @@ def test_a_failed_run(history, capsys, tmp_path):
     log.write_text("epoch 1\repoch 2\n\n\x1b[31merror: out of memory\x1b[0m\n```<b>@all\n")
     status, text = comment(capsys, "--log", log)
     assert status == 1 and headline(text) == "No results to judge"
-    assert "predictions/big-0.parquet is not to be found" in text and "`dvc repro` makes it" in text
+    assert "predictions/big-0.parquet not found" in text and "`dvc repro` makes it" in text
     assert "````text\nepoch 2\nerror: out of memory\n```<b>@all\n````" in text
     assert re.search(r"\| params.yaml \| models +\|", text)
 
@@ -123,7 +126,7 @@ def test_the_first_results_have_nothing_to_be_compared_with(project, capsys):
     empty.commit("first")
     status, text = comment(capsys)
     assert status == 0 and headline(text) == "Nothing to compare with `main`"
-    assert "params.yaml is not to be found" in text
+    assert "params.yaml not found" in text
     assert re.search(r"\| net +\| +1 \| +50.00 % \| +95.00 % \[76.4 %, 99.1 %\] \|", text)
 
 
@@ -164,8 +167,10 @@ def test_a_clone_as_continuous_integration_makes_it(history, tmp_path, monkeypat
     monkeypatch.setenv("HOME", str(tmp_path))
     status, text = comment(capsys)
     assert status == 0 and headline(text) == "Significantly worse: net (−50.0) points of top-1."
-    assert "Which images flipped is not known here" in text and "Right before, wrong after: 10 im" in text
-    assert re.search(r"because main: data/d/predictions/net-0.parquet is not .* \(.*credentials.*\)", text)
+    assert (
+        "Which images flipped is not known here" in text and "Correct before, incorrect after: 10 im" in text
+    )
+    assert re.search(r"because main: data/d/predictions/net-0.parquet not found .* \(.*credentials.*\)", text)
 
 
 def test_another_branch_s_predictions_in_the_folder_are_not_taken_for_this_one_s(history, capsys):
@@ -189,11 +194,11 @@ def test_a_leaderboard_of_other_predictions_is_told(history, capsys):
     history.commit("half")
     status, text = comment(capsys)
     assert status == 1 and headline(text) == "The results are not those of this code"
-    assert "- `compare`: reports/leaderboard.json is not of these predictions" in text
+    assert "- `compare`: reports/leaderboard.json does not match these predictions" in text
     for spoilt in ("<<<<<<< HEAD", "[]", '{"models": {"net": {}}}', '{"models": null}'):
         (history.folder / "reports/leaderboard.json").write_text(spoilt)
         history.commit("spoilt")
-        assert "reports/leaderboard.json is not of these predictions" in comment(capsys)[1]
+        assert "reports/leaderboard.json does not match these predictions" in comment(capsys)[1]
     board["models"]["net"]["test_top1"] = 0.5
     file_io.write_json(history.folder / "reports/leaderboard.json", board)
     history.commit("whole")

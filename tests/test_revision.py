@@ -29,7 +29,7 @@ def read(name: str) -> RevisionResults:
 
 
 def run(*words: object) -> int:
-    return diff.run(cli.parser().parse_args(["diff", *map(str, words)]))
+    return diff.run(cli.build_parser().parse_args(["diff", *map(str, words)]))
 
 
 def test_a_commit_a_branch_and_the_workspace(history):
@@ -40,7 +40,10 @@ def test_a_commit_a_branch_and_the_workspace(history):
     for name in ("first", "HEAD", commit[:10]):
         found = read(name)
         assert found.commit == commit and found.name == name
-        assert found.models["net"].answers.tolist() == [["cat", "cat", "dog", "dog"], ["cat"] + ["dog"] * 3]
+        assert found.models["net"].predictions.tolist() == [
+            ["cat", "cat", "dog", "dog"],
+            ["cat"] + ["dog"] * 3,
+        ]
         assert found.models["net"].val_top1 == 0.25
         assert found.parameters["lr"] == 0.1
         assert found.images.to_dict("list") == {
@@ -48,8 +51,8 @@ def test_a_commit_a_branch_and_the_workspace(history):
             "class": ["cat"] * 4,
         }
     now = read("workspace")
-    assert now.commit is None and now.models["net"].answers.tolist() == [["cat"] * 4]
-    assert now.inputs == {"src/train.py": "1" * 32, "split": "2" * 32} and now.stale == []
+    assert now.commit is None and now.models["net"].predictions.tolist() == [["cat"] * 4]
+    assert now.inputs == {"src/train.py": "1" * 32, "split": "2" * 32} and now.stale_parameters == []
 
 
 def test_a_revision_from_before_there_were_seeds(history):
@@ -57,7 +60,7 @@ def test_a_revision_from_before_there_were_seeds(history):
     history.commit("old")
     history.results({"a-0": "1111"}, models=["a"], seeds=[0])
     found = read("HEAD")
-    assert {name: len(model.answers) for name, model in found.models.items()} == {"a": 1, "b": 1}
+    assert {name: len(model.predictions) for name, model in found.models.items()} == {"a": 1, "b": 1}
     assert found.inputs == {"src/train.py": "1" * 32, "split": "2" * 32}
     assert read("workspace").models.keys() == {"a"}
 
@@ -66,10 +69,10 @@ def test_results_that_are_older_than_a_parameter_are_told_and_1e_06_is_a_number(
     history.results({"net-0": "1100"}, models=["net"], seeds=[0], lr=1e-6)
     lock = history.folder / "dvc.lock"
     lock.write_text(re.sub(r"lr: 1.0e-06", "lr: 1e-06", lock.read_text()))  # as DVC writes it
-    assert "1e-06" in lock.read_text() and read("workspace").stale == []
+    assert "1e-06" in lock.read_text() and read("workspace").stale_parameters == []
     text = (history.folder / "params.yaml").read_text()
     (history.folder / "params.yaml").write_text(text.replace("1.0e-06", "0.1"))
-    assert read("workspace").stale == ["lr"]
+    assert read("workspace").stale_parameters == ["lr"]
 
 
 def test_markdown_json_and_exit_status(history, capsys):
@@ -78,7 +81,10 @@ def test_markdown_json_and_exit_status(history, capsys):
     history.results({"net-0": "0" * 10 + "1" * 10}, models=["net"], seeds=[0], lr=0.2)
     assert run("main", "--images", "2", "--out", "out/diff.md", "--json", "out/diff.json") == 0
     printed = capsys.readouterr()
-    assert printed.out.startswith("**Really worse: net (−50.0) points of top-1.**\n") and printed.err == ""
+    assert (
+        printed.out.startswith("**Significantly worse: net (−50.0) points of top-1.**\n")
+        and printed.err == ""
+    )
     assert printed.out == Path("out/diff.md").read_text()
     assert printed.out.count(".jpg`") == 2
     facts = json.loads(Path("out/diff.json").read_text())
@@ -94,31 +100,32 @@ def test_markdown_json_and_exit_status(history, capsys):
         (lambda f: None, "nowhere: unknown Git revision 'nowhere'; give a branch, tag or commit, or an exp"),
         (
             lambda f: (f / "params.yaml").unlink(),
-            "HEAD: params.yaml is not to be found .*; name a revision of this",
+            "HEAD: params.yaml not found .*; give a revision of this",
         ),
         (lambda f: (f / "params.yaml").write_text("a: [1"), "HEAD: params.yaml is not YAML"),
         (
             lambda f: (f / "params.yaml").write_text("dataset: {name: d}\nmodels: ['@all <b>']"),
             "HEAD: params.yaml: models.0: String should match pattern",
         ),
-        (lambda f: (f / "params.yaml").write_text("[1]"), "HEAD: params.yaml is no mapping"),
+        (lambda f: (f / "params.yaml").write_text("[1]"), "HEAD: params.yaml must be a mapping"),
         (
             lambda f: (f / "params.yaml").write_text("dataset: {name: d}"),
             "HEAD: params.yaml: models: Field required",
         ),
         (
             lambda f: [
-                (f / file).unlink() for file in ("data/d/predictions/b-0.parquet", "reports/d/right/b-0.csv")
+                (f / file).unlink()
+                for file in ("data/d/predictions/b-0.parquet", "reports/d/correct/b-0.csv")
             ],
-            "HEAD: data/d/predictions/b-0.parquet is not to be found .*`git checkout [0-9a-f]{7}`",
+            "HEAD: data/d/predictions/b-0.parquet not found .*`git checkout [0-9a-f]{7}`",
         ),
         (
             lambda f: (f / "metrics/d/b-0.json").unlink(),
-            "HEAD: metrics/d/b-0.json is not to be found .*`dvc fetch --all-commits`",
+            "HEAD: metrics/d/b-0.json not found .*`dvc fetch --all-commits`",
         ),
         (
             lambda f: (f / "metrics/d/b-0.json").write_text("<<<<<<< HEAD"),
-            "HEAD: metrics/d/b-0.json is not a training's metrics",
+            "HEAD: metrics/d/b-0.json is not the metrics of a run",
         ),
         (
             lambda f: (f / "data/d/predictions/b-0.parquet").write_bytes(b"PAR"),
@@ -142,9 +149,7 @@ def test_what_cannot_be_read_is_told_with_its_cure(history, spoil, message):
 
 def test_the_workspace_s_missing_results_are_made_by_dvc_repro(history):
     history.results({"a-0": "11"}, models=["a", "b"], seeds=[0])
-    with pytest.raises(
-        UserError, match="workspace: .*b-0.parquet is not to be found .*; `dvc repro` makes it"
-    ):
+    with pytest.raises(UserError, match="workspace: .*b-0.parquet not found .*; `dvc repro` makes it"):
         read("workspace")
 
 
@@ -158,7 +163,7 @@ def test_without_the_predictions_both_sides_are_judged_by_what_git_holds(history
     """As in a pull request from a fork, whose files are in no remote."""
     net = paths.Run("d", "net", 0)
     history.results({"net-0": "1" * 20}, models=["net"], seeds=[0])
-    kept, file = (history.folder / each for each in (net.predictions, net.right))
+    kept, file = (history.folder / each for each in (net.predictions, net.correct))
     file.unlink()  # main has no such file, but predictions
     history.commit("named")
     history.results({"net-0": "0" * 10 + "1" * 10}, models=["net"], seeds=[0])
@@ -167,15 +172,15 @@ def test_without_the_predictions_both_sides_are_judged_by_what_git_holds(history
     capsys.readouterr()
     assert run("main", "--json", "nameless.json") == 0
     said = capsys.readouterr().out
-    assert said.startswith("**Really worse: net (−50.0) points of top-1.**\n") and ".jpg" not in said
-    assert "Right before, wrong after: 10 images.\n" in said
-    assert "Which images flipped is not known here: " in said and "net-0.parquet is not to be found" in said
+    assert said.startswith("**Significantly worse: net (−50.0) points of top-1.**\n") and ".jpg" not in said
+    assert "Correct before, incorrect after: 10 images.\n" in said
+    assert "Which images flipped is not known here: " in said and "net-0.parquet not found" in said
     named, nameless = (file_io.read_json(Path(f"{name}.json")) for name in ("named", "nameless"))
     assert named["nameless"] is None and "net-0.parquet" in nameless["nameless"]
     verdicts = ("difference", "low", "high", "p_value", "verdict", "classes")
     assert [named["models"][0][key] for key in verdicts] == [nameless["models"][0][key] for key in verdicts]
-    file.write_text("class,right\n")
-    with pytest.raises(UserError, match="workspace: reports/d/right/net-0.csv is not what evaluate writes"):
+    file.write_text("class,correct\n")
+    with pytest.raises(UserError, match="workspace: reports/d/correct/net-0.csv is not what evaluate writes"):
         read("workspace")
 
 
@@ -211,7 +216,7 @@ def test_commits_experiments_a_remote_and_a_cache_that_was_cleared(tmp_path_fact
     assert expected["main~1"] != expected["main"] != expected["workspace"]
     for name, wanted in expected.items():
         side = read(name)
-        assert side.models["resnet18"].answers.tolist() == [wanted] and side.stale == []
+        assert side.models["resnet18"].predictions.tolist() == [wanted] and side.stale_parameters == []
 
     def diff(words: str, code: int = 0) -> str:
         return clone(f"PYTHONPATH={ROOT / 'src'} {sys.executable} -m finegrain.cli diff {words}", code)
@@ -230,5 +235,7 @@ def test_commits_experiments_a_remote_and_a_cache_that_was_cleared(tmp_path_fact
     shutil.rmtree(cached, ignore_errors=True)
     commit = clone("git rev-parse --short=7 main").strip()
     said = diff("main")  # of which git still knows what is right
-    assert f"not known here: this is judged by what git holds of each class, because main: {file}" in said
+    assert (
+        f"not known here: the verdicts come from what git holds of each class, because main: {file}" in said
+    )
     assert f"`git checkout {commit}`, `dvc repro` and `dvc exp save -n again`" in said

@@ -1,7 +1,7 @@
-"""Two sides of a change, such as two commits: which models got better, in which classes, on which images.
+"""What changed between two revisions: which models got better, in which classes, on which images.
 
-Pure: what is on each side comes in, facts come out. Where the sides were tested on other images, those that
-they share are compared.
+The results come as arguments, nothing here reads files. If the revisions have different test images, those
+that both have are compared.
 """
 
 from collections import Counter
@@ -15,63 +15,63 @@ import numpy.typing as npt
 from finegrain.comparison import significance
 from finegrain.comparison.significance import Bools, Comparison
 from finegrain.core.errors import UserError
-from finegrain.experiments.results import Names, RevisionResults, Score
+from finegrain.experiments.results import ClassNames, RevisionResults, Score
 
 
 @dataclass(frozen=True)
 class ClassChange:
-    """How often the images of one class were right."""
+    """Recall of one class before and after."""
 
     name: str
     images: int
     before: float
-    """Recall; ``after`` alike."""
+    """Recall, in 0..1."""
     after: float
     p_value: float
-    """``paired.exact_p``, corrected by Holm for the number of classes."""
+    """From ``significance.exact_p``, with Holm's correction for the number of classes."""
 
     @property
     def gain(self) -> float:
-        """In images."""
+        """How many more images are correct, as a mean over the seeds."""
         return (self.after - self.before) * self.images
 
     @property
-    def beyond_chance(self) -> bool:
+    def significant(self) -> bool:
         return self.p_value < significance.SIGNIFICANCE
 
 
 @dataclass(frozen=True)
 class ImageFlip:
-    """An image that most seeds of one side get right and most of the other wrong."""
+    """An image that most seeds of one revision classify correctly and most seeds of the other do not."""
 
     path: str
     label: str
     before: str
-    """What most of these seeds take it for; ``after`` alike."""
+    """The class that most seeds predict."""
     after: str
-    right_before: float
-    """Share of the seeds that get it right; ``right_after`` alike."""
-    right_after: float
+    correct_before: float
+    """Share of the seeds that are correct."""
+    correct_after: float
 
     @property
     def gain(self) -> float:
-        return self.right_after - self.right_before
+        return self.correct_after - self.correct_before
 
 
 @dataclass(frozen=True)
 class ModelChange:
-    """A model against its earlier self, or a winner against the one before."""
+    """A model before and after, or the winner before and another winner after."""
 
     before: Score
     after: Score
     comparison: Comparison
-    """After less before; p is corrected by Holm for the number of changes."""
+    """After minus before; p has Holm's correction for the number of comparisons."""
     classes: list[ClassChange]
-    """Of which more than one image moved, the furthest first."""
+    """Classes whose gain is more than one image, the largest first."""
     flips: list[ImageFlip]
-    """Losses, then gains; of each the furthest first."""
+    """Losses, then gains; the largest first."""
     unchanged: bool
-    """Every training gets right what it got right before, and nothing else."""
+    """Whether exactly the same predictions are correct."""
 
     @property
     def verdict(self) -> str:
@@ -88,22 +88,24 @@ class ModelChange:
 
 @dataclass(frozen=True)
 class Difference:
+    """All that changed from one revision to another."""
+
     before: RevisionResults
     after: RevisionResults
     images: int
-    """Test images of both sides: those that are compared."""
+    """Number of test images that both revisions have: those that are compared."""
     classes: int
-    """Of these images."""
+    """Number of classes of these images."""
     models: list[ModelChange]
-    """Those on both sides."""
+    """The models that both revisions have."""
     winners: ModelChange | None
-    """Where another model wins than before: the two of them."""
+    """The winner before and the winner after; None if they are the same model."""
     added: list[Score]
     dropped: list[Score]
     parameters: list[dict[str, Any]]
-    """``name``, ``before`` and ``after``; without the side that has no such parameter."""
+    """``name``, ``before`` and ``after`` of each that differs; a revision that lacks it has no key."""
     inputs: list[str]
-    """Of ``Side.inputs``, what is not the same."""
+    """Names of ``RevisionResults.inputs`` that differ."""
 
     @property
     def changes(self) -> list[ModelChange]:
@@ -111,18 +113,18 @@ class Difference:
 
     @property
     def worse(self) -> bool:
-        """Whether some model, or the winner, is really worse."""
-        return any(change.comparison.verdict == "really worse" for change in self.changes)
+        """Whether some model, or the winner, is significantly worse."""
+        return any(change.comparison.verdict == "significantly worse" for change in self.changes)
 
-    def facts(self) -> dict[str, Any]:
-        """All of it, for a JSON file."""
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for a JSON file."""
         return {
-            "before": _revision_json(self.before),
-            "after": _revision_json(self.after),
+            "before": _revision_dict(self.before),
+            "after": _revision_dict(self.after),
             "images": self.images,
-            "nameless": self.after.nameless,
-            "models": [_change_json(change) for change in self.models],
-            "winners": _change_json(self.winners) if self.winners else None,
+            "nameless": self.after.anonymous_reason,
+            "models": [_change_dict(change) for change in self.models],
+            "winners": _change_dict(self.winners) if self.winners else None,
             "added": [asdict(score) for score in self.added],
             "dropped": [asdict(score) for score in self.dropped],
             "parameters": self.parameters,
@@ -131,26 +133,18 @@ class Difference:
 
 
 def compare_revisions(before: RevisionResults, after: RevisionResults) -> Difference:
-    """What the change from one side to the other did.
+    """Compare the results of two revisions, model by model, on the test images that both have.
 
     Raises:
-        UserError: the sides have fewer than two test images in common.
+        UserError: the revisions have fewer than two test images in common.
     """
     old, new = _common_images(before, after)
     if len(old.images) < 2:
         raise UserError(
             f"{before.name} and {after.name} have {len(old.images)} test images in common (the same path and "
-            "class), too few to compare; choose sides of the same dataset"
+            "class), too few to compare; choose revisions with the same dataset"
         )
-    pairs = [(name, name) for name in before.models if name in after.models]
-    if before.winner != after.winner:
-        pairs.append((before.winner, after.winner))
-    found = significance.holm_corrected(
-        [significance.compare(new.right(second), old.right(first)) for first, second in pairs]
-    )
-    changes = [
-        _model_change(old, new, *pair, comparison) for pair, comparison in zip(pairs, found, strict=True)
-    ]
+    changes = _model_changes(old, new)
     return Difference(
         before=before,
         after=after,
@@ -168,51 +162,77 @@ def compare_revisions(before: RevisionResults, after: RevisionResults) -> Differ
 def _common_images(
     before: RevisionResults, after: RevisionResults
 ) -> tuple[RevisionResults, RevisionResults]:
-    """Both sides with the images of both alone, in the order of the first."""
+    """Both revisions restricted to the images that both have, in the order of the first."""
     keys = ["path", "class"]
     rows = before.images[keys].reset_index().merge(after.images[keys].reset_index(), on=keys, how="inner")
     rows = rows.sort_values("index_x")
+    return _select_images(before, rows["index_x"].to_numpy()), _select_images(
+        after, rows["index_y"].to_numpy()
+    )
 
-    def kept(side: RevisionResults, chosen: npt.NDArray[np.int64]) -> RevisionResults:
-        models = {name: replace(m, answers=m.answers[:, chosen]) for name, m in side.models.items()}
-        return replace(side, images=side.images.iloc[chosen].reset_index(drop=True), models=models)
 
-    return kept(before, rows["index_x"].to_numpy()), kept(after, rows["index_y"].to_numpy())
+def _select_images(revision: RevisionResults, rows: npt.NDArray[np.int64]) -> RevisionResults:
+    models = {
+        name: replace(model, predictions=model.predictions[:, rows])
+        for name, model in revision.models.items()
+    }
+    return replace(revision, images=revision.images.iloc[rows].reset_index(drop=True), models=models)
+
+
+def _model_changes(old: RevisionResults, new: RevisionResults) -> list[ModelChange]:
+    """Compare each model that both revisions have, then the winners if they differ."""
+    pairs = [(name, name) for name in old.models if name in new.models]
+    if old.winner != new.winner:
+        pairs.append((old.winner, new.winner))
+    comparisons = significance.holm_corrected(
+        [significance.compare(new.correct(second), old.correct(first)) for first, second in pairs]
+    )
+    return [
+        _model_change(old, new, *pair, comparison)
+        for pair, comparison in zip(pairs, comparisons, strict=True)
+    ]
 
 
 def _model_change(
     old: RevisionResults, new: RevisionResults, first: str, second: str, comparison: Comparison
 ) -> ModelChange:
     labels = old.images["class"].to_numpy(object)
-    before, after = old.right(first), new.right(second)
-    answers = old.models[first].answers, new.models[second].answers
+    before, after = old.correct(first), new.correct(second)
+    predictions = old.models[first].predictions, new.models[second].predictions
     return ModelChange(
         old.score(first),
         new.score(second),
         comparison,
-        _moved_classes(labels, before, after),
-        _flips(old.images["path"].tolist(), labels, *answers),
+        _changed_classes(labels, before, after),
+        _flips(old.images["path"].tolist(), labels, *predictions),
         unchanged=np.array_equal(before, after),
     )
 
 
-def _moved_classes(labels: Names, before: Bools, after: Bools) -> list[ClassChange]:
+def _changed_classes(labels: ClassNames, before: Bools, after: Bools) -> list[ClassChange]:
+    """Classes in which the number of correct images changed by more than one, the largest change first."""
     names, codes = np.unique(labels, return_inverse=True)
     members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
     p_values = significance.holm([significance.exact_p(after[:, rows], before[:, rows]) for rows in members])
-    found = [
+    classes = [
         ClassChange(name, len(rows), float(before[:, rows].mean()), float(after[:, rows].mean()), p)
         for name, rows, p in zip(names, members, p_values, strict=True)
     ]
-    moved = [each for each in found if abs(each.gain) > 1 + significance.TINY * each.images]
-    return sorted(moved, key=lambda each: (-abs(each.gain), each.name))
+    changed = [each for each in classes if abs(each.gain) > 1 + significance.TINY * each.images]
+    return sorted(changed, key=lambda each: (-abs(each.gain), each.name))
 
 
-def _flips(paths: Sequence[str], labels: Names, before: Names, after: Names) -> list[ImageFlip]:
-    """Of answers ``[seeds, N]``; half of the seeds are no majority."""
+def _flips(
+    paths: Sequence[str], labels: ClassNames, before: ClassNames, after: ClassNames
+) -> list[ImageFlip]:
+    """The images whose majority of seeds flips between correct and incorrect; half of the seeds are none.
+
+    Args:
+        before: predictions ``[seeds, N]``; ``after`` may have another number of seeds.
+    """
     shares = (before == labels).mean(0), (after == labels).mean(0)
     flipped = (shares[0] - 0.5) * (shares[1] - 0.5) < 0
-    found = [
+    flips = [
         ImageFlip(
             paths[i],
             labels[i],
@@ -223,52 +243,58 @@ def _flips(paths: Sequence[str], labels: Names, before: Names, after: Names) -> 
         )
         for i in np.flatnonzero(flipped).tolist()
     ]
-    return sorted(found, key=lambda flip: (flip.gain > 0, -abs(flip.gain), flip.label, flip.path))
+    return sorted(flips, key=lambda flip: (flip.gain > 0, -abs(flip.gain), flip.label, flip.path))
 
 
-def _majority_prediction(answers: Names, label: str) -> str:
-    """What most seeds say: the label, or the wrong class that is most frequent among those that are wrong."""
-    if 2 * (answers == label).sum() > len(answers):
+def _majority_prediction(predictions: ClassNames, label: str) -> str:
+    """The label if most seeds predict it, else the most frequent incorrect class."""
+    if 2 * (predictions == label).sum() > len(predictions):
         return label
-    return Counter(answer for answer in answers if answer != label).most_common(1)[0][0]
+    return Counter(name for name in predictions if name != label).most_common(1)[0][0]
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """``{a: {b: 1}}`` as ``{"a.b": 1}``; a list is one value."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        found |= _flatten(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
-    return found
+        flat |= _flatten(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+    return flat
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """``name``, ``before`` and ``after`` of what is not the same, sorted."""
-    found = []
+    """``name``, ``before`` and ``after`` of each value that differs, sorted by name."""
+    rows = []
     for name in sorted(before.keys() | after.keys()):
-        sides = {side: each[name] for side, each in (("before", before), ("after", after)) if name in each}
-        if len(sides) == 1 or before[name] != after[name]:
-            found.append({"name": name, **sides})
-    return found
+        values = {key: each[name] for key, each in (("before", before), ("after", after)) if name in each}
+        if len(values) == 1 or before[name] != after[name]:
+            rows.append({"name": name, **values})
+    return rows
 
 
-def _revision_json(side: RevisionResults) -> dict[str, Any]:
+def _revision_dict(revision: RevisionResults) -> dict[str, Any]:
     return {
-        "name": side.name,
-        "commit": side.commit,
-        "images": len(side.images),
-        "winner": side.winner,
-        "stale": side.stale,
+        "name": revision.name,
+        "commit": revision.commit,
+        "images": len(revision.images),
+        "winner": revision.winner,
+        "stale": revision.stale_parameters,
     }
 
 
-def _change_json(change: ModelChange) -> dict[str, Any]:
+def _change_dict(change: ModelChange) -> dict[str, Any]:
     return {
         "model": change.after.model,
         "before": asdict(change.before),
         "after": asdict(change.after),
         **asdict(change.comparison),
         "verdict": change.verdict,
-        "classes": [asdict(each) | {"beyond_chance": each.beyond_chance} for each in change.classes],
-        "flips": [asdict(flip) for flip in change.flips],
+        "classes": [asdict(each) | {"beyond_chance": each.significant} for each in change.classes],
+        "flips": [_flip_dict(flip) for flip in change.flips],
     }
+
+
+def _flip_dict(flip: ImageFlip) -> dict[str, Any]:
+    row = asdict(flip)
+    row["right_before"], row["right_after"] = row.pop("correct_before"), row.pop("correct_after")
+    return row

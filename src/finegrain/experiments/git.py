@@ -1,4 +1,4 @@
-"""Where a branch comes from, by git, in a shallow clone too."""
+"""Git commands that work in a shallow clone too: merge base, clean work tree, changed files."""
 
 import subprocess
 
@@ -6,10 +6,10 @@ from finegrain.core.errors import UserError
 
 
 def merge_base(base: str) -> str:
-    """The commit at which the current one left ``base``: their merge base.
+    """The commit at which the current branch left ``base``: their merge base.
 
-    What ``base`` has got since is not this branch's doing. A shallow clone, as continuous integration makes
-    it, is completed first; a branch that is not here is fetched from ``origin``.
+    What ``base`` received since then is no change of this branch. A shallow clone, which continuous
+    integration makes, is completed first; a branch that is not in the clone is fetched from ``origin``.
 
     Raises:
         UserError: there is no such branch or commit, or no common one.
@@ -28,38 +28,41 @@ def merge_base(base: str) -> str:
     try:
         return run_git("merge-base", tip, "HEAD")
     except UserError:
-        raise UserError(f"{base} and this branch have no commit in common; give another one") from None
+        raise UserError(
+            f"{base} and this branch have no commit in common; give a branch that this one started from"
+        ) from None
 
 
 def reject_subfolder() -> None:
-    """DVC looks for a revision's files from the top of its git repository alone.
+    """Require that the current folder is the top of its repository: DVC looks for a revision's files there.
 
     Raises:
-        UserError: the current folder lies in a larger repository.
+        UserError: the current folder is a subfolder of a larger repository.
     """
     try:
-        where = run_git("rev-parse", "--show-prefix")
+        subfolder = run_git("rev-parse", "--show-prefix")
     except UserError:
-        return  # no git repository: DVC says so
-    if where:
+        return  # no git repository: DVC reports that
+    if subfolder:
         raise UserError(
-            f"{where}: a folder of a larger git repository; finegrain's diff, review and sweep compare "
-            "commits of a project that is a repository of its own"
+            f"{subfolder}: a folder of a larger git repository; finegrain's diff, review and sweep need "
+            "a project in a git repository of its own"
         )
 
 
 def is_clean() -> bool:
-    """Whether the files that git keeps are as committed."""
+    """Whether all files that git tracks are as committed."""
     return not run_git("status", "--porcelain", "--untracked-files=no")
 
 
 def has_changed(commit: str, path: str) -> bool:
-    """Whether a file that git keeps is not as it was in a commit."""
+    """Whether a file that git tracks differs from a commit."""
     done = subprocess.run(["git", "diff", "--quiet", commit, "--", path], capture_output=True)
     return done.returncode != 0
 
 
 def _commit(name: str) -> str | None:
+    """The full hash of a branch, tag or commit; None if there is none of that name."""
     try:
         return run_git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     except UserError:
@@ -67,11 +70,16 @@ def _commit(name: str) -> str | None:
 
 
 def run_git(*words: str) -> str:
+    """The output of a git command.
+
+    Raises:
+        UserError: git is not installed, or the command failed.
+    """
     try:
         done = subprocess.run(["git", *words], capture_output=True, text=True, check=True)
     except FileNotFoundError:
         raise UserError("git is not installed; install it") from None
     except subprocess.CalledProcessError as error:
         reason = " ".join(error.stderr.split()) or f"status {error.returncode}"
-        raise UserError(f"`git {words[0]}` has failed: {reason}") from None
+        raise UserError(f"`git {words[0]}` failed: {reason}") from None
     return done.stdout.strip()

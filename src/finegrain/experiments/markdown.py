@@ -1,4 +1,4 @@
-"""A difference as Markdown, laid out so that it reads well in a terminal too."""
+"""A difference as Markdown whose tables also line up in a terminal."""
 
 import json
 import math
@@ -12,80 +12,82 @@ from finegrain.experiments.difference import ClassChange, Difference, ImageFlip,
 from finegrain.experiments.results import RevisionResults, Score
 
 MAX_CLASSES, MAX_FILES = 10, 10
-"""The most that are listed; the JSON file has all."""
+"""Limits of the lists; the JSON file holds everything."""
 ARROW = "\N{RIGHTWARDS ARROW}"
 
 
-def markdown(difference: Difference, images: int) -> str:
-    """The verdict in a line, all models in a table, then what differs and what became of each model.
+def render_difference(difference: Difference, images: int) -> str:
+    """The verdict in one line, a table of all models, then what differs and the details of each model.
 
     Args:
-        images: the most that are listed of each model.
+        images: how many flipped images to list for each model at most.
     """
-    blocks = [f"**{statement(difference)}**", *summary(difference)]
+    blocks = [f"**{verdict_line(difference)}**", *summary(difference)]
     for change in (change for change in difference.changes if not change.unchanged):
-        title, *parts = details(change, difference, images)
+        title, *parts = model_details(change, difference, images)
         blocks += [f"### {title}", *parts]
     return "\n\n".join(blocks) + "\n"
 
 
 def summary(difference: Difference) -> Iterator[str]:
-    """What is compared, all models in a table, how to read it, and what differs."""
-    yield _about(difference)
-    yield _models(difference)
+    """What is compared, a table of all models, how to read it, and what differs."""
+    yield _compared_revisions(difference)
+    yield _model_table(difference)
     yield from _notes(difference)
     yield from _causes(difference)
 
 
-def statement(difference: Difference) -> str:
-    """The verdict on every model that is on both sides, and on the winner where it is another one.
+def verdict_line(difference: Difference) -> str:
+    """The verdict on each model that both revisions have, and on the winner if it is another model.
 
-    Then which models are on one side only.
+    Then the models that only one revision has.
     """
     parts = []
-    for verdict in ("really worse", "really better", "within noise"):
-        found = [each for each in difference.models if each.verdict == verdict]
-        if found:
-            named = [f"{each.after.model} ({points(each.comparison.difference)})" for each in found]
-            parts.append(f"{verdict}: {', '.join(named)}")
+    for verdict in ("significantly worse", "significantly better", "within noise"):
+        changes = [each for each in difference.models if each.verdict == verdict]
+        if changes:
+            models = [f"{each.after.model} ({points(each.comparison.difference)})" for each in changes]
+            parts.append(f"{verdict}: {', '.join(models)}")
     if parts:
         parts[-1] += " points of top-1"
-    if same := [each.after.model for each in difference.models if each.unchanged]:
-        parts.append(f"unchanged: {', '.join(same)}")
-    said = "; ".join(parts) or "no model is on both sides"
+    if unchanged := [each.after.model for each in difference.models if each.unchanged]:
+        parts.append(f"unchanged: {', '.join(unchanged)}")
+    line = "; ".join(parts) or "no model is in both revisions"
     if difference.winners:
-        said += f"; the winner is another one, {difference.winners.verdict}"
-    for what, scores in (("added", difference.added), ("dropped", difference.dropped)):
+        line += f"; the winner is another model, {difference.winners.verdict}"
+    for change, scores in (("added", difference.added), ("dropped", difference.dropped)):
         if scores:
-            said += f"; {what}: {', '.join(score.model for score in scores)}"
-    return f"{said[0].upper()}{said[1:]}."
+            line += f"; {change}: {', '.join(score.model for score in scores)}"
+    return f"{line[0].upper()}{line[1:]}."
 
 
-def _about(difference: Difference) -> str:
-    before, after, winners = difference.before, difference.after, difference.winners
-    won = f"{before.winner} {ARROW} {after.winner}" if winners else f"{after.winner} on both sides"
+def results_table(revision: RevisionResults) -> str:
+    """A table of the models of one revision."""
+    scores = [revision.score(model) for model in revision.models]
+    rows = [[each.model, str(each.seeds), percent(each.val_top1), _top1(each)] for each in scores]
+    titles = ["model", "seeds", "validation top-1", "test top-1 [95 %]"]
+    return _table(titles, rows, right_aligned=range(1, 4))
+
+
+def _compared_revisions(difference: Difference) -> str:
+    before, after = difference.before, difference.after
+    winner = f"{before.winner} {ARROW} {after.winner}" if difference.winners else f"{after.winner} in both"
     return (
         f"{_revision_name(before)} {ARROW} {_revision_name(after)}, compared on the same "
-        f"{difference.images:,} test images. "
-        f"Winner, chosen on validation: {won}."
+        f"{difference.images:,} test images. Winner, chosen on validation: {winner}."
     )
 
 
-def results_table(side: RevisionResults) -> str:
-    """The models of one side in a table."""
-    rows = [side.score(model) for model in side.models]
-    cells = [[each.model, str(each.seeds), percent(each.val_top1), _top1(each)] for each in rows]
-    return _table(["model", "seeds", "validation top-1", "test top-1 [95 %]"], cells, right=range(1, 4))
+def _revision_name(revision: RevisionResults) -> str:
+    return (
+        f"{inline_code(revision.name)} ({revision.commit[:7]})" if revision.commit else f"the {revision.name}"
+    )
 
 
-def _revision_name(side: RevisionResults) -> str:
-    return f"{inline_code(side.name)} ({side.commit[:7]})" if side.commit else f"the {side.name}"
-
-
-def _models(difference: Difference) -> str:
-    rows = [_compared(change.after.model, change) for change in difference.models]
+def _model_table(difference: Difference) -> str:
+    rows = [_model_row(change.after.model, change) for change in difference.models]
     if change := difference.winners:
-        rows.append(_compared(f"{change.before.model} {ARROW} {change.after.model}", change))
+        rows.append(_model_row(f"{change.before.model} {ARROW} {change.after.model}", change))
     rows += [[each.model, str(each.seeds), "", _top1(each), "", "", "added"] for each in difference.added]
     rows += [[each.model, str(each.seeds), _top1(each), "", "", "", "dropped"] for each in difference.dropped]
     titles = [
@@ -97,19 +99,18 @@ def _models(difference: Difference) -> str:
         "p",
         "verdict",
     ]
-    return _table(titles, rows, right=range(1, 6))
+    return _table(titles, rows, right_aligned=range(1, 6))
 
 
-def _compared(name: str, change: ModelChange) -> list[str]:
-    before, after, found = change.before, change.after, change.comparison
-    same = before.seeds == after.seeds
+def _model_row(name: str, change: ModelChange) -> list[str]:
+    before, after, comparison = change.before, change.after, change.comparison
     return [
         name,
-        str(after.seeds) if same else f"{before.seeds} {ARROW} {after.seeds}",
+        str(after.seeds) if before.seeds == after.seeds else f"{before.seeds} {ARROW} {after.seeds}",
         _top1(before),
         _top1(after),
-        f"{points(found.difference)} [{points(found.low)}, {points(found.high)}]",
-        p_value(found.p_value).removeprefix("= "),
+        f"{points(comparison.difference)} [{points(comparison.low)}, {points(comparison.high)}]",
+        p_value(comparison.p_value).removeprefix("= "),
         change.verdict,
     ]
 
@@ -119,150 +120,157 @@ def _top1(score: Score) -> str:
 
 
 def _notes(difference: Difference) -> Iterator[str]:
-    sides = difference.before, difference.after
+    """How to read the table of models: corrections, and what limits the comparison."""
     changes, count = difference.changes, len(difference.changes)
     if count > 1:
         yield f"p is corrected (Holm) for {count} comparisons."
     if any(change.before.seeds == change.after.seeds == 1 for change in changes):
         yield (
-            "Where both sides were trained once, the luck of training is not counted: the same recipe with "
-            "another seed may differ as much. Two or more `seeds` in params.yaml count it in."
+            "With one seed before and after, seed variance is not counted: the same recipe with another seed "
+            "may differ as much. Two or more `seeds` in params.yaml count it."
         )
-    left_out = [(len(side.images) - difference.images, _revision_name(side)) for side in sides]
-    if any(count for count, _ in left_out):
-        each = " and ".join(f"{count:,} of {side}" for count, side in left_out)
-        own = "; added and dropped models are scored on all of their own side"
-        more = own if difference.added or difference.dropped else ""
-        yield f"Test images left out, which the other side does not have: {each}{more}."
-    if difference.after.nameless:
+    yield from _left_out_images(difference)
+    if difference.after.anonymous_reason:
         yield (
-            "Which images flipped is not known here: this is judged by what git holds of each class, because "
-            f"{escape(difference.after.nameless)}."
+            "Which images flipped is not known here: the verdicts come from what git holds of each class, "
+            f"because {escape(difference.after.anonymous_reason)}."
         )
-    for side in sides:
-        if side.stale:
-            keys = ", ".join(map(inline_code, side.stale))
-            name = _revision_name(side)
+    for revision in (difference.before, difference.after):
+        if revision.stale_parameters:
+            keys = ", ".join(map(inline_code, revision.stale_parameters))
+            name = _revision_name(revision)
             yield f"**The results of {name} are from before {keys} changed: run `dvc repro` there.**"
 
 
+def _left_out_images(difference: Difference) -> Iterator[str]:
+    revisions = difference.before, difference.after
+    counts = [len(revision.images) - difference.images for revision in revisions]
+    if any(counts):
+        each = " and ".join(
+            f"{count:,} of {_revision_name(revision)}"
+            for count, revision in zip(counts, revisions, strict=True)
+        )
+        own = "; added and dropped models are scored on all test images of their own revision"
+        more = own if difference.added or difference.dropped else ""
+        yield f"Test images left out because the other revision does not have them: {each}{more}."
+
+
 def _causes(difference: Difference) -> Iterator[str]:
+    """The parameters, code and data that differ."""
     yield "### What differs"
     if difference.parameters:
         rows = [
-            [inline_code(each["name"]), *(_value(each, side) for side in ("before", "after"))]
+            [inline_code(each["name"]), *(_value(each, key) for key in ("before", "after"))]
             for each in difference.parameters
         ]
         yield _table(["parameter", "before", "after"], rows)
-    files = [name for name in difference.inputs if name.startswith("src/")]
-    if files:
-        more = f" and {len(files) - MAX_FILES} more" if len(files) > MAX_FILES else ""
-        yield f"Code of the stages: {', '.join(map(inline_code, files[:MAX_FILES]))}{more}."
-    if data := [name for name in difference.inputs if name not in files]:
+    code = [name for name in difference.inputs if name.startswith("src/")]
+    if code:
+        more = f" and {len(code) - MAX_FILES} more" if len(code) > MAX_FILES else ""
+        yield f"Code of the stages: {', '.join(map(inline_code, code[:MAX_FILES]))}{more}."
+    if data := [name for name in difference.inputs if name not in code]:
         yield f"Data: the {' and the '.join(data)}."
     if not difference.parameters and not difference.inputs:
-        yield "Nothing that results are made of: parameters, code and data are the same."
+        yield "Nothing: parameters, code and data are the same."
 
 
-def _value(parameter: dict[str, Any], side: str) -> str:
-    return inline_code(json.dumps(parameter[side], ensure_ascii=False)) if side in parameter else ""
+def _value(parameter: dict[str, Any], key: str) -> str:
+    return inline_code(json.dumps(parameter[key], ensure_ascii=False)) if key in parameter else ""
 
 
-def details(change: ModelChange, difference: Difference, images: int) -> Iterator[str]:
-    """A title, then which classes moved and which images flipped, at most so many ``images``."""
+def model_details(change: ModelChange, difference: Difference, images: int) -> Iterator[str]:
+    """A title, then the classes that changed and the images that flipped, at most ``images`` of them."""
     before, after = change.before, change.after
     yield after.model if before.model == after.model else f"{before.model} {ARROW} {after.model}"
-    yield from _classes(change.classes, difference.classes)
+    yield from _class_changes(change.classes, difference.classes)
     losses, gains = change.losses, change.gains
-    shown = max(images - images // 2, images - len(gains))
-    for title, flips, most in (
-        ("Right before, wrong after", losses, shown),
-        ("Wrong before, right after", gains, images - min(shown, len(losses))),
+    max_losses = max(images - images // 2, images - len(gains))
+    for title, flips, shown in (
+        ("Correct before, incorrect after", losses, max_losses),
+        ("Incorrect before, correct after", gains, images - min(max_losses, len(losses))),
     ):
         count = f"{title}: {len(flips):,} image{'' if len(flips) == 1 else 's'}"
-        if difference.after.nameless:
+        if difference.after.anonymous_reason:
             yield f"{count}."
             continue
-        yield f"{count}{_rest(len(flips), most)}"
-        if flips[:most]:
-            rows = [_flip(flip, change) for flip in flips[:most]]
+        yield f"{count}{_list_opening(len(flips), shown)}"
+        if flips[:shown]:
+            rows = [_flip_row(flip, change) for flip in flips[:shown]]
             yield _table(["image", "class", "before", "after"], rows)
 
 
-def _classes(moved: Sequence[ClassChange], classes: int) -> Iterator[str]:
-    if not moved:
-        yield "No class moved by more than one image."
+def _class_changes(changed: Sequence[ClassChange], classes: int) -> Iterator[str]:
+    """Which of the ``classes`` changed, and how many of these significantly."""
+    if not changed:
+        yield "No class changed by more than one image."
         return
-    beyond = sum(each.beyond_chance for each in moved)
-    # the fewest images of one class whose sign test can pass Holm's first step
+    significant = sum(each.significant for each in changed)
+    # the smallest number of images of one class whose sign test can pass Holm's first step
     least = math.ceil(math.log2(2 * classes / significance.SIGNIFICANCE))
     yield (
-        f"Classes that moved by more than one image: {len(moved)} of {classes}, {beyond or 'none'} of them "
-        f"beyond chance (exact test, Holm's correction; at least {least} images of a class must all "
-        f"move the same way){_rest(len(moved), MAX_CLASSES)}"
+        f"Classes that changed by more than one image: {len(changed)} of {classes}, {significant or 'none'} "
+        f"of them significantly (exact test, Holm's correction; at least {least} images of a class must all "
+        f"change the same way){_list_opening(len(changed), MAX_CLASSES)}"
     )
-    rows = [
-        [
-            inline_code(each.name),
-            str(each.images),
-            _correct_cell(each.before, each),
-            _correct_cell(each.after, each),
-        ]
-        + [f"{each.gain:+.3g}".replace("-", "\N{MINUS SIGN}"), "yes" if each.beyond_chance else "no"]
-        for each in moved[:MAX_CLASSES]
+    titles = ["class", "images", "correct before", "correct after", "gain", "significant"]
+    yield _table(titles, [_class_row(each) for each in changed[:MAX_CLASSES]], right_aligned=range(1, 5))
+
+
+def _class_row(change: ClassChange) -> list[str]:
+    return [
+        inline_code(change.name),
+        str(change.images),
+        *(f"{recall * change.images:.3g} ({percent(recall, 0)})" for recall in (change.before, change.after)),
+        f"{change.gain:+.3g}".replace("-", "\N{MINUS SIGN}"),
+        "yes" if change.significant else "no",
     ]
-    yield _table(
-        ["class", "images", "right before", "right after", "gain", "beyond chance"], rows, range(1, 5)
-    )
 
 
-def _correct_cell(recall: float, of: ClassChange) -> str:
-    return f"{recall * of.images:.3g} ({percent(recall, 0)})"
-
-
-def _rest(count: int, shown: int) -> str:
-    """How a line ends above a list of ``count`` things."""
+def _list_opening(count: int, shown: int) -> str:
+    """How the line above a list of ``count`` rows ends, of which ``shown`` at most are listed."""
     if not 0 < shown < count:
         return ":" if 0 < count <= shown else "."
     return f"; the first {shown}:"
 
 
-def _flip(flip: ImageFlip, change: ModelChange) -> list[str]:
-    def said(answer: str, share: float, seeds: int) -> str:
-        right = f"{round(share * seeds)} of {seeds}"
-        if answer == flip.label:
-            return "right" if seeds == 1 else f"right ({right})"
-        return inline_code(answer) if seeds == 1 else f"{inline_code(answer)} ({right} right)"
+def _flip_row(flip: ImageFlip, change: ModelChange) -> list[str]:
+    def cell(prediction: str, share: float, seeds: int) -> str:
+        counted = f"{round(share * seeds)} of {seeds}"
+        if prediction == flip.label:
+            return "correct" if seeds == 1 else f"correct ({counted})"
+        return inline_code(prediction) if seeds == 1 else f"{inline_code(prediction)} ({counted} correct)"
 
-    before = said(flip.before, flip.right_before, change.before.seeds)
-    after = said(flip.after, flip.right_after, change.after.seeds)
+    before = cell(flip.before, flip.correct_before, change.before.seeds)
+    after = cell(flip.after, flip.correct_after, change.after.seeds)
     return [inline_code(flip.path), inline_code(flip.label), before, after]
 
 
 def inline_code(text: str) -> str:
-    """Names from archives and commits, so that no letter in them is taken for Markdown or HTML."""
+    """A name from an archive or a commit, none of whose characters can act as Markdown or HTML."""
     return "`" + " ".join(text.split()).replace("`", "'").replace("|", "\\|") + "`"
 
 
 def escape(message: str) -> str:
-    """A message's own `code` stays; names from a branch must not become Markdown or HTML."""
+    """A message that keeps its own `code`; names from a branch cannot act as Markdown or HTML."""
     return re.sub(r"([<>@|\[\]])", r"\\\1", " ".join(message.split()))
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """With columns of equal width.
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], right_aligned: Sequence[int] = ()) -> str:
+    """A Markdown table whose columns have equal width in plain text too.
 
     Args:
-        right: columns of numbers.
+        right_aligned: columns of numbers.
     """
     widths = [max(len(row[column]) for row in [titles, *rows]) for column in range(len(titles))]
 
     def line(row: Sequence[str]) -> str:
         cells = [
-            cell.rjust(width) if column in right else cell.ljust(width)
+            cell.rjust(width) if column in right_aligned else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         return f"| {' | '.join(cells)} |"
 
-    rule = [f"{'-' * (width + 1)}{':' if column in right else '-'}" for column, width in enumerate(widths)]
+    rule = [
+        f"{'-' * (width + 1)}{':' if column in right_aligned else '-'}" for column, width in enumerate(widths)
+    ]
     return "\n".join([line(titles), f"|{'|'.join(rule)}|", *map(line, rows)])

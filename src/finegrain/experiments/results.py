@@ -1,4 +1,4 @@
-"""The results of one revision: test images, and what each model predicts for them."""
+"""The results of one revision: its test images, and what each model predicts for them."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,61 +10,65 @@ import pandas as pd
 from finegrain.comparison import leaderboard, significance
 from finegrain.comparison.significance import Bools
 
-Names = npt.NDArray[np.object_]
+ClassNames = npt.NDArray[np.object_]
 
 
 @dataclass(frozen=True)
 class ModelResults:
-    """One model on one side."""
+    """The results of one model at one revision."""
 
-    answers: Names
-    """``[seeds, N]``: the class that each of its trainings takes each test image for."""
+    predictions: ClassNames
+    """``[seeds, N]``: the class that the model of each seed predicts for each test image."""
     val_top1: float
-    """Mean over the seeds; ``val_loss`` alike."""
+    """Mean over the seeds, in 0..1."""
     val_loss: float
+    """Mean over the seeds."""
 
 
 @dataclass(frozen=True)
 class RevisionResults:
+    """The results of all models at one revision."""
+
     name: str
-    """As the user calls it, such as ``main``."""
+    """The user's name for the revision, such as ``main``."""
     commit: str | None
-    """None: the workspace."""
+    """None means the workspace."""
     images: pd.DataFrame
     """``path`` and ``class`` of the N test images."""
     models: dict[str, ModelResults]
     parameters: dict[str, Any]
-    """params.yaml."""
+    """The content of params.yaml."""
     inputs: dict[str, str] = field(default_factory=dict)
-    """Hash of what else its results were made of, by name: each code file, ``archive`` and ``split``."""
-    stale: list[str] = field(default_factory=list)
-    """Parameters that have changed since its results were made."""
-    nameless: str | None = None
-    """Why the images are not known by name: their paths are made up, and wrong answers are all alike."""
+    """Hash of everything else that the results depend on, by name: code paths, ``archive`` and ``split``."""
+    stale_parameters: list[str] = field(default_factory=list)
+    """Parameters that have changed since the results were made."""
+    anonymous_reason: str | None = None
+    """Why paths are made up and all wrong predictions are the same class; None means both are known."""
 
     @property
     def winner(self) -> str:
-        """The model that is best on validation."""
+        """The model with the best validation result."""
         return min(self.models, key=lambda name: leaderboard.validation_rank(vars(self.models[name])))
 
-    def right(self, model: str) -> Bools:
-        """``[seeds, N]``."""
-        return self.models[model].answers == self.images["class"].to_numpy(object)
+    def correct(self, model: str) -> Bools:
+        """Whether each prediction of a model is correct, ``[seeds, N]``."""
+        return self.models[model].predictions == self.images["class"].to_numpy(object)
 
     def score(self, model: str) -> "Score":
-        right = self.right(model)
-        low, high = significance.accuracy_interval(right)
-        return Score(model, len(right), float(right.mean()), low, high, self.models[model].val_top1)
+        """Top-1 of a model on the test images, with its 95 % interval."""
+        correct = self.correct(model)
+        low, high = significance.accuracy_interval(correct)
+        return Score(model, len(correct), float(correct.mean()), low, high, self.models[model].val_top1)
 
 
 @dataclass(frozen=True)
 class Score:
-    """One model on one side, on the test images of both; of a model on one side only, on all of its side."""
+    """Top-1 of one model on the test images of both revisions, or of its own if only one has the model."""
 
     model: str
     seeds: int
     top1: float
+    """Mean over the seeds, in 0..1; the next two are its 95 % interval."""
     low: float
-    """95 % interval; ``high`` alike."""
     high: float
     val_top1: float
