@@ -106,7 +106,7 @@ class Run:
     def _has_more_than_an_epoch(self) -> bool:
         if not self.track["reached"]:
             return False
-        states = self.folder.glob(".checkpoints/*/state.pt")
+        states = self.folder.glob(".checkpoints/*/checkpoint.pt")
         return any(state.stat().st_mtime > self._track.stat().st_mtime for state in states)
 
     def failure(self) -> RuntimeError:
@@ -137,7 +137,7 @@ class Run:
         """What stage evaluate says, and which test images it got right."""
         return {
             "test": file_io.read_json(self.folder / self.files.metrics)["test"],
-            "right": (self.folder / self.files.right).read_text(),
+            "right": (self.folder / self.files.correct).read_text(),
         }
 
     def results(self) -> dict[str, str]:

@@ -148,7 +148,7 @@ def prepare(name: str, flip: bool) -> dict[str, Callable[[Piece], None]]:
         pack, config.normalization, build.is_pretrained(config.weights)
     )
     run, device = paths.Run(inputs.DATASET, name, 0), devices.select_device(config.device)
-    bf16, side = devices.use_bf16(config.precision, device), config.phases["all"].side(0)
+    bf16, side = devices.use_bf16(config.precision, device), config.phases["all"].image_size_at(0)
     sidecar = {
         "model": name, "seed": 0, "classes": facts["classes"], "mean": mean, "std": std, "refit": False,
         "image_size": side, "pack_image_size": facts["image_size"], "temperature": 1.0,
@@ -158,7 +158,7 @@ def prepare(name: str, flip: bool) -> dict[str, Callable[[Piece], None]]:
     net = build.build_model(name, len(facts["classes"]), "none", config.head, seed=0).to(device)
     storage.save_model(run.weights, run.sidecar, net.state_dict(), sidecar)
     predictor = Predictor(run.weights, run.sidecar, device, bf16, None, flip)
-    predictor.Predictor = lambda *_: predictor  # type: ignore[assignment, misc]  # it is loaded
+    predict.load_predictor = lambda args: predictor  # already loaded: its time is not measured
 
     def evaluate(piece: Piece) -> None:
         split = batches.PackedSplit(piece.folder, SPLIT, device, mean, std)
@@ -170,7 +170,7 @@ def prepare(name: str, flip: bool) -> dict[str, Callable[[Piece], None]]:
     def ask(way: str, piece: Piece, sources: Sequence[Path]) -> None:
         out = piece.folder / f"{way}.csv"
         words = ["--model", run.name, "--format", "csv", "--out", str(out)]
-        if predict.run(cli.parser().parse_args(["predict", *map(str, sources), *words])):
+        if predict.run(cli.build_parser().parse_args(["predict", *map(str, sources), *words])):
             raise SystemExit("photos were skipped")
         piece.said[way] = pd.read_csv(out, dtype=str, usecols=["class_1", "p_1"])
 

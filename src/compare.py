@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     name, data = config.dataset.name, paths.Dataset(config.dataset.name)
     board = leaderboard.rank_models(name, config.models, config.seeds)
     rows = board.rows
-    shown = {row["model"]: paths.Run.named(name, row["run"]) for row in rows}
+    shown = {row["model"]: paths.Run.from_name(name, row["run"]) for row in rows}
     histories = {model: pd.read_csv(run.history) for model, run in shown.items()}
     curves, cost = (
         plot_style.render_png(plots.training_curves(histories)),

@@ -1,7 +1,7 @@
 """Stage evaluate: score one trained model; the only script that opens the test split.
 
 Reads   params.yaml; models/<name>/<run>.*; data/<name>/pack and manifest.csv
-Writes  metrics/<name>/<run>.json, reports/<name>/intervals/<run>.json and right/<run>.csv,
+Writes  metrics/<name>/<run>.json, reports/<name>/intervals/<run>.json and correct/<run>.csv,
         data/<name>/predictions/<run>.parquet and gallery/<run>.json,
         plots/<name>/confusion/<run>.png, reliability/<run>.png and per_class/<run>.csv
 """
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     table = predictions.predictions_table(data.manifest, plain, calibrated, facts["classes"])
     predictions.write_predictions(run.predictions, table)
-    file_io.write_csv(run.right, predictions.CORRECT_COLUMNS, predictions.correct_rows(table))
+    file_io.write_csv(run.correct, predictions.CORRECT_COLUMNS, predictions.correct_rows(table))
     view = inference.Preprocessor(side, device, *normal)
     photos = gallery.build_gallery(net, view, splits["test"], splits["train"], plain, calibrated)
     file_io.write_json(run.gallery, photos)

@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     name = params.load_params().dataset.name
     board = file_io.read_json(paths.LEADERBOARD)
-    run = paths.Run.named(name, board["models"][board["winner"]]["run"])
+    run = paths.Run.from_name(name, board["models"][board["winner"]]["run"])
     folder = paths.winner_folder(name)
     if not run.weights.is_file():
         raise UserError(f"{run.weights}: not found; `dvc repro` makes it, `dvc pull` fetches it")

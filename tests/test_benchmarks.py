@@ -293,7 +293,7 @@ def a_run(kind: str, model: str, right: str, seconds: float, **changes: Any) -> 
         "val_top1": [0.25, 0.5],
         "cost": {"seconds": 0.6 * seconds, "images_per_second": 100.0},
         "test": {"top1": share, "top1_low": share / 2, "top1_high": (1 + share) / 2, "top5": 1.0},
-        "right": f"class,images,right\ncar,{'0' * 16},{right}\n",
+        "right": f"class,images,correct\ncar,{'0' * 16},{right}\n",
         **changes,
     }
 
@@ -340,7 +340,7 @@ def test_ours_is_compared_with_the_reference_on_the_same_images(module, tmp_path
     assert pairs[1]["comparison"].difference == pytest.approx(0.5)
     assert (pairs[1]["seconds"], pairs[1]["reference_seconds"]) == (55.0, 60.0)
     text = table.markdown(results(runs))
-    assert "| equal time | resnet18 | 55 | 60 | 1 | +50.0 [" in text and "| really better |" in text
+    assert "| equal time | resnet18 | 55 | 60 | 1 | +50.0 [" in text and "| significantly better |" in text
     runs[0]["right"] = runs[0]["right"].replace("0" * 16, "1" * 16)  # other images of that class
     with pytest.raises(UserError, match="scored on other test images"):
         table.comparisons(runs)

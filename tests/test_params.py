@@ -164,4 +164,4 @@ def test_integers_are_taken_where_a_number_is_wanted(tmp_path):
 def test_images_grow_from_epoch_to_epoch(tmp_path, sides, epochs, wanted):
     file = write_params(tmp_path, phases__all__image_size=sides, phases__all__epochs=epochs)
     phase = params.load_params(file).phases["all"]
-    assert [phase.side(epoch) for epoch in range(epochs)] == wanted
+    assert [phase.image_size_at(epoch) for epoch in range(epochs)] == wanted

@@ -74,10 +74,10 @@ FRAME = pd.DataFrame(
 
 
 def test_which_are_right_survives_as_text_without_the_images_names(project):
-    file = project / "right.csv"
+    file = project / "correct.csv"
     file_io.write_csv(file, predictions.CORRECT_COLUMNS, predictions.correct_rows(FRAME))
     text = file.read_text()
-    assert [line[-2:] for line in text.splitlines()] == ["ht", "10", "01", ",1"] and ".jpg" not in text
+    assert [line[-2:] for line in text.splitlines()] == ["ct", "10", "01", ",1"] and ".jpg" not in text
     back = predictions.parse_correct(file.read_bytes())
     assert back["class"].tolist() == ["a", "a", 'b, "c"', 'b, "c"', "NA"]
     assert (back["class"] == back["class_1"]).tolist() == [True, False, False, True, True]
@@ -93,7 +93,7 @@ def test_a_class_keeps_its_nameless_images_where_another_one_changes():
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"PAR1", b"class,images,right\na,b,12\n", b"class,images\na,b\n", b"\xff\xfe"]
+    "content", [b"", b"PAR1", b"class,images,correct\na,b,12\n", b"class,images\na,b\n", b"\xff\xfe"]
 )
 def test_other_text_is_refused(content):
     with pytest.raises(ValueError):

@@ -20,9 +20,11 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from finegrain.config import params
+from finegrain.config.training import HeadParams
 from finegrain.models import build
 from finegrain.training import checkpoint, loop
 from finegrain.training.history import TrainingHistory
+from finegrain.training.train_step import TrainingSetup
 
 RECIPES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((ROOT / "recipes").glob("*.yaml"))}
 REFERENCES = {"stanford-cars-sgd", "stanford-cars-one-cycle", "cifar100-mlp-head", "stanford-cars-freeze"}
@@ -240,9 +242,9 @@ def watched(data: dict[str, Any], pack: Path, folder: Path) -> list[Seen]:
 
     hook = register_optimizer_step_pre_hook(note)
     try:
-        with checkpoint.Checkpointer("trace", {}) as keeper:
-            parts = (split(pack, "train"), split(pack, "val"))
-            rows = list(loop.fit(net, config, 0, *parts, keeper, TrainingHistory(), False))
+        with checkpoint.Checkpointer("trace", {}) as checkpointer:
+            setup = TrainingSetup(net, config, 0, split(pack, "train"), False)
+            rows = list(loop.fit(setup, split(pack, "val"), checkpointer, TrainingHistory()))
     finally:
         hook.remove()
     phases = [name for name, phase in config.phases.items() for _ in range(phase.epochs)]
@@ -301,8 +303,8 @@ def test_our_recipe_grows_its_images_under_one_cycle_and_slows_each_block(tiny_p
 
 
 def test_the_heads_are_those_of_the_sources():
-    heads = {name: params.Head(**RECIPES[name]["head"]) for name in REFERENCES}
-    assert heads["stanford-cars-sgd"].plain and heads["stanford-cars-freeze"].plain
+    heads = {name: HeadParams(**RECIPES[name]["head"]) for name in REFERENCES}
+    assert heads["stanford-cars-sgd"].is_linear and heads["stanford-cars-freeze"].is_linear
     cifar = build.build_model("resnet18", 100, "none", heads["cifar100-mlp-head"], seed=0)
     assert [m.out_features for m in build.get_head(cifar) if isinstance(m, nn.Linear)] == [
         1024,

@@ -41,7 +41,7 @@ class History:
             file = self.folder / f"data/d/predictions/{run}.parquet"
             file.parent.mkdir(parents=True, exist_ok=True)
             frame.to_parquet(file)
-            right = self.folder / f"reports/d/right/{run}.csv"
+            right = self.folder / f"reports/d/correct/{run}.csv"
             file_io.write_csv(right, predictions.CORRECT_COLUMNS, predictions.correct_rows(frame))
             file_io.write_json(
                 self.folder / f"metrics/d/{run}.json", {"val": {"top1": val_top1, "loss": 0.1}}

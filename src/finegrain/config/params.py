@@ -161,7 +161,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _pads_less_than_the_image(self) -> "Params":
-        smallest = min(phase.side(0) for phase in self.phases.values())
+        smallest = min(phase.image_size_at(0) for phase in self.phases.values())
         if self.augment.pad_crop_pixels >= smallest:
             raise PydanticCustomError(
                 "padding",
@@ -183,7 +183,7 @@ class Params(Section):
         own = {f"phases.{name}.batch_size": phase.batch_size for name, phase in self.phases.items()}
         return {"batch_size": self.batch_size} | {key: size for key, size in own.items() if size}
 
-    def require_divisible_by(self, processes: int) -> None:
+    def require_divisible_batches(self, processes: int) -> None:
         """Check every batch size against the processes that torchrun has really started.
 
         Raises:

@@ -41,7 +41,7 @@ class HeadParams(Section):
         return self
 
     @property
-    def plain(self) -> bool:
+    def is_linear(self) -> bool:
         """A single linear layer, as torchvision's own."""
         return not (self.widths or self.dropouts or self.batch_norm)
 
@@ -167,7 +167,7 @@ class Phase(Section):
             raise PydanticCustomError("two_factors", "give layer_lr_multipliers or layer_decay, not both")
         return self
 
-    def side(self, epoch: int) -> int:
+    def image_size_at(self, epoch: int) -> int:
         """Height and width of the training images in pixels; ``epoch`` counts from 0 within the phase."""
         if isinstance(self.image_size, int):
             return self.image_size
@@ -178,7 +178,7 @@ class Phase(Section):
         return min(max(32 * round(grown / 32), first), last)
 
     @property
-    def frozen_statistics(self) -> bool:
+    def freezes_norm_statistics(self) -> bool:
         return (self.norm_statistics or ("frozen" if self.trainable == "head" else "update")) == "frozen"
 
 

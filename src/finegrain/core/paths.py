@@ -100,7 +100,7 @@ class Run:
         return f"{self.model}-{self.seed}"
 
     @classmethod
-    def named(cls, dataset: str, name: str) -> "Run":
+    def from_name(cls, dataset: str, name: str) -> "Run":
         """The run of a ``name`` such as ``resnet18-0``.
 
         Raises:
@@ -132,9 +132,9 @@ class Run:
         return Path("data") / self.dataset / "predictions" / f"{self.name}.parquet"
 
     @property
-    def right(self) -> Path:
+    def correct(self) -> Path:
         """CSV of which predictions are right (``predictions.right``). Tracked by git."""
-        return REPORTS / self.dataset / "right" / f"{self.name}.csv"
+        return REPORTS / self.dataset / "correct" / f"{self.name}.csv"
 
     @property
     def gallery(self) -> Path:

@@ -1,4 +1,4 @@
-"""What the project measured of a model that it trained itself."""
+"""Test results of a model that this project has trained."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,10 @@ from finegrain.core.errors import UserError
 
 @dataclass(frozen=True)
 class TestResults:
-    """Each file but the first may be missing."""
+    """What the project's files say of a model; a field is None if its file does not exist."""
 
     metrics: dict[str, Any]
-    """metrics/<name>/<run>.json."""
+    """metrics/<name>/<run>.json, which always exists."""
     intervals: dict[str, tuple[float, float]] | None
     """reports/<name>/intervals/<run>.json."""
     split: dict[str, Any] | None
@@ -23,37 +23,39 @@ class TestResults:
     source: dict[str, Any] | None
     """metrics/<name>/data/source.json."""
     evaluate: EvaluateParams | None
-    """How the test images were asked."""
+    """``evaluate`` in params.yaml, by which the test images were evaluated."""
 
 
-def run_of(weights: Path) -> paths.Run | None:
-    """The run of this project that made the file; None of a file from elsewhere, whatever its name."""
+def find_run(weights: Path) -> paths.Run | None:
+    """The run of this project that wrote the weights; None for a file from elsewhere, whatever its name."""
     try:
-        run = paths.Run.named(weights.parent.name, weights.stem)
+        run = paths.Run.from_name(weights.parent.name, weights.stem)
     except ValueError:
         return None
     return run if run.weights.resolve() == weights.resolve() else None
 
 
-def find_results(weights: Path, facts: dict[str, Any]) -> TestResults | None:
-    """None where nothing was measured here.
+def find_results(weights: Path, metadata: dict[str, Any]) -> TestResults | None:
+    """Read the test results of a model; None if this project has none.
 
     Args:
-        facts: the sidecar of the weights.
+        metadata: of the model's sidecar.
 
     Raises:
-        UserError: the metrics are of another training, or the split is of other images.
+        UserError: the metrics belong to another training of the run, or the split to other images.
     """
-    run = run_of(weights)
+    run = find_run(weights)
     metrics = _read_optional(run.metrics) if run else None
     if run is None or metrics is None:
         return None
-    if metrics["temperature"] != facts["temperature"]:
-        raise UserError(f"{run.metrics}: is of another training than {weights}; run `dvc repro`")
+    if metrics["temperature"] != metadata["temperature"]:
+        raise UserError(
+            f"{run.metrics}: not the metrics of {weights}, which is newer or older; run `dvc repro`"
+        )
     data = paths.Dataset(run.dataset)
     split = _read_optional(data.split_metrics)
-    if split and not facts.get("data", "").startswith(split["sha256"]):
-        raise UserError(f"{data.split_metrics}: is of another split than {weights}; run `dvc repro`")
+    if split and not metadata.get("data", "").startswith(split["sha256"]):
+        raise UserError(f"{data.split_metrics}: not the split that {weights} was trained on; run `dvc repro`")
     config = params.load_params() if paths.PARAMS.is_file() else None
     return TestResults(
         metrics=metrics,

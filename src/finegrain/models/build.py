@@ -65,7 +65,7 @@ def _replace_head(net: Any, spec: HeadParams, num_classes: int) -> None:
     if spec.pool == "avg+max":
         net.avgpool = _AvgMaxPool()
         in_features *= 2
-    if not spec.plain:
+    if not spec.is_linear:
         setattr(net, _head_name(net), _head_layers(in_features, spec, num_classes))
     elif isinstance(old, nn.Linear):
         net.fc = nn.Linear(in_features, num_classes)

@@ -10,49 +10,57 @@ from finegrain.core.errors import UserError
 from finegrain.serving import hub
 
 _RUN_NAME = re.compile(r".+-\d+")
-"""Of a training's name: model and seed."""
+"""A model and a seed, such as ``resnet18-0``."""
 
 
-def find_model(wanted: str | None) -> tuple[Path, Path]:
-    """Weights and sidecar of a file, an exported folder, a run, a model, or the leaderboard's winner.
+def find_model(name: str | None) -> tuple[Path, Path]:
+    """Find the weights file of a model and its sidecar.
 
     Args:
-        wanted: such as ``file.safetensors``, ``exported/resnet18``, ``resnet18-0``, or ``resnet18``, of which
-            the training is taken that is best on validation.
+        name: a weights file (``file.safetensors``), an exported folder (``exported/resnet18``), a run
+            (``resnet18-0``), or a model (``resnet18``), which means its best run on validation. None means
+            the leaderboard's winner.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such model.
     """
-    if wanted and wanted.endswith(".safetensors"):
-        return Path(wanted), Path(wanted).with_suffix(".json")
-    if wanted and is_model_folder(wanted):
-        return paths.exported_model(hub.local_model_folder(wanted))
+    if name and name.endswith(".safetensors"):
+        return Path(name), Path(name).with_suffix(".json")
+    if name and is_model_folder(name):
+        return paths.exported_model(hub.local_model_folder(name))
     dataset = params.load_params().dataset.name
-    if wanted and _RUN_NAME.fullmatch(wanted) and paths.Run.named(dataset, wanted).weights.is_file():
-        name = wanted
+    if name and _RUN_NAME.fullmatch(name) and paths.Run.from_name(dataset, name).weights.is_file():
+        run = paths.Run.from_name(dataset, name)
     else:
-        board = file_io.read_json(paths.LEADERBOARD)
-        model = wanted or board["winner"]
-        if model not in board["models"]:
-            known = ", ".join(board["models"])
-            raise UserError(f"{model}: no such model; trained are {known}, or give a .safetensors file")
-        name = board["models"][model]["run"]
-    run = paths.Run.named(dataset, name)
+        run = paths.Run.from_name(dataset, _best_run(name))
     return run.weights, run.sidecar
 
 
-def is_model_folder(wanted: str) -> bool:
-    """An exported one; a slash says that it is meant."""
-    return "/" in wanted or hub.is_model_folder(Path(wanted))
+def _best_run(model: str | None) -> str:
+    """Name of a model's best run on validation, as the leaderboard lists it."""
+    board = file_io.read_json(paths.LEADERBOARD)
+    model = model or board["winner"]
+    if model not in board["models"]:
+        known = ", ".join(board["models"])
+        raise UserError(f"{model}: no such model; give one of {known}, or a .safetensors file")
+    return str(board["models"][model]["run"])
 
 
-def evaluation_settings(wanted: str | None) -> dict[str, Any]:
-    """How a model is asked unless the user says otherwise: the project's as evaluate asks it, others plainly.
+def is_model_folder(name: str) -> bool:
+    """Whether a model name means an exported folder: it is one, or it contains a slash."""
+    return "/" in name or hub.is_model_folder(Path(name))
+
+
+def evaluation_settings(name: str | None) -> dict[str, Any]:
+    """Default settings of a prediction: flip, image_size, device and precision.
+
+    The project's own models are evaluated as in stage evaluate, by params.yaml. A weights file or an
+    exported folder is evaluated at the image size of its training and without the flip.
 
     Args:
-        wanted: as for ``find_model``.
+        name: as for ``find_model``.
     """
-    if wanted and (wanted.endswith(".safetensors") or is_model_folder(wanted)):
+    if name and (name.endswith(".safetensors") or is_model_folder(name)):
         return {"flip": False, "image_size": None, "device": "auto", "precision": "auto"}
     config = params.load_params()
     return {**dict(config.evaluate), "device": config.device, "precision": config.precision}
