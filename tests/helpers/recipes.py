@@ -1,0 +1,28 @@
+"""The recipes of recipes/*.yaml, as they are and shrunk."""
+
+import copy
+from typing import Any
+
+import yaml
+from pipeline import ROOT
+
+RECIPES: dict[str, dict[str, Any]] = {
+    file.stem: yaml.safe_load(file.read_text()) for file in sorted((ROOT / "recipes").glob("*.yaml"))
+}
+
+
+def shrunk(name: str) -> dict[str, Any]:
+    """A recipe with its structure kept and everything that costs time made small."""
+    data = copy.deepcopy(RECIPES[name])
+    data["dataset"] = {"name": name, "source": "sample", "images_per_class": 6, "image_size": 32}
+    data["pack"]["image_size"] = 32
+    data |= {"models": ["resnet18"], "weights": "none", "batch_size": 16}
+    data["lr_range_test"]["steps"] = 10
+    data["evaluate"]["image_size"] = None
+    for phase in data["phases"].values():
+        phase["epochs"] = 1
+        phase["image_size"] = 32 if isinstance(phase["image_size"], int) else [32, 64]
+        phase.pop("batch_size", None)
+        if "warmup_epochs" in phase["schedule"]:
+            phase["schedule"]["warmup_epochs"] = 0.5
+    return data
