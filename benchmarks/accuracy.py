@@ -34,6 +34,7 @@ from finegrain.runtime.distributed import SINGLE_PROCESS  # noqa: E402
 from finegrain.sources import archive, sample  # noqa: E402
 from finegrain.training import loop  # noqa: E402
 from finegrain.training.history import TrainingHistory  # noqa: E402
+from finegrain.training.train_step import TrainingSetup  # noqa: E402
 
 Splits = tuple[Any, Any]
 """Of train and val: a packed.Split, or what gives batches as it does."""
@@ -106,7 +107,7 @@ class Files:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def steps(self, batch_size: int) -> int:
+    def steps_per_epoch(self, batch_size: int) -> int:
         return -(-len(self) // batch_size)
 
     def train_batches(
@@ -135,8 +136,8 @@ def _read(path: str) -> Tensor:
     return io.decode_image(io.read_file(path), mode=io.ImageReadMode.RGB)
 
 
-class NoKeeper:
-    """These runs are short: nothing is kept in case of a kill."""
+class NoCheckpoints:
+    """These runs are short: none is resumed."""
 
     def read(self) -> None:
         return None
@@ -153,11 +154,11 @@ def run(config: params.Params, seed: int, name: str, splits: Splits, bf16: bool)
     train, val = splits
     net = build.build_model(name, len(train.class_names), config.weights, config.head, seed)
     net = net.to(train.device)
-    progress = TrainingHistory()
-    for _ in loop.fit(net, config, seed, train, val, NoKeeper(), progress, bf16):  # type: ignore[arg-type]
+    setup, history = TrainingSetup(net, config, seed, train, bf16), TrainingHistory()  # type: ignore[arg-type]
+    for _ in loop.fit(setup, val, NoCheckpoints(), history):  # type: ignore[arg-type]
         pass
-    net.load_state_dict(progress.weights)
-    logits, labels = inference.predict_split(net, val, progress.best["image_size"], bf16)
+    net.load_state_dict(history.weights)
+    logits, labels = inference.predict_split(net, val, history.best["image_size"], bf16)
     return (logits.argmax(1) == labels).numpy()
 
 

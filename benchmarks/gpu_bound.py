@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from finegrain.models import layer_groups
-from finegrain.training import loop
-from finegrain.training.train_step import StepRunner
+from finegrain.training.cuda_graph import GraphedFunction
+from finegrain.training.train_step import train_step
 
 SHOWN = 8
 """Kernels of a profile."""
@@ -57,16 +57,16 @@ def _bytes(tensor: Tensor) -> int:
 
 def count(job: Any) -> dict[str, float]:
     """Floating-point operations, two a multiply-add, and bytes of one whole step, an image."""
-    vars(job)["passes"] = StepRunner(job.net, job.bf16, job.config.label_smoothing, planned=None)
-    images, labels = next(job.batches("count", job.phase.side(0)))
-    layer_groups.set_trainable(job.net, job.phase.trainable)
-    layer_groups.set_train_mode(job.net, job.phase.trainable, job.phase.frozen_statistics)
-    optimizer = job.optimizer(job.config.lr)
-    loop.take_step(job, optimizer, images, labels)  # makes the optimizer's state
+    vars(job)["graphed"] = GraphedFunction(job.setup.net, None, job.batch_size)
+    images, labels = next(job.batches("count", job.phase.image_size_at(0)))
+    layer_groups.set_trainable(job.setup.net, job.phase.trainable)
+    job.set_train_mode()
+    optimizer = job.build_optimizer(job.setup.config.lr)
+    train_step(job, optimizer, images, labels)  # makes the optimizer's state
     with Bytes() as moved:
-        loop.take_step(job, optimizer, images, labels)
+        train_step(job, optimizer, images, labels)
     with FlopCounterMode(display=False) as done:
-        loop.take_step(job, optimizer, images, labels)
+        train_step(job, optimizer, images, labels)
     return {"flop": done.get_total_flops() / len(labels), "bytes": moved.total / len(labels)}
 
 

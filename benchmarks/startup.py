@@ -32,15 +32,16 @@ FIRST_STEP = """
 import os, sys, time
 sys.path.insert(0, "src")
 import train
-real = train.loop.take_step
+from finegrain.training import loop
+real = loop.train_step
 def first(*arguments):
     real(*arguments)
     print(time.monotonic(), flush=True)
     os._exit(0)
-train.loop.take_step = first
+loop.train_step = first
 train.main(["--model", sys.argv[1], "--seed", "0"])
 """
-"""Stage train that ends once its first optimisation step has."""
+"""Stage train that ends once its first optimization step has."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -58,46 +58,47 @@ def our_job(config: Any, train: Any, name: str) -> Any:
     """What a step of the recipe's first phase works on."""
     from finegrain.models import build
     from finegrain.runtime import devices
-    from finegrain.training import loop
+    from finegrain.training.train_step import PhaseContext, TrainingSetup
 
     net = build.build_model(name, len(train.class_names), config.weights, config.head, 0).to(train.device)
     bf16 = devices.use_bf16(config.precision, train.device)
-    return loop.PhaseRun(net, config, 0, next(iter(config.phases)), train, bf16)
+    return PhaseContext(TrainingSetup(net, config, 0, train, bf16), next(iter(config.phases)))
 
 
-def our_epochs(job: Any, after_step: FirstStep) -> Epoch:
+def our_epochs(context: Any, after_step: FirstStep) -> Epoch:
     from finegrain.models import layer_groups
     from finegrain.training import history, loop
 
-    layer_groups.set_trainable(job.net, job.phase.trainable)
-    optimizer = job.optimizer(job.config.lr)
+    setup, phase = context.setup, context.phase
+    layer_groups.set_trainable(setup.net, phase.trainable)
+    optimizer = context.build_optimizer(setup.config.lr)
     optimizer.register_step_post_hook(after_step)
 
     def epoch(number: int) -> int:
-        sums = history.EpochTotals.zero(job.train.device)
-        phase_epoch = (number - 1) % job.phase.epochs
-        for _ in loop.train_steps(job, optimizer, job.config.lr, number, phase_epoch, sums):
+        totals = history.EpochTotals.zero(setup.train.device)
+        for _ in loop.train_steps(context, optimizer, number, (number - 1) % phase.epochs, totals):
             pass
-        sums.loss.item()  # as at the end of an epoch
-        return sums.images
+        totals.loss.item()  # as at the end of an epoch
+        return totals.images
 
     return epoch
 
 
-def ceiling_epochs(job: Any, after_step: FirstStep) -> Epoch:
+def ceiling_epochs(context: Any, after_step: FirstStep) -> Epoch:
     from finegrain.models import layer_groups
-    from finegrain.training import loop
+    from finegrain.training.train_step import train_step
 
-    images, labels = next(job.batches("ceiling", job.phase.side(0)))
-    layer_groups.set_trainable(job.net, job.phase.trainable)
-    layer_groups.set_train_mode(job.net, job.phase.trainable, job.phase.frozen_statistics)
-    optimizer = job.optimizer(job.config.lr)
+    setup, phase = context.setup, context.phase
+    images, labels = next(context.batches("ceiling", phase.image_size_at(0)))
+    layer_groups.set_trainable(setup.net, phase.trainable)
+    context.set_train_mode()
+    optimizer = context.build_optimizer(setup.config.lr)
     optimizer.register_step_post_hook(after_step)
 
     def epoch(number: int) -> int:
-        for _ in range(job.steps):
-            loop.take_step(job, optimizer, images, labels)
-        return job.steps * len(labels)
+        for _ in range(context.steps_per_epoch):
+            train_step(context, optimizer, images, labels)
+        return context.steps_per_epoch * len(labels)
 
     return epoch
 

@@ -19,12 +19,12 @@ KEY = {"lr": 0.1, "data": "abc"}
 
 
 def test_read_gives_what_write_took(project):
-    with pytest.raises(KeyError), Checkpointer("m", KEY) as keeper:
-        assert keeper.read() is None
-        keeper.write({"rows": [{"epoch": 1}], "net": {"w": torch.arange(3)}})
+    with pytest.raises(KeyError), Checkpointer("m", KEY) as checkpointer:
+        assert checkpointer.read() is None
+        checkpointer.write({"rows": [{"epoch": 1}], "net": {"w": torch.arange(3)}})
         raise KeyError
-    with Checkpointer("m", KEY) as keeper:
-        state = keeper.read()
+    with Checkpointer("m", KEY) as checkpointer:
+        state = checkpointer.read()
         assert state is not None
         assert state["rows"] == [{"epoch": 1}] and state["net"]["w"].tolist() == [0, 1, 2]
 
@@ -32,14 +32,14 @@ def test_read_gives_what_write_took(project):
 def test_success_removes_the_folder_and_failure_keeps_it(project, monkeypatch):
     monkeypatch.delenv("DVC_STAGE", raising=False)
     (project / "weights").write_bytes(b"abc")
-    with Checkpointer("m", KEY) as keeper:
-        keeper.write({})
-        keeper.finish(project / "weights")
+    with Checkpointer("m", KEY) as checkpointer:
+        checkpointer.write({})
+        checkpointer.finish(project / "weights")
     assert not list(paths.checkpoints_folder().iterdir())
-    with pytest.raises(KeyError), Checkpointer("m", KEY) as keeper:
-        keeper.write({})
+    with pytest.raises(KeyError), Checkpointer("m", KEY) as checkpointer:
+        checkpointer.write({})
         raise KeyError
-    assert keeper.file.is_file()
+    assert checkpointer.file.is_file()
 
 
 def test_under_dvc_the_state_stays_until_dvc_has_recorded_the_result(project, monkeypatch):
@@ -47,10 +47,10 @@ def test_under_dvc_the_state_stays_until_dvc_has_recorded_the_result(project, mo
     (project / "weights").write_bytes(b"abc")
 
     def train() -> dict | None:
-        with Checkpointer("m", KEY) as keeper:
-            found = keeper.read()
-            keeper.write({"epoch": 3})
-            keeper.finish(project / "weights")
+        with Checkpointer("m", KEY) as checkpointer:
+            found = checkpointer.read()
+            checkpointer.write({"epoch": 3})
+            checkpointer.finish(project / "weights")
             return found
 
     train()
@@ -67,93 +67,111 @@ def test_under_dvc_the_state_stays_until_dvc_has_recorded_the_result(project, mo
 def test_a_recorded_state_in_use_stays(project, monkeypatch):
     monkeypatch.setenv("DVC_STAGE", "train@m")
     (project / "weights").write_bytes(b"abc")
-    with Checkpointer("m", KEY) as keeper:
-        keeper.finish(project / "weights")
+    with Checkpointer("m", KEY) as checkpointer:
+        checkpointer.finish(project / "weights")
         (project / "dvc.lock").write_text("md5: 900150983cd24fb0d6963f7d28e17f72\n")
         checkpoint.remove_recorded()
-        assert keeper.folder.is_dir()
+        assert checkpointer.folder.is_dir()
 
 
-def test_a_changed_parameter_or_source_file_gets_another_folder(project):
-    source = project / "a.py"
-    source.write_text("x = 1")
+def test_a_changed_parameter_gets_another_folder(project):
     first = Checkpointer("m", KEY).folder
     assert Checkpointer("m", KEY).folder == first
     assert Checkpointer("m", {**KEY, "lr": 0.2}).folder != first
-    source.write_text("x = 2")
-    assert Checkpointer("m", KEY).folder != first
+
+
+def test_the_code_s_hash_covers_the_packages_named_and_no_others(project, monkeypatch):
+    """An edit of the demo must not throw an interrupted training's checkpoint away."""
+    root = project / "finegrain"
+    for name in ("training/loop.py", "training/deep/x.py", "serving/demo.py", "train.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("x = 1")
+    monkeypatch.setattr(checkpoint, "__file__", str(root / "training" / "checkpoint.py"))
+
+    def code() -> str:
+        return checkpoint.hash_code(root / "train.py", ("training",))
+
+    first = code()
+    (root / "serving/demo.py").write_text("x = 2")
+    assert code() == first
+    hashes = {first}
+    for name in ("training/loop.py", "training/deep/x.py", "train.py"):
+        (root / name).write_text("x = 2")
+        hashes.add(code())
+    (root / "training/new.py").write_text("")
+    assert len(hashes | {code()}) == 5
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "empty"])
 def test_a_damaged_checkpoint_counts_as_none(project, capfd, harm):
-    with Checkpointer("m", KEY) as keeper:
-        keeper.write({"net": torch.arange(1000)})
-        content = bytearray(keeper.file.read_bytes())
+    with Checkpointer("m", KEY) as checkpointer:
+        checkpointer.write({"net": torch.arange(1000)})
+        content = bytearray(checkpointer.file.read_bytes())
         if harm == "flip":
             content[-50] ^= 1
-        keeper.file.write_bytes({"cut": content[:-10], "flip": content, "empty": b""}[harm])
-        assert keeper.read() is None
+        checkpointer.file.write_bytes({"cut": content[:-10], "flip": content, "empty": b""}[harm])
+        assert checkpointer.read() is None
     assert "damaged" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("when", ["fsync", "replace"])
 def test_a_full_disk_costs_only_the_new_one(project, monkeypatch, capfd, when):
-    with Checkpointer("m", KEY) as keeper:
-        keeper.write({"epoch": 1})
+    with Checkpointer("m", KEY) as checkpointer:
+        checkpointer.write({"epoch": 1})
 
         def fail(*_):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         with monkeypatch.context() as full:
             full.setattr(os, when, fail)
-            keeper.write({"epoch": 2})
-        assert keeper.read() == {"epoch": 1} and not (keeper.folder / ".state.pt.tmp").exists()
+            checkpointer.write({"epoch": 2})
+        assert (
+            checkpointer.read() == {"epoch": 1} and not (checkpointer.folder / ".checkpoint.pt.tmp").exists()
+        )
         assert "no checkpoint written (No space left on device)" in capfd.readouterr().err
-        keeper.write({"epoch": 3})
-        assert keeper.read() == {"epoch": 3}
+        checkpointer.write({"epoch": 3})
+        assert checkpointer.read() == {"epoch": 3}
 
 
 def test_room_is_asked_for_two_states_less_the_one_that_is_there(project, monkeypatch):
     usage = shutil.disk_usage(project)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=15_000))
-    with Checkpointer("m", KEY) as keeper:
-        with pytest.raises(
-            UserError, match=r"\.checkpoints/m-\w+: what a killed training goes on from needs"
-        ):
-            keeper.require_room(10_000)
-        keeper.write({"net": torch.zeros(2_500)})
-        keeper.require_room(10_000)
+    with Checkpointer("m", KEY) as checkpointer:
+        with pytest.raises(UserError, match=r"\.checkpoints/m-\w+: .* needs 0.00 GB"):
+            checkpointer.require_room(10_000)
+        checkpointer.write({"net": torch.zeros(2_500)})
+        checkpointer.require_room(10_000)
 
 
 def test_a_power_cut_leaves_the_last_whole_one(project):
-    with pytest.raises(KeyError), Checkpointer("m", KEY) as keeper:
-        keeper.write({"epoch": 1})
-        (keeper.folder / ".state.pt.tmp").write_bytes(b"half")
+    with pytest.raises(KeyError), Checkpointer("m", KEY) as checkpointer:
+        checkpointer.write({"epoch": 1})
+        (checkpointer.folder / ".checkpoint.pt.tmp").write_bytes(b"half")
         raise KeyError
-    with Checkpointer("m", KEY) as keeper:
-        assert keeper.read() == {"epoch": 1}
-        keeper.write({"epoch": 2})
-        assert not (keeper.folder / ".state.pt.tmp").exists()
+    with Checkpointer("m", KEY) as checkpointer:
+        assert checkpointer.read() == {"epoch": 1}
+        checkpointer.write({"epoch": 2})
+        assert not (checkpointer.folder / ".checkpoint.pt.tmp").exists()
 
 
 def test_it_is_due_when_the_time_is_up(project, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    with Checkpointer("m", KEY, seconds=60) as keeper:
+    with Checkpointer("m", KEY, seconds=60) as checkpointer:
         clock[0] += 59
-        assert not keeper.due()
+        assert not checkpointer.due()
         clock[0] += 1
-        assert keeper.due()
-        keeper.write({})
-        assert not keeper.due()
+        assert checkpointer.due()
+        checkpointer.write({})
+        assert not checkpointer.due()
 
 
 def test_states_of_other_runs_are_removed_in_the_end_but_none_in_use(project, monkeypatch):
     monkeypatch.setattr(checkpoint, "MAX_KEPT", 3)
     for number in range(5):
-        with pytest.raises(KeyError), Checkpointer("m", {"run": number}) as keeper:
-            keeper.write({"run": number})
-            os.utime(keeper.folder, (number, number))
+        with pytest.raises(KeyError), Checkpointer("m", {"run": number}) as checkpointer:
+            checkpointer.write({"run": number})
+            os.utime(checkpointer.folder, (number, number))
             raise KeyError
     downloads = paths.checkpoints_folder() / "downloads"
     downloads.mkdir()
@@ -192,8 +210,8 @@ def test_a_second_trainer_waits_and_goes_on_from_the_first_one_s_state(project, 
     found: list[object] = []
 
     def second() -> None:
-        with Checkpointer("m", KEY) as keeper:
-            found.append(keeper.read())
+        with Checkpointer("m", KEY) as checkpointer:
+            found.append(checkpointer.read())
 
     with Checkpointer("m", KEY) as first:
         waiting = threading.Thread(target=second)
@@ -203,7 +221,7 @@ def test_a_second_trainer_waits_and_goes_on_from_the_first_one_s_state(project, 
         first.write({"step": 3})
     waiting.join(10)
     assert found == [{"step": 3}]
-    assert capsys.readouterr().err.count("another run is training this very model: this one waits") == 1
+    assert capsys.readouterr().err.count("waiting, to resume from its checkpoint") == 1
 
 
 def test_a_second_trainer_begins_anew_where_the_first_one_has_removed_its_folder(project, monkeypatch):
@@ -211,8 +229,8 @@ def test_a_second_trainer_begins_anew_where_the_first_one_has_removed_its_folder
     folders: list[bool] = []
 
     def second() -> None:
-        with Checkpointer("m", KEY) as keeper:
-            folders.append((keeper.folder / "lock").exists() and keeper.read() is None)
+        with Checkpointer("m", KEY) as checkpointer:
+            folders.append((checkpointer.folder / "lock").exists() and checkpointer.read() is None)
 
     with Checkpointer("m", KEY) as first:
         waiting = threading.Thread(target=second)
@@ -227,7 +245,7 @@ def test_a_second_trainer_begins_anew_where_the_first_one_has_removed_its_folder
 def test_one_of_several_processes_does_not_wait(project):
     with Checkpointer("m", KEY):
         with (
-            pytest.raises(UserError, match="another run is training this very model"),
+            pytest.raises(UserError, match=r"\.checkpoints/m-\w+: another process"),
             Checkpointer("m", KEY, waits=False),
         ):
             pass

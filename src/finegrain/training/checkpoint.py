@@ -1,4 +1,8 @@
-"""Keep a training run's state outside DVC's outs, so that a killed run goes on where it stood."""
+"""Checkpoints of runs in progress, outside DVC's outs, so that an interrupted run resumes.
+
+A checkpoint stays until dvc.lock holds the run's result: DVC records the outs after the stage has ended, and
+a kill in between would otherwise cost the whole training.
+"""
 
 import contextlib
 import fcntl
@@ -22,10 +26,10 @@ from finegrain.core.errors import UserError
 from finegrain.runtime.distributed import World
 
 MAX_KEPT = 20
-"""States of interrupted runs; some hundred MB each."""
+"""Checkpoints of interrupted runs that are kept; some hundred MB each."""
 POLL_SECONDS = 1.0
 RESULT_FILE = "result.md5"
-"""In the folder of a run that has ended: its weights' md5, as dvc.lock is going to have it."""
+"""In the folder of a finished run: the md5 of its weights, by which it is found in dvc.lock."""
 
 
 def hash_code(script: Path, packages: Sequence[str]) -> str:
@@ -39,7 +43,7 @@ def hash_code(script: Path, packages: Sequence[str]) -> str:
 
 
 class CheckpointStore(Protocol):
-    """What a training run asks for."""
+    """What the training loop needs of its checkpoints."""
 
     def read(self) -> dict[str, Any] | None: ...
     def due(self) -> bool: ...
@@ -47,11 +51,11 @@ class CheckpointStore(Protocol):
 
 
 class Checkpointer:
-    """The checkpoint of one model under one exact set of params, code and data; a context manager.
+    """The checkpoint of one run with exactly these parameters, code and data; a context manager.
 
-    The folder's name holds a hash of all three, so that a changed run never starts from an old state. A
-    lock keeps a second trainer waiting: two queued experiments may ask for the very same training, and one
-    that a queue's old worker still works off must not fail the next.
+    The folder's name holds a hash of them, so that a changed run never starts from an old checkpoint. A lock
+    makes a second trainer of the same run wait: two queued experiments may ask for it, and one that is
+    still at work in an old queue worker must not make the next fail.
     """
 
     def __init__(self, name: str, key: dict[str, Any], seconds: float = math.inf, waits: bool = True) -> None:
@@ -60,70 +64,76 @@ class Checkpointer:
         Args:
             name: dataset and run, readable.
             key: all that the result depends on: parameters, the data's fingerprint, code, machine.
-            seconds: how long to go without writing a checkpoint.
-            waits: for another trainer of the same run; False: raise instead, since the other processes of
-                this training would wait in vain.
+            seconds: between two checkpoints.
+            waits: for another trainer of the same run. False raises instead, since the other processes of
+                a distributed training would wait in vain.
         """
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         self.folder = paths.checkpoints_folder() / f"{name}-{digest[:16]}"
-        self.file = self.folder / "state.pt"
+        self.file = self.folder / "checkpoint.pt"
         self._seconds, self._written, self._waits = seconds, time.monotonic(), waits
 
     def __enter__(self) -> "Checkpointer":
-        remove_recorded()  # this very run's too: it is wanted anew
-        self._held = self._hold()
+        remove_recorded()  # this run's too: whoever trains it again wants it from the start
+        self._lock = self._acquire_lock()
         os.utime(self.folder)
         _remove_old(self.folder.parent)
         self._written = time.monotonic()
         return self
 
-    def _hold(self) -> int:
-        said = False
+    def _acquire_lock(self) -> int:
+        """Wait for the lock; returns its file descriptor.
+
+        Raises:
+            UserError: another trainer holds it, and this one does not wait.
+        """
+        reported = False
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = _lock(self.folder)
+            lock = _try_lock(self.folder)
             if lock is not None:
                 return lock
             if not self._waits:
-                raise UserError(f"{self.folder}: another run is training this very model; wait for it")
-            if not said:
-                log.info(
-                    "another run is training this very model: this one waits, and goes on from its state"
-                )
-            said = True
+                raise UserError(f"{self.folder}: another process is training this run; wait for it to end")
+            if not reported:
+                log.info("another process is training this run: waiting, to resume from its checkpoint")
+            reported = True
             time.sleep(POLL_SECONDS)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._held)
+        os.close(self._lock)
 
-    def finish(self, result: Path) -> None:
-        """The run is over. Its last state stays until DVC has recorded the file, after the stage's end."""
+    def finish(self, weights: Path) -> None:
+        """The run has ended; its checkpoint stays until DVC has recorded the weights file.
+
+        A script that was started without DVC has nobody to wait for and removes its checkpoint.
+        """
         if "DVC_STAGE" in os.environ:
-            with result.open("rb") as stream:
+            with weights.open("rb") as stream:
                 digest = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
             file_io.write_text(self.folder / RESULT_FILE, digest.hexdigest())
-        else:  # a run that waits for this one may put its lock there meanwhile: then the folder is its own
+        else:  # a waiting process may put its lock there meanwhile: then the folder is in use
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def require_room(self, state_bytes: int) -> None:
-        """Refuse to begin where a state, and the next one while it is written, would not fit.
+    def require_room(self, checkpoint_bytes: int) -> None:
+        """Require disk space for a checkpoint, and for the next one while it is written.
 
         Raises:
-            UserError: too little space on the disk.
+            UserError: too little is free.
         """
         have = self.file.stat().st_size if self.file.is_file() else 0
-        disk.require_free_space(self.folder, 2 * state_bytes - have, "what a killed training goes on from")
+        disk.require_free_space(self.folder, 2 * checkpoint_bytes - have, "the checkpoint of a training")
 
     def due(self) -> bool:
-        """Whether the last state is old enough for a new one."""
+        """Whether it is time for a new checkpoint."""
         return time.monotonic() - self._written >= self._seconds
 
     def write(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint as a whole, on disk when this returns.
+        """Replace the checkpoint; it is on disk when this returns.
 
-        One that cannot be written, for lack of space, is said; the last one stays, and training goes on.
+        Where there is no space for it, that is reported, the last one stays, and training continues.
         """
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -137,7 +147,7 @@ class Checkpointer:
         self._written = time.monotonic()
 
     def read(self) -> dict[str, Any] | None:
-        """The last whole checkpoint, or None; a damaged one counts as none and is said."""
+        """The last complete checkpoint, or None; a damaged one is reported and counts as none."""
         try:
             content = self.file.read_bytes()
         except FileNotFoundError:
@@ -149,26 +159,30 @@ class Checkpointer:
 
 
 class SharedCheckpointer:
-    """The first process's keeper, as all that train together see it."""
+    """The main process's checkpointer, as all processes of a distributed training use it."""
 
-    def __init__(self, keeper: Checkpointer | None, world: World) -> None:
-        """Wrap it; None in the other processes."""
-        self._keeper, self._world = keeper, world
+    def __init__(self, checkpointer: Checkpointer | None, world: World) -> None:
+        """Wrap it; in all other processes it is None."""
+        self._checkpointer, self._world = checkpointer, world
 
     def read(self) -> dict[str, Any] | None:
-        state: dict[str, Any] | None = self._world.broadcast(self._keeper and self._keeper.read())
+        state: dict[str, Any] | None = self._world.broadcast(self._checkpointer and self._checkpointer.read())
         return state
 
     def due(self) -> bool:
-        return bool(self._world.broadcast(self._keeper and self._keeper.due()))
+        return bool(self._world.broadcast(self._checkpointer and self._checkpointer.due()))
 
     def write(self, state: dict[str, Any]) -> None:
-        if self._keeper:
-            self._keeper.write(state)
+        if self._checkpointer:
+            self._checkpointer.write(state)
+
+    def finish(self, weights: Path) -> None:
+        if self._checkpointer:
+            self._checkpointer.finish(weights)
 
 
 def remove_recorded() -> None:
-    """Remove the states of runs that DVC has recorded: a kill cannot cost them any more."""
+    """Remove the checkpoints of finished runs whose results are in dvc.lock: a kill cannot cost them."""
     lock_file = Path("dvc.lock")
     text = lock_file.read_text() if lock_file.is_file() else ""
     recorded = set(re.findall(r"md5: ([0-9a-f]{32})\b", text))
@@ -179,19 +193,19 @@ def remove_recorded() -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Unless a run is using it."""
-    lock = _lock(folder)
+    """Remove the folder of a checkpoint, unless a run is using it."""
+    lock = _try_lock(folder)
     if lock is not None:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
 
 
-def _lock(folder: Path) -> int | None:
-    """An open file by which this process holds the folder; None if another one does, or removes it now."""
+def _try_lock(folder: Path) -> int | None:
+    """Lock the folder; returns a file descriptor, or None if another process holds or removes it."""
     lock = None
     try:
         lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it when we die
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it when this process ends
         if os.path.samestat(os.fstat(lock), os.stat(folder / "lock")):
             return lock
     except (BlockingIOError, FileNotFoundError):
@@ -202,7 +216,7 @@ def _lock(folder: Path) -> int | None:
 
 
 def _remove_old(top: Path) -> None:
-    """Keep the newest ``KEPT``: a changed parameter or line of code leaves its state behind for good."""
+    """Keep the newest ``MAX_KEPT``: every change of a parameter or a line of code leaves one behind."""
     found = []
     for file in top.glob("*/lock"):
         with contextlib.suppress(FileNotFoundError):  # another run has just removed it

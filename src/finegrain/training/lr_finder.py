@@ -1,4 +1,7 @@
-"""The LR range test: raise the learning rate step by step and watch the loss (https://arxiv.org/abs/1506.01186)."""
+"""The LR range test: losses at growing learning rates, and the rates that they suggest.
+
+Smith 2015, https://arxiv.org/abs/1506.01186; the suggestions follow fastai's LR finder.
+"""
 
 import bisect
 import math
@@ -13,12 +16,12 @@ SMOOTHING = 0.95
 DIVERGENCE_FACTOR = 4.0
 """The test ends once the smoothed loss is so many times its smallest value (fastai's rule)."""
 MIN_POINTS = 10
-"""Points below which no suggestion is made."""
+"""Fewer points than this give no suggestion."""
 
 
 @dataclass(frozen=True)
 class LRPoint:
-    """One step of the sweep: the rate, the loss before that step, and its moving average."""
+    """One step of the test: learning rate, loss before the step, and moving average of the loss."""
 
     lr: float
     loss: float
@@ -26,13 +29,13 @@ class LRPoint:
 
 
 def run_sweep(step: Callable[[float], float], config: LRRangeTest) -> list[LRPoint]:
-    """Take training steps at rates that grow geometrically from ``start`` to ``end``.
+    """Take training steps at learning rates that grow geometrically from ``start`` to ``end``.
 
     Args:
-        step: takes one training step at the given rate and returns its loss.
+        step: takes one training step at the given learning rate and returns its loss.
 
     Returns:
-        A point a step, up to the last rate or to the one at which the loss diverged (left out if not finite).
+        One point per step, up to the end or until the loss diverged; a loss that is not finite is left out.
     """
     points: list[LRPoint] = []
     average = 0.0
@@ -51,11 +54,12 @@ def run_sweep(step: Callable[[float], float], config: LRRangeTest) -> list[LRPoi
 
 
 def suggest(points: Sequence[LRPoint], kind: str) -> float:
-    """A learning rate from the sweep.
+    """Choose a learning rate.
 
     Args:
-        kind: ``steepest``: where the smoothed loss falls fastest per factor of the rate; ``valley``: half way
-            down its longest fall (fastai's suggestion of that name takes the middle by count).
+        kind: ``steepest`` is where the smoothed loss falls fastest over the logarithm of the learning rate;
+            ``valley`` is half way down its longest decrease (fastai's takes
+            the middle by count).
 
     Raises:
         UserError: the loss never fell, or diverged within the first steps.
@@ -74,9 +78,9 @@ def suggest(points: Sequence[LRPoint], kind: str) -> float:
 
 
 def suggestions(points: Sequence[LRPoint]) -> dict[str, float]:
-    """Every suggestion that the sweep allows, by name; none where the loss never fell.
+    """Every suggestion by name; empty where the loss never fell.
 
-    The first tenth of the points is passed over: there the moving average is of few batches and mostly noise.
+    The first tenth of the points is skipped: there the moving average covers few batches and is mostly noise.
     """
     points = points[len(points) // 10 :]
     found = {"steepest": _steepest(points), "valley": _valley(points)}
@@ -84,9 +88,10 @@ def suggestions(points: Sequence[LRPoint]) -> dict[str, float]:
 
 
 def _steepest(points: Sequence[LRPoint]) -> float | None:
-    """The rates are evenly spaced in their logarithm: differences are slopes.
+    """The learning rate at the steepest decrease of the loss.
 
-    Taken over a sixth of the sweep, or the noise of a few batches would be the steepest.
+    Rates are evenly spaced on a log scale, so that differences are slopes. They are taken over a sixth of the
+    test, or the noise of a few batches would be the steepest.
     """
     reach = max(1, len(points) // 12)
     losses = [point.smoothed_loss for point in points]
@@ -98,7 +103,10 @@ def _steepest(points: Sequence[LRPoint]) -> float | None:
 
 
 def _valley(points: Sequence[LRPoint]) -> float | None:
-    """By loss, not by count: a smooth curve falls a little on its plateau, too."""
+    """The learning rate half way down the longest decrease.
+
+    Half way by loss, since a smooth curve falls a little on its plateau, too.
+    """
     chain = longest_decrease([point.smoothed_loss for point in points])
     if len(chain) < 3:
         return None
@@ -107,7 +115,7 @@ def _valley(points: Sequence[LRPoint]) -> float | None:
 
 
 def longest_decrease(values: Sequence[float]) -> list[int]:
-    """Indices of the longest strictly falling subsequence (patience sorting, n log n)."""
+    """Indices of the longest strictly decreasing subsequence (patience sorting, n log n)."""
     tails: list[float] = []  # negated last values of the best chain of each length
     ends: list[int] = []
     before = [-1] * len(values)

@@ -1,4 +1,4 @@
-"""Optimizers, learning rates as pure functions of the step, and the average of the weights."""
+"""Optimizers, learning-rate schedules as pure functions of the step, moving average of the weights."""
 
 import itertools
 import math
@@ -10,44 +10,45 @@ from torch.optim.swa_utils import AveragedModel
 
 from finegrain.config.training import SGD, CosineSchedule, OneCycleSchedule, Phase, StepSchedule
 
+Blocks = Sequence[tuple[int, list[nn.Parameter]]]
+"""The parameters of each block with its layer group, as ``models.layer_groups.layer_groups`` returns them."""
 
-def build_optimizer(
-    blocks: Sequence[tuple[int, list[nn.Parameter]]], phase: Phase, lr: float
-) -> torch.optim.Optimizer:
-    """An optimizer over what trains: each group holds its peak rate under ``"peak_lr"``.
+
+def build_optimizer(blocks: Blocks, phase: Phase, lr: float) -> torch.optim.Optimizer:
+    """An optimizer of all trainable parameters; each of its groups has its peak under ``"peak_lr"``.
+
+    Frozen parameters are left out, so that they get neither optimizer state nor weight decay.
 
     Args:
-        blocks: as ``model.blocks`` gives them; frozen parameters are passed over, so that they get neither
-            state nor weight decay.
-        lr: the head's peak rate when its factor is 1.
+        lr: peak learning rate where the multiplier is 1.
     """
-    chosen = phase.optimizer
-    spared = not chosen.decay_norm_and_bias
-    rows: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for factor, (_, parameters) in zip(lr_multipliers(blocks, phase), blocks, strict=True):
+    config = phase.optimizer
+    parameters_by: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for multiplier, (_, parameters) in zip(lr_multipliers(blocks, phase), blocks, strict=True):
         for parameter in parameters:
             if parameter.requires_grad:
-                # norm layers' weights and all biases are vectors, everything else is not
-                decay = 0.0 if spared and parameter.ndim == 1 else chosen.weight_decay
-                rows.setdefault((lr * factor, decay), []).append(parameter)
+                # weights of norm layers and all biases are vectors, everything else is not
+                exempt = not config.decay_norm_and_bias and parameter.ndim == 1
+                weight_decay = 0.0 if exempt else config.weight_decay
+                parameters_by.setdefault((lr * multiplier, weight_decay), []).append(parameter)
     groups = [
-        {"params": parameters, "lr": rate, "peak_lr": rate, "weight_decay": decay}
-        for (rate, decay), parameters in rows.items()
+        {"params": parameters, "lr": peak, "peak_lr": peak, "weight_decay": weight_decay}
+        for (peak, weight_decay), parameters in parameters_by.items()
     ]
-    if isinstance(chosen, SGD):
-        return torch.optim.SGD(groups, momentum=chosen.momentum, nesterov=chosen.nesterov, fused=True)
-    return torch.optim.AdamW(groups, betas=chosen.betas, eps=chosen.eps, fused=True)
+    if isinstance(config, SGD):
+        return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+    return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
 
 
-def lr_multipliers(blocks: Sequence[tuple[int, list[nn.Parameter]]], phase: Phase) -> list[float]:
-    """The factor on the learning rate of each block: by layer group, or geometric from the head back."""
+def lr_multipliers(blocks: Blocks, phase: Phase) -> list[float]:
+    """The multiplier of each block's learning rate: by layer group, or geometric from the head back."""
     if phase.layer_decay is None:
         return [phase.layer_lr_multipliers[group] for group, _ in blocks]
     return [phase.layer_decay**distance for distance in reversed(range(len(blocks)))]
 
 
 def lr_scale(phase: Phase, step: int, steps_per_epoch: int) -> float:
-    """The factor on every peak rate at a step of the phase, 0 <= step < epochs * steps_per_epoch."""
+    """The factor on every peak learning rate at a step, 0 <= step < epochs * steps_per_epoch."""
     schedule = phase.schedule
     total = phase.epochs * steps_per_epoch
     if isinstance(schedule, StepSchedule):
@@ -94,11 +95,11 @@ def _one_cycle(
 
 
 class MovingAverage(AveragedModel):
-    """A copy of a network that ``update_parameters`` moves towards it: an exponential moving average.
+    """An exponential moving average (EMA) of a network's weights.
 
-    The decay grows with the updates n as (1 + n) / (10 + n) up to ``decay``, as TensorFlow's
-    ExponentialMovingAverage does it, so that the first, bad weights are soon forgotten. Norm statistics are
-    averaged too; counters are copied.
+    The decay grows with the number n of updates as (1 + n) / (10 + n) up to ``decay``, as in TensorFlow's
+    ExponentialMovingAverage, so that the first weights are soon forgotten. Norm statistics are averaged too;
+    counters are copied.
     """
 
     def __init__(self, net: nn.Module, decay: float) -> None:
@@ -108,11 +109,13 @@ class MovingAverage(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """One update; unlike torch's own it never waits for a GPU, which that one does to count."""
+        """Update the average; torch's own method waits for the GPU to count, this one never does."""
         n = int(self.n_averaged)  # stays on the CPU
         weight = 1 - min(self._decay, (1 + n) / (10 + n)) if n else 1.0
-        mine, theirs = (itertools.chain(each.parameters(), each.buffers()) for each in (self.module, model))
-        pairs = list(zip(mine, theirs, strict=True))
+        averaged, current = (
+            itertools.chain(each.parameters(), each.buffers()) for each in (self.module, model)
+        )
+        pairs = list(zip(averaged, current, strict=True))
         moved = [pair for pair in pairs if weight < 1 and pair[0].is_floating_point()]
         copied = [pair for pair in pairs if weight == 1 or not pair[0].is_floating_point()]
         if moved:

@@ -1,4 +1,4 @@
-"""A step's passes are autograd's; they are recorded once for each size of images, and only where it pays.
+"""A graph is recorded once for each image size, where the recipe has enough steps, and changes no result.
 
 CI has no GPU: there a recording is a stand-in that runs the same passes and puts the results where a CUDA
 graph would, into the same memory every time.
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from finegrain.training import train_step
+from finegrain.training import cuda_graph
 
 
 def network() -> nn.Module:
@@ -21,14 +21,28 @@ def network() -> nn.Module:
     )
 
 
-def batch(n: int, side: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(n: int, size: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     source = torch.Generator().manual_seed(seed)
-    return torch.randn(n, 3, side, side, generator=source), torch.randint(5, (n,), generator=source)
+    return torch.randn(n, 3, size, size, generator=source), torch.randint(5, (n,), generator=source)
 
 
 def slow(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
     loss = F.cross_entropy(net(x), y, label_smoothing=0.1)
     return loss, list(torch.autograd.grad(loss, list(net.parameters())))
+
+
+def runner(net: nn.Module, planned=None, batch_size: int = 0, label_smoothing: float = 0.1):
+    """Forward and backward pass of the network, replayed from a graph where that is planned."""
+    graphed = cuda_graph.GraphedFunction(net, planned, batch_size)
+
+    def forward_backward(images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = net(images)
+        loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+        net.zero_grad(set_to_none=True)
+        loss.backward()
+        return loss.detach(), logits.detach()
+
+    return lambda images, targets: graphed(forward_backward, images, targets)
 
 
 class Recording:
@@ -53,15 +67,15 @@ def stand_in(monkeypatch):
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Recording)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.get_rng_state())
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: torch.set_rng_state(state))
-    real = train_step._CudaGraph.__init__
+    real = cuda_graph._CudaGraph.__init__
 
-    def remember(self, run, net, images, target):
-        real(self, run, net, images, target)
+    def remember(self, function, net, images, targets):
+        real(self, function, net, images, targets)
         kept = [gradient for _, gradient in self._gradients]
 
         def replay() -> None:
             assert all(p.grad is gradient for p, gradient in self._gradients)
-            fresh = run(self._images, self._target)
+            fresh = function(self._images, self._targets)
             for place, value in zip(self._outputs, fresh, strict=True):
                 place.copy_(value)
             for place, (parameter, _) in zip(kept, self._gradients, strict=True):
@@ -70,20 +84,7 @@ def stand_in(monkeypatch):
 
         self._graph.replay = replay
 
-    monkeypatch.setattr(train_step._CudaGraph, "__init__", remember)
-
-
-def test_loss_and_gradients_are_autograds():
-    net, other = network(), network()
-    x, y = batch(4, 8)
-    run = train_step.StepRunner(net, bf16=False, label_smoothing=0.1, planned=None)
-    run(x * 2, y)  # gradients of an earlier step must not add up
-    loss, logits = run(x, y)
-    other(x * 2)
-    expected, gradients = slow(other, x, y)
-    assert torch.equal(loss, expected.detach()) and logits.shape == (4, 5)
-    assert not loss.requires_grad and not logits.requires_grad
-    assert all(torch.equal(p.grad, g) for p, g in zip(net.parameters(), gradients, strict=True))
+    monkeypatch.setattr(cuda_graph._CudaGraph, "__init__", remember)
 
 
 def test_a_recording_changes_nothing(stand_in):
@@ -91,16 +92,16 @@ def test_a_recording_changes_nothing(stand_in):
     are those without recordings.
     """
     plain, recorded = network(), network()
-    with_graph = train_step.StepRunner(recorded, False, 0.1, lambda side: train_step.MIN_GRAPH_STEPS, 4)
-    without = train_step.StepRunner(plain, False, 0.1, None)
+    with_graph = runner(recorded, lambda size: cuda_graph.MIN_STEPS, 4)
+    without = runner(plain)
     sizes = [(3, 8), (4, 8), (4, 8), (3, 8), (4, 8), (4, 12), (2, 12), (4, 12)]
-    for seed, (n, side) in enumerate(sizes):
-        x, y = batch(n, side, seed)
+    for seed, (n, size) in enumerate(sizes):
+        x, y = batch(n, size, seed)
         (loss, logits), (expected, expected_logits) = with_graph(x, y), without(x, y)
         assert torch.equal(loss, expected) and torch.equal(logits, expected_logits)
         for p, q in zip(recorded.parameters(), plain.parameters(), strict=True):
             assert torch.equal(p.grad, q.grad)
-        assert Recording.made == (seed > 0) + (side == 12)
+        assert Recording.made == (seed > 0) + (size == 12)
     assert all(torch.equal(a, b) for a, b in zip(recorded.buffers(), plain.buffers(), strict=True))
 
 
@@ -108,16 +109,16 @@ def test_a_recording_leaves_the_random_numbers_as_they_were(stand_in):
     net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3 * 8 * 8, 5))
     x, y = batch(4, 8)
     losses = []
-    for planned in (None, lambda side: train_step.MIN_GRAPH_STEPS):
-        run = train_step.StepRunner(net, False, 0.0, planned, 4)
+    for planned in (None, lambda size: cuda_graph.MIN_STEPS):
+        run = runner(net, planned, 4)
         torch.manual_seed(3)
         losses.append(run(x, y)[0].item())
     assert losses[0] == losses[1]
 
 
 def test_short_plans_are_not_recorded(stand_in):
-    plan = {8: train_step.MIN_GRAPH_STEPS - 1, 12: train_step.MIN_GRAPH_STEPS}
-    run = train_step.StepRunner(network(), False, 0.0, plan.__getitem__, 4)
+    plan = {8: cuda_graph.MIN_STEPS - 1, 12: cuda_graph.MIN_STEPS}
+    run = runner(network(), plan.__getitem__, 4)
     run(*batch(4, 8))
     assert Recording.made == 0
     run(*batch(4, 12))
@@ -131,7 +132,7 @@ def test_what_cannot_be_recorded_runs_all_the_same(stand_in, monkeypatch, capsys
     monkeypatch.setattr(Recording, "__init__", refuse)
     net, other = network(), network()
     x, y = batch(4, 8)
-    loss, _ = train_step.StepRunner(net, False, 0.1, lambda side: train_step.MIN_GRAPH_STEPS, 4)(x, y)
+    loss, _ = runner(net, lambda size: cuda_graph.MIN_STEPS, 4)(x, y)
     assert torch.equal(loss, slow(other, x, y)[0].detach())
     assert all(torch.equal(a, b) for a, b in zip(net.buffers(), other.buffers(), strict=True))
     assert "no CUDA graph (CUDA out of memory.)" in capsys.readouterr().err

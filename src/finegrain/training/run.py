@@ -1,0 +1,191 @@
+"""One run: from the packed images to a saved model, its history and its cost."""
+
+import contextlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from finegrain.config import params
+from finegrain.config.training import AdamW
+from finegrain.core import disk, file_io, log, paths
+from finegrain.loading.batches import PackedSplit, normalization_mean_std
+from finegrain.models import build, calibration, inference, outputs, storage
+from finegrain.runtime import devices, provenance
+from finegrain.runtime.distributed import World
+from finegrain.training import loop, lr_finder
+from finegrain.training.checkpoint import Checkpointer, SharedCheckpointer
+from finegrain.training.history import TrainingHistory
+from finegrain.training.train_step import TrainingSetup
+
+HISTORY = ("epoch", "phase", "image_size", "lr", "train_loss", "train_top1", "val_loss", "val_top1")
+LOSS, LR = ("epoch", "train_loss", "val_loss"), ("epoch", "lr")
+LR_RANGE = ("log10_lr", "lr", "loss", "smoothed_loss")
+"""DVC's plots have no logarithmic axis: the logarithm is a column."""
+RECIPE_KEYS = {
+    *("dataset", "weights", "head", "normalization", "lr", "batch_size", "label_smoothing"),
+    *("ema_decay", "augment", "phases", "refit", "lr_range_test", "precision", "deterministic"),
+}
+"""Parameters that the result depends on, which the saved model records."""
+
+
+class TrainingRun:
+    """One training, in each of the processes that train together; the main process writes the files.
+
+    A context manager, which holds the locks of the checkpoints and of the machine's cores.
+    """
+
+    def __init__(self, config: params.Params, files: paths.Run, world: World, code: str) -> None:
+        """Open the training and validation splits.
+
+        Args:
+            files: names the model and the seed.
+            code: hash of the code, part of the key of the checkpoints.
+
+        Raises:
+            UserError: a batch size cannot be divided among the processes; the pack is missing or damaged.
+        """
+        config.require_divisible_batches(world.size)
+        devices.set_deterministic(config.deterministic)
+        self.config, self.files, self.world, self._code = config, files, world, code
+        self._locks = contextlib.ExitStack()
+        self._pack = paths.Dataset(config.dataset.name).pack
+        self.mean_std = normalization_mean_std(
+            self._pack, config.normalization, build.is_pretrained(config.weights)
+        )
+        self.train_split, self.val_split = self.split("train"), self.split("val")
+        self.bf16 = devices.use_bf16(config.precision, world.device)
+        recipe = config.model_dump(mode="json", include=RECIPE_KEYS)
+        self.identity: dict[str, Any] = {
+            "model": files.model,
+            "seed": files.seed,
+            "recipe": {**recipe, "dataset": config.dataset.name},
+            "data": self.train_split.fingerprint,
+            "environment": provenance.environment(world.device, self.bf16) | {"devices": world.size},
+        }
+        """All that the result depends on, except the code."""
+
+    def __enter__(self) -> "TrainingRun":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._locks.close()
+
+    def split(self, names: str) -> PackedSplit:
+        return PackedSplit(self._pack, names, self.world.device, *self.mean_std, self.world)
+
+    def train(self) -> None:
+        """Train, calibrate, train again on train + val if the recipe wants it, and save the model."""
+        setup, chosen = self.setup(self.train_split), TrainingHistory()
+        disk.require_free_space(self.files.weights, build.weights_bytes(setup.net), "the model")
+        checkpoints = [self.open_checkpoints(setup.net)]
+        if self.world.is_single:
+            self._locks.enter_context(devices.exclusive_cores(self.world.device))
+        self.fit(setup, checkpoints[0], chosen)
+        calibrated = self.calibrate(setup.net, chosen)
+        histories = [chosen]
+        if self.config.refit:
+            for split in (self.train_split, self.val_split):
+                split.release()  # the joint split holds the same images
+            setup = self.setup(self.split("train+val"))
+            checkpoints.append(self.open_checkpoints(setup.net, "-refit"))
+            histories.append(self.refit(setup, checkpoints[1], chosen))
+        if self.world.is_main_process:
+            metadata = self.metadata(chosen, histories[-1]) | calibrated
+            storage.save_model(self.files.weights, self.files.sidecar, histories[-1].weights, metadata)
+            write_lr_range_tests(self.files, chosen, list(self.config.phases))
+            file_io.write_json(self.files.cost, self.cost(setup.net, histories))
+        for each in checkpoints:
+            each.finish(self.files.weights)
+
+    def fit(self, setup: TrainingSetup, checkpoints: SharedCheckpointer, history: TrainingHistory) -> None:
+        """Train with validation; the history's files are current after every epoch."""
+        for row in loop.fit(setup, self.val_split, checkpoints, history):
+            if self.world.is_main_process:
+                write_history(self.files, history)
+            validation = f"val loss {row['val_loss']:.3f}, val top-1 {row['val_top1']:.2%}"
+            log.info(
+                f"{self.files.name} epoch {row['epoch']}: train loss {row['train_loss']:.3f}, {validation}"
+            )
+
+    def refit(
+        self, setup: TrainingSetup, checkpoints: SharedCheckpointer, plan: TrainingHistory
+    ) -> TrainingHistory:
+        """Train without validation, with the epochs and learning rates of ``plan``."""
+        history = TrainingHistory()
+        for row in loop.fit(setup, None, checkpoints, history, plan):
+            log.info(f"{self.files.name} refit, epoch {row['epoch']}: train loss {row['train_loss']:.3f}")
+        return history
+
+    def setup(self, train: PackedSplit) -> TrainingSetup:
+        """A new network and what to train it with."""
+        classes, config = len(train.class_names), self.config
+        net = build.build_model(self.files.model, classes, config.weights, config.head, self.files.seed)
+        return TrainingSetup(net.to(self.world.device), config, self.files.seed, train, self.bf16)
+
+    def open_checkpoints(self, net: nn.Module, suffix: str = "") -> SharedCheckpointer:
+        """The checkpoints of this very run; in the main process locked and with room on the disk."""
+        if not self.world.is_main_process:
+            return SharedCheckpointer(None, self.world)
+        name, key = f"{self.files.dataset}-{self.files.name}{suffix}", self.identity | {"code": self._code}
+        seconds, waits = self.config.checkpoint_seconds, self.world.is_single
+        checkpointer = self._locks.enter_context(Checkpointer(name, key, seconds, waits))
+        checkpointer.require_room(checkpoint_bytes(net, self.config))
+        return SharedCheckpointer(checkpointer, self.world)
+
+    def calibrate(self, net: nn.Module, chosen: TrainingHistory) -> dict[str, float]:
+        """Temperature and threshold of the chosen weights, fitted on validation."""
+        net.load_state_dict(chosen.weights)
+        logits, labels = inference.predict_split(net, self.val_split, chosen.best["image_size"], self.bf16)
+        temperature = calibration.fit_temperature(logits.numpy(), labels.numpy())
+        predictions = outputs.from_logits(logits.numpy(), labels.numpy(), temperature)
+        threshold = calibration.fit_unknown_threshold(predictions.confidence, predictions.correct)
+        return {"temperature": temperature, "unknown_below": threshold}
+
+    def metadata(self, chosen: TrainingHistory, final: TrainingHistory) -> dict[str, Any]:
+        """What is saved beside the weights: how to use them, and where they come from."""
+        mean, std = self.mean_std
+        return self.identity | {
+            "classes": self.train_split.class_names,
+            "image_size": final.best["image_size"],
+            "pack_image_size": self.train_split.image_size,
+            "mean": mean,
+            "std": std,
+            "lr": chosen.lrs,
+            "lr_suggestions": {k: lr_finder.suggestions(v) for k, v in chosen.lr_range_tests.items()},
+            "best_epoch": chosen.best["epoch"],
+            "val_top1": chosen.best["val_top1"],
+            "val_loss": chosen.best["val_loss"],
+            "refit": self.config.refit,
+            "revision": provenance.git_revision(),
+        }
+
+    def cost(self, net: nn.Module, histories: Sequence[TrainingHistory]) -> dict[str, float]:
+        rows = [row for history in histories for row in history.rows]
+        images = sum(row["train_images"] for row in rows)
+        return {
+            "seconds": round(sum(row["seconds"] for row in rows), 2),
+            "images_per_second": round(images / sum(row["train_seconds"] for row in rows), 1),
+            "parameters": build.count_parameters(net),
+            "peak_memory_bytes": devices.peak_memory_bytes(self.world.device),
+        }
+
+
+def checkpoint_bytes(net: nn.Module, config: params.Params) -> int:
+    """Size of a checkpoint: the network, the best one, the average, one or two moments of the optimizer."""
+    moments = max(2 if isinstance(phase.optimizer, AdamW) else 1 for phase in config.phases.values())
+    return (2 + moments + bool(config.ema_decay)) * build.weights_bytes(net)
+
+
+def write_history(run: paths.Run, history: TrainingHistory) -> None:
+    for file, columns in ((run.history, HISTORY), (run.loss, LOSS), (run.lr, LR)):
+        file_io.write_csv(file, columns, ([row[c] for c in columns] for row in history.rows))
+
+
+def write_lr_range_tests(run: paths.Run, history: TrainingHistory, phases: Sequence[str]) -> None:
+    """Write a CSV for every phase, without rows where there was no test: DVC wants the folder always."""
+    for phase in phases:
+        points = history.lr_range_tests.get(phase, [])
+        rows = ((math.log10(p.lr), p.lr, p.loss, p.smoothed_loss) for p in points)
+        file_io.write_csv(run.lr_range / f"{phase}.csv", LR_RANGE, rows)
