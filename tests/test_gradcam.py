@@ -1,4 +1,4 @@
-"""Grad-CAM against its closed form, and a network that is left as it was."""
+"""Grad-CAM against its closed form, without a change to the network."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from finegrain.models import build
 ARCHITECTURES = ["resnet18", "resnext50_32x4d", "efficientnet_b0"]
 
 
-def built(name: str, head: HeadParams | None = None) -> torch.nn.Module:
+def build_net(name: str, head: HeadParams | None = None) -> torch.nn.Module:
     net = build.build_model(name, 5, "none", head or HeadParams(), seed=0)
     torch.manual_seed(1)
     with torch.no_grad():
@@ -22,9 +22,9 @@ def built(name: str, head: HeadParams | None = None) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_with_a_linear_head_it_is_the_class_activation_map(name):
-    """Mean pooling and a linear layer: the gradient of a logit by a feature is its weight over the places."""
-    net, images, classes = built(name), torch.randn(3, 3, 96, 96), torch.tensor([0, 4, 2])
+def test_grad_cam_of_a_linear_head_is_the_class_activation_map(name):
+    """With mean pooling, the gradient of a logit with respect to a feature is proportional to its weight."""
+    net, images, classes = build_net(name), torch.randn(3, 3, 96, 96), torch.tensor([0, 4, 2])
     features: list[torch.Tensor] = []
     net.avgpool.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
     with torch.no_grad():
@@ -39,17 +39,17 @@ def test_with_a_linear_head_it_is_the_class_activation_map(name):
     assert got.min() >= 0 and got.max() <= 1
 
 
-def test_a_deep_head_s_weights_are_its_gradients():
-    """By finite differences of the logits, through batch norm and mean + max pooling."""
+def test_grad_cam_of_a_deep_head_weights_features_by_finite_differences():
+    """Finite differences of the logits, through batch norm and mean + max pooling."""
     head = HeadParams(widths=[16], dropouts=[0.3, 0.2], batch_norm=True, pool="avg+max")
-    net = built("resnet18", head).double()
+    net = build_net("resnet18", head).double()
     images = torch.randn(1, 3, 64, 64, dtype=torch.double)
-    kept: list[torch.Tensor] = []
-    hook = net.avgpool.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+    captured: list[torch.Tensor] = []
+    hook = net.avgpool.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
     with torch.no_grad():
         net(images)
     hook.remove()
-    features = kept[0]
+    features = captured[0]
 
     def logits(values: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -58,7 +58,7 @@ def test_a_deep_head_s_weights_are_its_gradients():
     slopes = torch.empty(512, 5, dtype=torch.double)
     for channel in range(512):
         moved = features.clone()
-        moved[:, channel] += 1e-4  # all places alike: their gradients' sum
+        moved[:, channel] += 1e-4  # at all places, which gives the sum of their gradients
         slopes[channel] = (logits(moved) - logits(features)) / 1e-4
     cams = F.relu(torch.einsum("ck,chw->khw", slopes, features[0]))[None]
     expected = F.interpolate(cams, (64, 64), mode="bilinear")[0]
@@ -68,26 +68,28 @@ def test_a_deep_head_s_weights_are_its_gradients():
     np.testing.assert_allclose(got, expected / highest, atol=1e-2)
 
 
-def test_it_finds_the_place_that_speaks_for_the_class():
-    """A network whose features are the image's own brightness, seen from a corner with a bright square."""
-    net = built("resnet18")
+def test_the_heat_map_is_high_where_the_features_are():
+    """A network whose features are the brightness of the image, and an image with one bright corner."""
+    net = build_net("resnet18")
     for layer in (net.layer1, net.layer2, net.layer3):
         layer.register_forward_hook(lambda _, inputs, out: torch.zeros_like(out))
     net.layer4.register_forward_hook(
-        lambda _, inputs, out: F.adaptive_avg_pool2d(seen, out.shape[2:]).mean(1, keepdim=True).expand_as(out)
+        lambda _, inputs, out: (
+            F.adaptive_avg_pool2d(image, out.shape[2:]).mean(1, keepdim=True).expand_as(out)
+        )
     )
-    seen = torch.zeros(1, 3, 224, 224)
-    seen[..., :64, 160:] = 1
+    image = torch.zeros(1, 3, 224, 224)
+    image[..., :64, 160:] = 1
     with torch.no_grad():
         build.get_head(net).weight.fill_(0.01)
-    heat = gradcam.heatmaps(net, seen, torch.tensor([1]))[0]
+    heat = gradcam.heatmaps(net, image, torch.tensor([1]))[0]
     top, left = np.unravel_index(heat.argmax(), heat.shape)
     assert top < 64 and left >= 160
     assert heat[128:, :96].max() < 0.1
 
 
-def test_the_network_is_left_as_it_was():
-    net = built("efficientnet_b0").train()
+def test_the_network_is_unchanged_afterwards():
+    net = build_net("efficientnet_b0").train()
     net.features.eval()  # modes differ
     for p in net.parameters():
         p.requires_grad_(False)
@@ -103,17 +105,17 @@ def test_the_network_is_left_as_it_was():
     assert all(p.grad is None and not p.requires_grad for p in net.parameters())
 
 
-def test_no_place_speaks_for_a_class_that_all_features_speak_against():
-    net = built("resnet18")
+def test_the_heat_map_is_zero_where_all_weights_are_negative():
+    net = build_net("resnet18")
     with torch.no_grad():
         build.get_head(net).weight.fill_(-1.0)  # features are not negative
     assert gradcam.heatmaps(net, torch.randn(1, 3, 64, 64), torch.tensor([0])).max() == 0
 
 
-def test_the_overlay_is_bright_where_it_is_hot():
-    photo = np.full((40, 60, 3), 128, np.uint8)
+def test_the_overlay_is_bright_where_the_heat_map_is_high():
+    image = np.full((40, 60, 3), 128, np.uint8)
     heat = np.zeros((20, 30), np.float32)
     heat[5:10, 20:25] = 1
-    shown = gradcam.overlay(photo, heat)
-    assert shown.shape == photo.shape and shown.dtype == np.uint8
+    shown = gradcam.overlay(image, heat)
+    assert shown.shape == image.shape and shown.dtype == np.uint8
     assert shown[15, 45].mean() > shown[35, 5].mean() + 60

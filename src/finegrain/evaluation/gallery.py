@@ -1,12 +1,12 @@
-"""Photos for the report: what a network answered, where it was most wrong, what it confuses, where it looked.
+"""Images for the report: random predictions, worst mistakes, confused classes and Grad-CAM.
 
-One JSON with the photos inside as small JPEGs, so that the page needs no file beside it.
+They are stored as small JPEGs inside one JSON file, so that the page needs no other file.
 """
 
 import base64
 import io
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -19,121 +19,131 @@ from finegrain.models.inference import Preprocessor
 from finegrain.models.outputs import Ints, Predictions
 
 THUMBNAIL_SIZE = 144
-"""Of a photo at most, in pixels."""
-RANDOM, WORST, PAIRS, EXAMPLES, EACH = 16, 12, 6, 3, 4
+"""Longer side of an image in the report, in pixels."""
+RANDOM_IMAGES, WORST_IMAGES, PAIRS = 16, 12, 6
+EXAMPLES = 3
+"""Images of either class of a confused pair."""
+GRADCAM_IMAGES = 4
+"""Images with Grad-CAM among the correct predictions, and among the mistakes."""
 
 
 @dataclass(frozen=True)
 class Tile:
+    """An image with its prediction."""
+
     image: str
-    """A data URI, as ``heat``."""
+    """JPEG as a data URI."""
     truth: str
     predicted: str
     confidence: float
     """Calibrated probability of ``predicted``, in 0..1."""
     loss: float
     heat: str | None = None
-    """The same photo under its Grad-CAM."""
+    """The image under its Grad-CAM heat map, as a data URI."""
 
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """Two classes that are confused."""
+    """Two classes of which one is often predicted as the other."""
 
     truth: str
     predicted: str
     mistakes: int
     images: int
-    """Of the true class in the test split."""
+    """Number of test images of the true class."""
     mistaken: list[str]
-    """Test images of ``truth`` taken for ``predicted``."""
+    """Test images of class ``truth`` that are predicted as ``predicted``."""
     examples: list[str]
-    """Train images of ``predicted``."""
+    """Train images of class ``predicted``."""
 
 
 @dataclass(frozen=True)
 class Gallery:
     random: list[Tile]
     worst: list[Tile]
-    """The largest losses among the mistakes."""
+    """The mistakes with the largest losses."""
     looked_at: list[Tile]
-    """With Grad-CAM of the predicted class: right answers, then mistakes."""
+    """Correct predictions, then mistakes, with Grad-CAM of the predicted class."""
     confused: list[ConfusedPair]
 
 
 def build_gallery(
     net: nn.Module,
-    view: Preprocessor,
+    preprocess: Preprocessor,
     test: PackedSplit,
     train: PackedSplit,
-    plain: Predictions,
+    raw: Predictions,
     calibrated: Predictions,
 ) -> dict[str, object]:
-    """Choose the photos, the same ones in every run; as JSON has it.
+    """Choose the images, the same ones in every run, and return the gallery as JSON data.
 
     Args:
-        view: how the network sees a packed square.
-        plain: answers of the test split; ``calibrated`` gives the confidences.
+        preprocess: maps packed images to the network's inputs.
+        raw: predictions of the test split without a temperature.
+        calibrated: the same with the temperature: their confidences are shown.
     """
-    names, rng = test.class_names, np.random.default_rng(0)
-    mixed = rng.permutation(len(plain))
-    wrong = np.flatnonzero(~plain.correct)
-    worst = wrong[np.argsort(-plain.loss[wrong], kind="stable")][:WORST]
-
-    def tiles(chosen: Ints, heated: bool = False) -> list[Tile]:
-        squares = test.squares(torch.from_numpy(chosen))
-        heat: list[str | None] = [None] * len(chosen)
-        if heated and len(chosen):
-            classes = torch.from_numpy(plain.predicted[chosen])
-            maps = gradcam.heatmaps(net, view(torch.from_numpy(squares)), classes)
-            heat = [
-                jpeg_data_uri(gradcam.overlay(square, one)) for square, one in zip(squares, maps, strict=True)
-            ]
-        return [
-            Tile(
-                image=jpeg_data_uri(square),
-                truth=names[plain.labels[i]],
-                predicted=names[plain.predicted[i]],
-                confidence=float(calibrated.confidence[i]),
-                loss=float(plain.loss[i]),
-                heat=hot,
-            )
-            for i, square, hot in zip(chosen.tolist(), squares, heat, strict=True)
-        ]
-
-    some_right = mixed[plain.correct[mixed]][:EACH]
-    some_wrong = mixed[~plain.correct[mixed]][:EACH]
-    return asdict(
-        Gallery(
-            random=tiles(mixed[:RANDOM]),
-            worst=tiles(worst),
-            looked_at=tiles(np.concatenate((some_right, some_wrong)), heated=True),
-            confused=list(_confused_pairs(test, train, plain)),
-        )
+    order = np.random.default_rng(0).permutation(len(raw))
+    mistakes = np.flatnonzero(~raw.correct)
+    worst = mistakes[np.argsort(-raw.loss[mistakes], kind="stable")][:WORST_IMAGES]
+    correct_and_not = (order[raw.correct[order]], order[~raw.correct[order]])
+    explained = np.concatenate([chosen[:GRADCAM_IMAGES] for chosen in correct_and_not])
+    heat = _gradcam_images(net, preprocess, test, raw, explained)
+    gallery = Gallery(
+        random=_tiles(test, raw, calibrated, order[:RANDOM_IMAGES]),
+        worst=_tiles(test, raw, calibrated, worst),
+        looked_at=[
+            replace(tile, heat=image)
+            for tile, image in zip(_tiles(test, raw, calibrated, explained), heat, strict=True)
+        ],
+        confused=list(_confused_pairs(test, train, raw)),
     )
+    return asdict(gallery)
 
 
-def _confused_pairs(test: PackedSplit, train: PackedSplit, plain: Predictions) -> Iterable[ConfusedPair]:
-    names, learnt = test.class_names, train.labels.numpy()
-    for truth, predicted, mistakes, images in metrics.confused_pairs(
-        plain.labels, plain.predicted, names, PAIRS
-    ):
-        own, other = names.index(truth), names.index(predicted)
-        mistaken = np.flatnonzero((plain.labels == own) & (plain.predicted == other))[:EXAMPLES]
-        examples = np.flatnonzero(learnt == other)[:EXAMPLES]
+def _tiles(test: PackedSplit, raw: Predictions, calibrated: Predictions, chosen: Ints) -> list[Tile]:
+    """The chosen test images with their predictions."""
+    return [
+        Tile(
+            image=jpeg_data_uri(image),
+            truth=test.class_names[raw.labels[i]],
+            predicted=test.class_names[raw.predicted[i]],
+            confidence=float(calibrated.confidence[i]),
+            loss=float(raw.loss[i]),
+        )
+        for i, image in zip(chosen.tolist(), test.squares(torch.from_numpy(chosen)), strict=True)
+    ]
+
+
+def _gradcam_images(
+    net: nn.Module, preprocess: Preprocessor, test: PackedSplit, raw: Predictions, chosen: Ints
+) -> list[str]:
+    """The chosen test images under the Grad-CAM of their predicted classes, as data URIs."""
+    images = test.squares(torch.from_numpy(chosen))
+    classes = torch.from_numpy(raw.predicted[chosen])
+    heatmaps = gradcam.heatmaps(net, preprocess(torch.from_numpy(images)), classes)
+    return [jpeg_data_uri(gradcam.overlay(*pair)) for pair in zip(images, heatmaps, strict=True)]
+
+
+def _confused_pairs(test: PackedSplit, train: PackedSplit, raw: Predictions) -> Iterable[ConfusedPair]:
+    """The most confused pairs of classes, with example images of both."""
+    names, train_labels = test.class_names, train.labels.numpy()
+    for truth, predicted, mistakes, images in metrics.confused_pairs(raw.labels, raw.predicted, names, PAIRS):
+        true_id, predicted_id = names.index(truth), names.index(predicted)
+        mistaken = np.flatnonzero((raw.labels == true_id) & (raw.predicted == predicted_id))[:EXAMPLES]
+        examples = np.flatnonzero(train_labels == predicted_id)[:EXAMPLES]
         yield ConfusedPair(
             truth=truth,
             predicted=predicted,
             mistakes=mistakes,
             images=images,
-            mistaken=[jpeg_data_uri(square) for square in test.squares(torch.from_numpy(mistaken))],
-            examples=[jpeg_data_uri(square) for square in train.squares(torch.from_numpy(examples))],
+            mistaken=[jpeg_data_uri(image) for image in test.squares(torch.from_numpy(mistaken))],
+            examples=[jpeg_data_uri(image) for image in train.squares(torch.from_numpy(examples))],
         )
 
 
-def jpeg_data_uri(square: ImageArray) -> str:
-    """``[S, S, 3]`` as a data URI of at most ``SIDE`` pixels each way."""
-    image = Image.fromarray(square)
+def jpeg_data_uri(pixels: ImageArray) -> str:
+    """``[S, S, 3]`` as a JPEG data URI of at most ``THUMBNAIL_SIZE`` pixels each way."""
+    image = Image.fromarray(pixels)
     image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     image.save(stream, format="jpeg", quality=85, optimize=True)

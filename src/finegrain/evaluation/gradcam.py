@@ -1,4 +1,4 @@
-"""Where a network looked: Grad-CAM, and its heat map on the photo (https://arxiv.org/abs/1610.02391)."""
+"""Grad-CAM: which places of an image raise the logit of a class (https://arxiv.org/abs/1610.02391)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,49 +12,50 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from finegrain.loading.batches import ImageArray
 from finegrain.models import build
 
-Heat = npt.NDArray[np.float32]
-Photo = npt.NDArray[np.uint8]
+Heatmap = npt.NDArray[np.float32]
 
 COLORMAP = "inferno"
-"""Its lightness rises steadily with the heat: it can be read without telling colours apart."""
+"""Its lightness rises with the value, so that it can be read without distinguishing colors."""
 OPACITY = 0.6
 
 
-def heatmaps(net: nn.Module, images: Tensor, classes: Tensor) -> Heat:
-    """How much each place of an image spoke for a class.
+def heatmaps(net: nn.Module, images: Tensor, classes: Tensor) -> Heatmap:
+    """Grad-CAM heat map of each image for a class.
 
-    The feature maps that the pooling receives, each weighted by the mean gradient of the class's logit by it,
-    added up, negative sums cut off, enlarged to the image, divided by the image's maximum. Gradients are
-    those of pooling and head only: the body runs without, so that memory is that of a prediction. In
-    float32; the network is afterwards as it was.
+    The feature maps before the pooling are weighted by the mean gradient of the class's logit with respect to
+    each of them, summed, clipped at 0, enlarged to the image and divided by the maximum of the image. Only
+    pooling and head are differentiated, so that it needs no more memory than a prediction. It computes in
+    float32 and leaves the network unchanged.
 
     Args:
-        net: one of ``model.build``'s.
-        images: ``[N, 3, h, w]`` as the network is trained on, on its device.
+        net: a network from ``build.build_model``.
+        images: ``[N, 3, h, w]`` preprocessed images, on the network's device.
         classes: ``[N]`` class ids.
 
     Returns:
-        ``[N, h, w]`` in 0..1; all 0 where no place speaks for the class.
+        ``[N, h, w]`` in 0..1; all 0 where no place raises the logit.
     """
     device = images.device
     with _evaluating(net), torch.autocast(device.type, enabled=False):
         features = _features(net, images.float()).requires_grad_()
         with torch.enable_grad():
             logits = _logits(net, features)
-            chosen = logits.gather(1, classes.to(device)[:, None]).sum()  # images do not touch each other
-            (gradient,) = torch.autograd.grad(chosen, features)
+            # one sum for all images, as the logits of one do not depend on another
+            class_logits = logits.gather(1, classes.to(device)[:, None]).sum()
+            (gradient,) = torch.autograd.grad(class_logits, features)
         weights = gradient.mean((2, 3), keepdim=True)
         maps = F.relu((weights * features.detach()).sum(1, keepdim=True))
         maps = F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-        highest = maps.amax((1, 2), keepdim=True)
-        return torch.where(highest > 0, maps / highest, 0).cpu().numpy()
+        maximum = maps.amax((1, 2), keepdim=True)
+        return torch.where(maximum > 0, maps / maximum, 0).cpu().numpy()
 
 
 @contextmanager
 def _evaluating(net: nn.Module) -> Iterator[None]:
-    """Statistics of norm layers fixed, no dropout; every module's own mode comes back."""
+    """Evaluation mode inside the block; afterwards every module has its own mode again."""
     modes = {module: module.training for module in net.modules()}
     net.eval()
     try:
@@ -66,34 +67,34 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def _features(net: Any, images: Tensor) -> Tensor:
-    """What the pooling receives, ``[N, C, H, W]``."""
-    received: list[Tensor] = []
-    hook = net.avgpool.register_forward_pre_hook(lambda _, inputs: received.append(inputs[0]))
+    """Input of the pooling layer, ``[N, C, H, W]``."""
+    inputs_of_pooling: list[Tensor] = []
+    hook = net.avgpool.register_forward_pre_hook(lambda _, inputs: inputs_of_pooling.append(inputs[0]))
     try:
         net(images)
     finally:
         hook.remove()
-    return received[0].detach()
+    return inputs_of_pooling[0].detach()
 
 
 def _logits(net: Any, features: Tensor) -> Tensor:
-    """The rest of the network, the same for ResNets and EfficientNets."""
+    """Logits from the input of the pooling layer; ResNets and EfficientNets have the same modules here."""
     logits: Tensor = build.get_head(net)(net.avgpool(features).flatten(1))
     return logits
 
 
-def overlay(photo: Photo, heat: Heat) -> Photo:
-    """The photo in grey under the heat map's colours: bright yellow spoke for the class, black did not.
+def overlay(image: ImageArray, heatmap: Heatmap) -> ImageArray:
+    """Draw a heat map over the image in gray: bright yellow is evidence for the class, black is none.
 
     Args:
-        photo: ``[H, W, 3]``.
-        heat: ``[h, w]`` in 0..1, of any size.
+        image: ``[H, W, 3]``.
+        heatmap: ``[h, w]`` in 0..1, of any size.
 
     Returns:
         ``[H, W, 3]``.
     """
-    height, width = photo.shape[:2]
-    fitted = np.asarray(Image.fromarray(heat).resize((width, height), Image.Resampling.BILINEAR))
-    colours = matplotlib.colormaps[COLORMAP](fitted.clip(0, 1))[..., :3] * 255
-    grey = np.asarray(Image.fromarray(photo).convert("L"), np.float64)[..., None]
-    return np.rint((1 - OPACITY) * grey + OPACITY * colours).astype(np.uint8)
+    height, width = image.shape[:2]
+    resized = np.asarray(Image.fromarray(heatmap).resize((width, height), Image.Resampling.BILINEAR))
+    colors = matplotlib.colormaps[COLORMAP](resized.clip(0, 1))[..., :3] * 255
+    gray = np.asarray(Image.fromarray(image).convert("L"), np.float64)[..., None]
+    return np.rint((1 - OPACITY) * gray + OPACITY * colors).astype(np.uint8)
