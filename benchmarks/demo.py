@@ -21,7 +21,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-ANSWER = "document.querySelector('#answer')?.innerText"
+ANSWER = "document.querySelector('#result')?.innerText"
 
 
 def main() -> None:

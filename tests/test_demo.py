@@ -1,4 +1,4 @@
-"""The page answers as the command does, in a real browser, and asks nobody else for anything."""
+"""The demo's page shows what the command predicts, in a real browser, and loads nothing from elsewhere."""
 
 import csv
 import json
@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,94 +23,117 @@ import torch
 from conftest import CLASSES
 from params_file import write_params
 from pipeline import ROOT
+from untrained import save_untrained
 
-from finegrain.config.training import HeadParams
+from finegrain import cli
 from finegrain.core import file_io, paths
+from finegrain.core.errors import UserError
 from finegrain.dataset import decoding
-from finegrain.models import build, storage
 from finegrain.serving import demo
 from finegrain.serving.predictor import Predictor
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "BROWSER": "true"}
 PHOTO = drawn.png(3, 90, 60)
+RESNET18 = paths.Run("tiny", "resnet18", 0)
+LEADERBOARD = {
+    "winner": "resnet18",
+    "models": {
+        "resnet18": {"run": "resnet18-0", "test_top1": 0.9},
+        "resnet34": {"run": "resnet34-0", "test_top1": 0.8},
+    },
+}
 
 
-@pytest.fixture
-def served(tiny_pack, project) -> Path:
-    """A project of two untrained networks that answer differently."""
-    write_params(project, dataset__name="tiny", models=["resnet18", "resnet34"])
-    board: dict[str, Any] = {}
-    for seed, name in enumerate(("resnet18", "resnet34")):
-        run = paths.Run("tiny", name, 0)
-        run.weights.parent.mkdir(parents=True, exist_ok=True)
-        net = build.build_model(name, len(CLASSES), "none", HeadParams(), seed)
-        with torch.no_grad():
-            build.get_head(net).bias.copy_(torch.eye(3)[seed] * 3)
-        facts = {
-            "model": name, "classes": CLASSES, "image_size": 32, "pack_image_size": 32, "mean": [0.5] * 3,
-            "std": [0.2] * 3, "refit": False, "temperature": 1.5,
-            "unknown_below": 0.0, "recipe": {"head": {}},
-        }  # fmt: skip
-        storage.save_model(run.weights, run.sidecar, net.state_dict(), facts)
-        board[name] = {"run": run.name, "test_top1": 0.9 - 0.1 * seed}
-    file_io.write_json(paths.REPORTS / "leaderboard.json", {"winner": "resnet18", "models": board})
-    (project / "photo.png").write_bytes(PHOTO)
-    (project / "page.jpg").write_text("<html>no photo</html>")
-    return project
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Path:
+    """A project of two untrained models that predict different classes, and a pack of three test photos."""
+    folder = tmp_path_factory.mktemp("served")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_params(folder, dataset__name="tiny", models=["resnet18", "resnet34"])
+        for favorite, name in enumerate(("resnet18", "resnet34")):
+            run = paths.Run("tiny", name, 0)
+            save_untrained(
+                run.weights, run.sidecar, CLASSES, name=name, favorite=favorite, pack_image_size=32,
+                temperature=1.5,
+            )  # fmt: skip
+        file_io.write_json(paths.LEADERBOARD, LEADERBOARD)
+        pack = paths.Dataset("tiny").pack
+        pack.mkdir(parents=True)
+        file_io.write_json(pack / "pack.json", {"classes": CLASSES})
+        for split in ("train", "test"):
+            images = [np.asarray(drawn.picture(seed, 32, 32)) for seed in range(len(CLASSES))]
+            np.save(pack / f"{split}.npy", np.stack(images))
+            np.save(pack / f"{split}_labels.npy", np.arange(len(CLASSES)))
+    (folder / "photo.png").write_bytes(PHOTO)
+    (folder / "page.jpg").write_text("<html>no photo</html>")
+    return folder
 
 
-def predictor(name: str = "resnet18") -> Predictor:
-    run = paths.Run("tiny", name, 0)
-    return Predictor(run.weights, run.sidecar, torch.device("cpu"), False, None, False)
+@pytest.fixture(scope="module")
+def predictor(served) -> Predictor:
+    weights, sidecar = (served / file for file in (RESNET18.weights, RESNET18.sidecar))
+    return Predictor(weights, sidecar, torch.device("cpu"), False, None, False)
 
 
-def test_a_reply_is_what_the_predictor_says(served):
-    found = demo.answer_photo(predictor(), PHOTO)
-    assert list(found.top.items()) == predictor()(PHOTO)
-    assert found.text.startswith(f"### {next(iter(found.top))}\n")
-    square = np.asarray(decoding.decode_square(PHOTO, 32))
-    assert found.seen is not None and found.heat is not None and found.seen.shape == found.heat.shape
-    small = found.seen.reshape(32, 8, 32, 8, 3).mean((1, 3))
-    assert np.abs(small - square).mean() < 8  # enlarged eightfold, smoothly
+def test_a_result_is_what_the_predictor_predicts(predictor):
+    result = demo.classify_photo(predictor, PHOTO)
+    assert list(result.top.items()) == predictor(PHOTO)
+    assert result.text.startswith(f"### {next(iter(result.top))}\n")
+    packed = np.asarray(decoding.decode_square(PHOTO, 32))
+    assert result.image is not None and result.gradcam is not None
+    assert result.image.shape == result.gradcam.shape
+    small = result.image.reshape(32, 8, 32, 8, 3).mean((1, 3))
+    assert np.abs(small - packed).mean() < 8  # enlarged eightfold, smoothly
 
 
-def test_a_photo_below_the_threshold_is_like_no_class(served):
-    unsure = predictor()
-    unsure.unknown_below = 0.9999
-    assert "Not like any class I know" in demo.answer_photo(unsure, PHOTO).text
+def test_a_photo_below_the_threshold_is_like_no_class(predictor, monkeypatch):
+    monkeypatch.setattr(predictor, "unknown_below", 0.9999)
+    assert "Not like any class I know" in demo.classify_photo(predictor, PHOTO).text
 
 
 @pytest.mark.parametrize(
-    ("data", "why"), [(b"", "empty file"), (b"<html>", "a web page"), (PHOTO[:300], "truncated")]
+    ("data", "reason"), [(b"", "empty file"), (b"<html>", "a web page"), (PHOTO[:300], "truncated")]
 )
-def test_a_bad_photo_is_an_answer_too(served, data, why):
-    found = demo.answer_photo(predictor(), data)
-    assert "cannot be used" in found.text and why in found.text
-    assert found.top == {} and found.seen is None
+def test_an_unusable_file_gets_an_explanation(predictor, data, reason):
+    result = demo.classify_photo(predictor, data)
+    assert "cannot be used" in result.text and reason in result.text
+    assert result.top == {} and result.image is None and result.gradcam is None
 
 
-def test_the_shelf_holds_photos_of_the_classes(tiny_pack):
-    shelf = demo.DatasetPhotos(tiny_pack)
+def test_the_dataset_s_photos_are_of_the_classes_asked_for(tiny_pack):
+    photos = demo.DatasetPhotos(tiny_pack)
     train, labels = np.load(tiny_pack / "train.npy"), np.load(tiny_pack / "train_labels.npy")
-    near = shelf.like(["dots", "bars", "stranger"])
+    near = photos.training_photos(["dots", "bars", "no class"])
     assert [name for _, name in near] == ["dots"] * 3 + ["bars"] * 3
     assert np.array_equal(near[0][0], train[labels == CLASSES.index("dots")][0])
-    assert [name for _, name in shelf.examples()] == CLASSES
+    assert [name for _, name in photos.test_examples()] == CLASSES
     empty = demo.DatasetPhotos(tiny_pack / "absent")
-    assert empty.like(["dots"]) == [] == empty.examples()
+    assert empty.training_photos(["dots"]) == [] == empty.test_examples()
 
 
-def test_the_picker_names_the_leaderboard_s_models(served):
+def test_the_menu_lists_the_leaderboard_s_models(project):
+    assert demo.model_choices() == {}
+    file_io.write_json(paths.LEADERBOARD, LEADERBOARD)
     assert demo.model_choices() == {
         "resnet18 (90.0% test top-1)": "resnet18",
         "resnet34 (80.0% test top-1)": "resnet34",
     }
-    shutil.rmtree(paths.REPORTS)
-    assert demo.model_choices() == {}
 
 
-@pytest.fixture
+def test_a_port_in_use_is_an_error_before_the_model_is_loaded(project, monkeypatch):
+    for name in ("uvicorn", "finegrain.serving.demo_page"):  # which take seconds to import
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port}: Address already in use"):
+            demo.run(cli.build_parser().parse_args(["demo", "--port", str(port)]))
+
+
+@pytest.fixture(scope="module")
 def address(served) -> Iterator[str]:
     """The page, served by the command itself."""
     with socket.socket() as probe:
@@ -132,19 +156,19 @@ def address(served) -> Iterator[str]:
             server.wait(20)
 
 
-def page_of(browser: Any, address: str, width: int) -> tuple[Any, list[str]]:
-    """A page at that width, and the addresses that it asks, which grow."""
-    page, asked = browser.new_page(viewport={"width": width, "height": 800}), []
-    page.on("request", lambda request: asked.append(urlsplit(request.url).hostname))
+def open_page(browser: Any, address: str, width: int) -> tuple[Any, list[str]]:
+    """A page of that width, and a growing list of the hosts that it sends requests to."""
+    page, hosts = browser.new_page(viewport={"width": width, "height": 800}), []
+    page.on("request", lambda request: hosts.append(urlsplit(request.url).hostname))
     page.goto(address)
     page.wait_for_selector("text=Drop a photo")
-    return page, asked
+    return page, hosts
 
 
 def upload(page: Any, file: Path, expected: str) -> str:
     page.set_input_files("input[type=file]", file)
-    page.wait_for_selector(f"#answer >> text={expected}")
-    return str(page.inner_text("#answer"))
+    page.wait_for_selector(f"#result >> text={expected}")
+    return str(page.inner_text("#result"))
 
 
 @pytest.mark.slow
@@ -153,43 +177,41 @@ def test_the_page_in_a_browser(served, address):
     from playwright.sync_api import sync_playwright
 
     command = [sys.executable, "-m", "finegrain.cli", "predict", "photo.png", "--format", "csv"]
-    said = {}
+    rows = {}
     for name in ("resnet18", "resnet34"):
-        told = subprocess.run(
+        done = subprocess.run(
             [*command, "--model", name], cwd=served, env=ENVIRONMENT, capture_output=True, text=True
         )
-        (said[name],) = csv.DictReader(told.stdout.splitlines())
-    assert said["resnet18"]["class_1"] != said["resnet34"]["class_1"]
+        (rows[name],) = csv.DictReader(done.stdout.splitlines())
+    assert rows["resnet18"]["class_1"] != rows["resnet34"]["class_1"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page, asked = page_of(browser, address, 1280)
-        upload(page, served / "photo.png", said["resnet18"]["class_1"])
+        page, hosts = open_page(browser, address, 1280)
+        upload(page, served / "photo.png", rows["resnet18"]["class_1"])
         bars = page.inner_text("#top")
         for rank in (1, 2, 3):
-            assert f"{float(said['resnet18'][f'p_{rank}']):.0%}" in bars
-            assert said["resnet18"][f"class_{rank}"] in bars
+            assert f"{float(rows['resnet18'][f'p_{rank}']):.0%}" in bars
+            assert rows["resnet18"][f"class_{rank}"] in bars
         page.get_by_label("Model").click()
         page.get_by_role("option", name="resnet34").click()
-        page.wait_for_selector(f"#answer >> text={said['resnet34']['class_1']}")
+        page.wait_for_selector(f"#result >> text={rows['resnet34']['class_1']}")
 
-        page, more = page_of(browser, address, 390)
+        page, more_hosts = open_page(browser, address, 390)
         upload(page, served / "page.jpg", "not an image: a web page")
         page.locator(".thumbnail-lg").first.click()
-        page.wait_for_selector("#answer >> text=sure")
+        page.wait_for_selector("#result >> text=sure")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        assert {*asked, *more} <= {"127.0.0.1", None}  # None: data and blob addresses
+        assert {*hosts, *more_hosts} <= {"127.0.0.1", None}  # None: data and blob addresses
         browser.close()
 
 
 @pytest.mark.slow
-def test_strangers_are_kept_out(served, address):
-    answer = urllib.request.urlopen(address)
-    assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+def test_requests_from_other_hosts_are_rejected_and_nothing_loads_from_elsewhere(address):
+    response = urllib.request.urlopen(address)
+    assert "default-src 'self'" in response.headers["Content-Security-Policy"]
     with pytest.raises(urllib.error.HTTPError, match="400"):
         urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "evil.example"}))
-    port = urlsplit(address).port
-    command = [sys.executable, "-m", "finegrain.cli", "demo", "--port", str(port)]
-    second = subprocess.run(command, cwd=served, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
-    assert second.returncode == 1 and f"port {port}: Address already in use" in second.stderr
     config = json.loads(urllib.request.urlopen(f"{address}config").read())
     assert not config.get("analytics_enabled")
+    texts = json.dumps(config["components"])
+    assert "Drop a photo" in texts and "Grad-CAM: where the model looked" in texts

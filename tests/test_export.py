@@ -1,4 +1,4 @@
-"""An exported folder is whole, true and movable; its card says what the project's files say."""
+"""An exported folder is complete and portable; its model card agrees with the project's files."""
 
 import contextlib
 import hashlib
@@ -16,19 +16,13 @@ import onnx
 import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
-from params_file import write_params
 from pipeline import ROOT
-from test_stages import SMALL
+from trained_project import copy_trained_project
 
-import download
-import evaluate
-import pack
-import split
-import train
 from finegrain import cli
 from finegrain.core import file_io, paths
 from finegrain.core.errors import UserError
-from finegrain.export import model_folder, onnx_graph, output_folder
+from finegrain.export import model_card, model_folder, onnx_graph, output_folder
 from finegrain.serving.predictor import Predictor
 
 FILES = {"README.md", "config.json", "labels.txt", "model.json", "model.onnx", "model.safetensors"}
@@ -42,14 +36,9 @@ def run(*words: object) -> int:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A project with a trained and evaluated model, exported to ``exported/resnet18``."""
-    project = tmp_path_factory.mktemp("project")
-    write_params(project, **{**SMALL, "models": ["resnet18"], "pack__image_size": 40})
+    project = copy_trained_project(tmp_path_factory)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
-        for stage in (download, split, pack):
-            stage.main([])
-        for stage in (train, evaluate):
-            stage.main(["--model", "resnet18", "--seed", "0"])
         assert run("--model", "resnet18-0", "--license", "cc-by-4.0") == 0
     return project
 
@@ -79,22 +68,22 @@ def body(path: str | Path) -> str:
 
 
 @pytest.mark.slow
-def test_the_folder_is_whole(project, run_files):
+def test_the_folder_is_complete(project, run_files):
     out = Path("exported/resnet18")
     assert {file.name for file in out.iterdir()} == FILES
     assert [entry.name for entry in out.parent.iterdir()] == ["resnet18"]  # nothing temporary is left
     assert (out / "model.safetensors").read_bytes() == run_files.weights.read_bytes()
     assert json.loads((out / "model.json").read_text()) == json.loads(run_files.sidecar.read_text())
-    config, facts = (json.loads((out / name).read_text()) for name in ("config.json", "model.json"))
-    assert (out / "labels.txt").read_text().split("\n") == [*facts["classes"], ""]
-    assert config["label_names"] == facts["classes"] and config["num_classes"] == 12
+    config, metadata = (json.loads((out / name).read_text()) for name in ("config.json", "model.json"))
+    assert (out / "labels.txt").read_text().split("\n") == [*metadata["classes"], ""]
+    assert config["label_names"] == metadata["classes"] and config["num_classes"] == 12
     assert config["pretrained_cfg"]["input_size"] == [3, 32, 32] and config["architecture"] == "resnet18"
     sums = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in FILES - {"config.json"}}
     assert config["finegrain"]["sha256"] == sums
 
 
 @pytest.mark.slow
-def test_nothing_in_it_names_a_place_on_this_machine(project):
+def test_no_file_contains_a_path_of_this_machine(project):
     for file in Path("exported/resnet18").iterdir():
         content = file.read_bytes()
         for place in (project, ROOT, sys.prefix, Path.home() / "x", Path(np.__file__).parents[1]):
@@ -104,7 +93,7 @@ def test_nothing_in_it_names_a_place_on_this_machine(project):
 
 
 @pytest.mark.slow
-def test_the_metadata_is_that_of_the_metrics_file(project, run_files):
+def test_the_hub_s_metadata_has_the_metrics_file_s_results(project, run_files):
     card = ModelCard.load(Path("exported/resnet18/README.md"))
     assert card.data.license == "cc-by-4.0" and card.data.pipeline_tag == "image-classification"
     assert card.data.library_name == "finegrain" and card.data.datasets == ["sample"]
@@ -114,14 +103,15 @@ def test_the_metadata_is_that_of_the_metrics_file(project, run_files):
     test = file_io.read_json(run_files.metrics)["test"]
     shown = {result.metric_name: result.metric_value for result in results}
     assert shown["top-1 accuracy"] == test["top1"] and shown["top-5 accuracy"] == test["top5"]
-    assert shown["macro-F1"] == test["macro_f1"] and shown["loss (nats an image)"] == test["loss"]
-    assert shown["calibration error with the temperature"] == test["calibrated_ece"]
+    assert shown["macro-F1"] == test["macro_f1"] and shown["cross-entropy loss"] == test["loss"]
+    assert shown["expected calibration error, calibrated"] == test["calibrated_ece"]
+    assert sorted(shown.values()) == sorted(test[metric.key] for metric in model_card.METRICS)
     source = file_io.read_json(paths.Dataset("sample").source)
     assert {(r.dataset_split, r.dataset_revision) for r in results} == {("test", source["sha256"])}
 
 
 @pytest.mark.slow
-def test_the_card_tells_what_the_project_s_files_hold(project, run_files):
+def test_the_card_agrees_with_the_project_s_files(project, run_files):
     text = body("exported/resnet18/README.md")
     metrics, intervals = file_io.read_json(run_files.metrics), file_io.read_json(run_files.intervals)
     counts = file_io.read_json(paths.Dataset("sample").split_metrics)
@@ -130,19 +120,17 @@ def test_the_card_tells_what_the_project_s_files_hold(project, run_files):
     assert f"| {metrics['test']['loss']:.3f} | " in text
     assert f"{counts['images']['train']} train, {counts['images']['val']} validation" in text
     near, images = counts["test_images_with_near_duplicate"], counts["images"]["test"]
-    assert f"- {near} of the {images} test images look nearly like" in text
-    assert f"On {images} test images, seen at 32 pixels:" in text
-    assert f"Validation chose epoch {metrics['best_epoch']}." in text
+    assert f"- {near} of the {images} test images are near-duplicates" in text
+    assert f"On {images} test images, at 32 pixels:" in text
+    assert f"epoch {metrics['best_epoch']}, the best on validation" in text
     assert f"temperature {metrics['temperature']:.4g}," in text
     assert file_io.read_json(paths.Dataset("sample").source)["sha256"] in text
-    assert (
-        f"in float32, on all {images} test images" in text and "It was trained from random weights." in text
-    )
-    assert "licence was not stated" not in text
+    assert f"in float32, on all {images} test images" in text and "trained from random weights." in text
+    assert "license was not stated" not in text
 
 
 @pytest.mark.slow
-def test_the_snippets_of_the_card_run_and_agree(own):
+def test_the_python_snippets_of_the_card_run_and_agree(own):
     first, second = re.findall(r"```python\n(.*?)```", body("README.md"), re.S)
     printed = []
     for snippet in (first, second):
@@ -159,44 +147,48 @@ def test_the_snippets_of_the_card_run_and_agree(own):
 
 
 @pytest.mark.slow
-def test_a_model_from_elsewhere_has_a_card_that_says_what_is_not_known(own, capsys):
-    """With hostile class names, a path of this machine, and less in the sidecar."""
-    facts = json.loads(Path("model.json").read_text())
-    facts["classes"][:2] = ["a|b <script> *c*", "two\nlines\x85"]
+def test_the_card_of_a_model_from_elsewhere_names_what_is_not_known(own, capsys):
+    """Its class names hold markup, its recipe a path of this machine, and its sidecar lacks keys."""
+    metadata = json.loads(Path("model.json").read_text())
+    metadata["classes"][:2] = ["a|b <script> *c*", "two\nlines\x85"]
     for key in ("environment", "revision", "best_epoch", "data"):
-        del facts[key]
-    facts["recipe"] = {"weights": "/srv/models/first.pth", "head": facts["recipe"]["head"]}
-    Path("strange.json").write_text(json.dumps(facts))
-    shutil.copy("model.safetensors", "strange.safetensors")
+        del metadata[key]
+    metadata["recipe"] = {"weights": "/srv/models/first.pth", "head": metadata["recipe"]["head"]}
+    Path("other.json").write_text(json.dumps(metadata))
+    shutil.copy("model.safetensors", "other.safetensors")
     Path("bad.jpg").write_bytes(b"<html>")
     Path("good.png").write_bytes(drawn.png(1))
-    assert run("--model", "strange.safetensors", "--check", "good.png", "photo.jpg", "bad.jpg") == 0
-    said = capsys.readouterr().err
-    assert "skipped: bad.jpg: not an image" in said and "no test results" in said
-    out = Path("exported/strange")
+    assert run("--model", "other.safetensors", "--check", "good.png", "photo.jpg", "bad.jpg") == 0
+    printed = capsys.readouterr().err
+    assert "skipped: bad.jpg: not an image" in printed and "no test results" in printed
+    out = Path("exported/other")
     text = body(out / "README.md")
     for words in (
         "**Not known.** No test results", "on 2 photos given for it", "the weights of the file first.pth",
         r"a\|b \<script\> \*c\*; two lines;", "revision: not recorded", "- Dataset: not recorded",
-        "Which epoch was kept was not recorded", "licence was not stated",
+        "epoch of these weights was not recorded", "license was not stated",
     ):  # fmt: skip
         assert words in text, words
     data = ModelCard.load(out / "README.md").data
     assert data.eval_results is None and data.datasets is None and data.license == "unknown"
     assert (out / "labels.txt").read_text().splitlines()[1] == "two lines"
     assert "/srv" not in (out / "model.json").read_text()
-    assert Predictor.from_pretrained(out).classes == facts["classes"]
+    assert Predictor.from_pretrained(out).classes == metadata["classes"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
-        ("metrics", {"temperature": 3.21}, "resnet18-0.json: is of another training"),
-        ("split", {"sha256": "0" * 64}, "split.json: is of another split"),
+        (
+            "metrics",
+            {"temperature": 3.21},
+            r"metrics/sample/resnet18-0.json: .*models/sample/resnet18-0.safetensors",
+        ),
+        ("split", {"sha256": "0" * 64}, r"split.json: .*models/sample/resnet18-0.safetensors"),
     ],
 )
-def test_results_of_another_training_are_refused(project, run_files, monkeypatch, file, changes, message):
+def test_results_of_another_training_are_rejected(project, run_files, monkeypatch, file, changes, message):
     real, stale = (
         file_io.read_json,
         {"metrics": run_files.metrics, "split": paths.Dataset("sample").split_metrics},
@@ -209,10 +201,10 @@ def test_results_of_another_training_are_refused(project, run_files, monkeypatch
 
 
 @pytest.mark.slow
-def test_a_graph_that_answers_otherwise_is_not_exported_and_the_old_folder_stays(project, monkeypatch):
+def test_a_graph_with_other_logits_is_not_exported_and_the_old_folder_stays(project, monkeypatch):
     before = {file.name: file.read_bytes() for file in Path("exported/resnet18").iterdir()}
 
-    def damaged(file: Path, net: Any, facts: dict[str, Any]) -> None:
+    def damaged(file: Path, net: Any, metadata: dict[str, Any]) -> None:
         proto = onnx.load("exported/resnet18/model.onnx")
         (bias,) = [each for each in proto.graph.initializer if list(each.dims) == [12]]
         values = onnx.numpy_helper.to_array(bias) + np.float32(0.05)
@@ -227,9 +219,9 @@ def test_a_graph_that_answers_otherwise_is_not_exported_and_the_old_folder_stays
 
 
 @pytest.mark.slow
-def test_a_folder_that_is_not_as_an_export_left_it_is_refused(own, tmp_path, monkeypatch):
+def test_a_folder_that_was_changed_after_its_export_is_not_replaced(own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="photo.jpg: no export wrote this; move it away"):
+    with pytest.raises(UserError, match="own/photo.jpg: was not written by"):
         output_folder.require_replaceable(own)
     (own / "photo.jpg").unlink()
     output_folder.require_replaceable(own)
@@ -237,11 +229,11 @@ def test_a_folder_that_is_not_as_an_export_left_it_is_refused(own, tmp_path, mon
         run("--model", own, "--out", own)
     with (own / "README.md").open("a") as card:
         card.write("My own words.\n")
-    with pytest.raises(UserError, match="README.md: was changed since it was exported"):
+    with pytest.raises(UserError, match="edited/README.md: was changed"):
         run("--model", own / "model.safetensors", "--out", own.rename(tmp_path / "edited"))
 
 
-def test_a_missing_package_is_one_message_with_the_cure(monkeypatch):
+def test_the_error_of_a_missing_package_names_the_requirements_file(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UserError, match=r"onnxscript.* not installed: pip install -r requirements-app.txt"):
         run()
@@ -250,7 +242,7 @@ def test_a_missing_package_is_one_message_with_the_cure(monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["Apache 2.0", "MIT\nx: 1", ""])
-def test_a_licence_that_the_hub_cannot_know_is_refused(text, capsys):
+def test_a_license_that_is_no_identifier_of_the_hub_is_rejected(text, capsys):
     with pytest.raises(SystemExit):
         cli.build_parser().parse_args(["export", "--license", text])
     assert "such as apache-2.0" in capsys.readouterr().err

@@ -50,7 +50,7 @@ def _add_predict(commands: Any) -> None:
     predict.add_argument("paths", nargs="+", metavar="PATH", help="photos, folders, globs or archives")
     predict.add_argument("--model", help=_MODEL)
     predict.add_argument(
-        "--top", type=_positive_int, default=5, help="how many classes to show for each photo"
+        "--top", type=positive_int, default=5, help="how many classes to show for each photo"
     )
     predict.add_argument("--format", choices=("table", "csv", "jsonl"), default="table")
     predict.add_argument("--out", type=Path, help="write to this file instead of standard output")
@@ -65,10 +65,10 @@ def _add_predict(commands: Any) -> None:
     predict.add_argument("--label-col", default="label", help="column of --csv with their classes")
     settings = predict.add_argument_group(
         "prediction settings",
-        "Defaults: for models of this project, those of `evaluate` in params.yaml; for a .safetensors file or an "
-        "exported folder, no flip and the image size of training.",
+        "Defaults: for models of this project, those of `evaluate` in params.yaml; for a .safetensors file "
+        "or an exported folder, no flip and the image size of training.",
     )
-    settings.add_argument("--image-size", type=_positive_int, help="image size in pixels")
+    settings.add_argument("--image-size", type=positive_int, help="image size in pixels")
     settings.add_argument(
         "--flip", action=argparse.BooleanOptionalAction, help="average with the horizontal flip"
     )
@@ -99,7 +99,7 @@ def _add_review(commands: Any) -> None:
     )
     review.add_argument(
         "--limit",
-        type=_positive_int,
+        type=positive_int,
         default=65_000,
         help="longest comment in characters; GitHub allows 65,536",
     )
@@ -108,7 +108,7 @@ def _add_review(commands: Any) -> None:
 def _add_comparison_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that diff and review share."""
     parser.add_argument(
-        "--images", type=_natural_int, default=20, help="how many flipped images to list for each model"
+        "--images", type=natural_int, default=20, help="how many flipped images to list for each model"
     )
     parser.add_argument("--out", type=Path, help="write the Markdown to this file too")
     parser.add_argument(
@@ -123,12 +123,12 @@ def _add_sweep(commands: Any) -> None:
         "space", nargs="+", metavar="PARAMETER=VALUES",
         help="a range (lr=1e-4..1e-1:log, phases.all.epochs=4..12) or a choice (batch_size=8,16,32)",
     )  # fmt: skip
-    sweep.add_argument("--trials", type=_positive_int, default=20, help="number of trials in all")
+    sweep.add_argument("--trials", type=positive_int, default=20, help="number of trials in all")
     sweep.add_argument(
         "--hours", type=float, default=float("inf"), help="start no trial after this many hours"
     )
     sweep.add_argument("--sampler", choices=("tpe", "random"), default="tpe")
-    sweep.add_argument("--seed", type=_natural_int, default=0, help="seed of the sampler")
+    sweep.add_argument("--seed", type=natural_int, default=0, help="seed of the sampler")
     sweep.add_argument(
         "--set", action="append", default=[], metavar="PARAMETER=VALUE",
         help="a parameter for all trials, as for `dvc exp run -S`: 'models=[resnet18]'",
@@ -176,13 +176,13 @@ def _license_id(text: str) -> str:
     return text
 
 
-def _positive_int(text: str) -> int:
+def positive_int(text: str) -> int:
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
 
 
-def _natural_int(text: str) -> int:
+def natural_int(text: str) -> int:
     if (number := int(text)) < 0:
         raise argparse.ArgumentTypeError("must be at least 0")
     return number

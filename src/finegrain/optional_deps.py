@@ -8,7 +8,7 @@ from finegrain.core.errors import UserError
 
 @contextmanager
 def required_for(what: str) -> Iterator[None]:
-    """Around imports: a package that is not installed becomes one message with the cure.
+    """Wrap imports: a package that is not installed becomes one message that names the fix.
 
     Raises:
         UserError: it is not installed.

@@ -1,4 +1,4 @@
-"""The model card: what a stranger must know of a model, and nothing that the project's files do not say."""
+"""The model card: what a user of the model must know, taken from the project's files alone."""
 
 import string
 from collections.abc import Iterator
@@ -17,39 +17,45 @@ from finegrain.serving import hub
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 NAMED_CLASSES = 8
-"""In the first sentence; labels.txt has all."""
+"""How many classes the first sentence lists; labels.txt lists all."""
 
 
 @dataclass(frozen=True)
 class ModelCard:
+    """What the card is made of."""
+
     name: str
-    facts: dict[str, Any]
-    """The sidecar."""
+    metadata: dict[str, Any]
+    """The content of the model's sidecar."""
     parameters: int
     license: str
+    """The Hub's identifier, or ``unknown``."""
     agreement: Agreement
+    """How the ONNX graph compares with the network."""
     compared_on: str
-    """Such as ``108 test images``."""
+    """The images of that comparison, such as ``all 108 test images``."""
     results: TestResults | None
-    """None: nothing was measured here."""
+    """None if the project has not evaluated the model."""
     versions: dict[str, str]
-    """Of the packages that made the graph."""
+    """Versions of the packages that wrote the graph."""
 
     @property
     def dataset(self) -> str | None:
-        found = self.facts["recipe"].get("dataset")
-        return found if isinstance(found, str) else None
+        name = self.metadata["recipe"].get("dataset")
+        return name if isinstance(name, str) else None
 
 
 @dataclass(frozen=True)
 class _Metric:
+    """A test metric on the card."""
+
     key: str
-    """In the metrics file, below ``test``."""
+    """Below ``test`` in the metrics file."""
     name: str
-    kind: str
-    """Of the Hub's list, where it has one."""
-    share: bool
-    """Shown in per cent."""
+    """On the card."""
+    hub_type: str
+    """On the Hub: from its own list where that has the metric."""
+    as_percent: bool
 
 
 METRICS = (
@@ -57,82 +63,85 @@ METRICS = (
     _Metric("top5", "top-5 accuracy", "accuracy", True),
     _Metric("macro_f1", "macro-F1", "f1", True),
     _Metric("mean_class_accuracy", "mean class accuracy", "accuracy", True),
-    _Metric("loss", "loss (nats an image)", "loss", False),
-    _Metric("ece", "calibration error as trained", "expected_calibration_error", True),
-    _Metric("calibrated_loss", "loss with the temperature", "loss", False),
-    _Metric("calibrated_ece", "calibration error with the temperature", "expected_calibration_error", True),
+    _Metric("loss", "cross-entropy loss", "loss", False),
+    _Metric("ece", "expected calibration error", "expected_calibration_error", True),
+    _Metric("calibrated_loss", "cross-entropy loss, calibrated", "loss", False),
+    _Metric("calibrated_ece", "expected calibration error, calibrated", "expected_calibration_error", True),
 )
 
 
 def render_card(card: ModelCard) -> str:
-    """Markdown with the Hub's metadata in front."""
+    """Render the card as Markdown, with the Hub's metadata as YAML in front."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {"md": escape_markdown, "percent": formatting.percent}
     environment.filters |= {"count": formatting.count, "size": formatting.size}
-    facts = card.facts
+    metadata = card.metadata
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         card=card,
-        facts=facts,
+        metadata=metadata,
         agreement=card.agreement,
         results=card.results,
-        metadata=metadata(card).to_yaml().strip(),
-        origin=_origin(facts),
-        asked=_test_settings(card),
-        chosen=_epoch_choice(facts),
+        hub_metadata=hub_metadata(card).to_yaml().strip(),
+        origin=_origin(metadata),
+        test_settings=_test_settings(card),
+        epoch_choice=_epoch_choice(metadata),
         recipe=yaml.safe_dump(
-            facts["recipe"], sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
+            metadata["recipe"], sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
         ),
-        rows=list(_rows(card.results)) if card.results else [],
-        sides=list(dict.fromkeys((facts["pack_image_size"], facts["image_size"]))),
+        rows=list(_metric_rows(card.results)) if card.results else [],
+        sizes=list(dict.fromkeys((metadata["pack_image_size"], metadata["image_size"]))),
         files=hub,
-        named=NAMED_CLASSES,
+        named_classes=NAMED_CLASSES,
         tolerance=LOGIT_TOLERANCE,
     )
 
 
-def _origin(facts: dict[str, Any]) -> str:
-    """A sentence: the weights that training began with."""
-    weights = facts["recipe"].get("weights")
+def _origin(metadata: dict[str, Any]) -> str:
+    """A sentence on the initial weights of the training."""
+    weights = metadata["recipe"].get("weights")
     if not isinstance(weights, str):
-        return "What weights its training began with was not recorded."
+        return "Its initial weights were not recorded."
     if weights == "none":
         return "It was trained from random weights."
     if Path(weights).suffix:
-        return f"Its training began with the weights of the file {escape_markdown(weights)}."
-    return f"Its training began with torchvision's weights {escape_markdown(weights)}."
+        return f"It was fine-tuned from the weights of the file {escape_markdown(weights)}."
+    return f"It was fine-tuned from torchvision's weights {escape_markdown(weights)}."
 
 
 def _test_settings(card: ModelCard) -> str:
-    """How the test images were seen, where that is known."""
+    """The image size and the flip of the evaluation, where they are known, to follow "test images"."""
     evaluate = card.results.evaluate if card.results else None
     if evaluate is None:
         return ""
-    side = evaluate.image_size or card.facts["image_size"]
-    mirrored = ", the logits averaged with those of the mirror image" if evaluate.flip else ""
-    return f", seen at {side} pixels{mirrored}"
+    size = evaluate.image_size or card.metadata["image_size"]
+    flip = ", with the logits averaged over each image and its horizontal flip" if evaluate.flip else ""
+    return f", at {size} pixels{flip}"
 
 
-def _epoch_choice(facts: dict[str, Any]) -> str:
-    """A sentence: which weights of the training these are."""
-    if facts["refit"]:
-        return "Validation chose the epochs and rates; then it was trained anew on train and validation."
-    if "best_epoch" not in facts:
-        return "Which epoch was kept was not recorded."
-    return f"Validation chose epoch {facts['best_epoch']}."
+def _epoch_choice(metadata: dict[str, Any]) -> str:
+    """A sentence on how the weights were chosen among those of all epochs."""
+    if metadata["refit"]:
+        return (
+            "The number of epochs and the learning rates were chosen on validation images; then the model "
+            "was retrained on training and validation images."
+        )
+    if "best_epoch" not in metadata:
+        return "The epoch of these weights was not recorded."
+    return f"The weights are those of epoch {metadata['best_epoch']}, the best on validation images."
 
 
-def metadata(card: ModelCard) -> ModelCardData:
-    """What the Hub reads: the model in its lists, and its results on test in their tables."""
+def hub_metadata(card: ModelCard) -> ModelCardData:
+    """The metadata by which the Hub lists the model and shows its test results."""
     results = list(_eval_results(card)) if card.results and card.dataset else None
     return ModelCardData(
         license=card.license,
         library_name="finegrain",
         pipeline_tag="image-classification",
-        tags=["finegrain", "torchvision", "onnx", card.facts["model"]],
+        tags=["finegrain", "torchvision", "onnx", card.metadata["model"]],
         datasets=[card.dataset] if card.dataset else None,
-        metrics=sorted({metric.kind for metric in METRICS}) if results else None,
+        metrics=sorted({metric.hub_type for metric in METRICS}) if results else None,
         model_name=card.name if results else None,
         eval_results=results,
     )
@@ -149,28 +158,28 @@ def _eval_results(card: ModelCard) -> Iterator[EvalResult]:
             dataset_name=card.dataset,
             dataset_split="test",
             dataset_revision=source["sha256"] if source else None,
-            metric_type=metric.kind,
+            metric_type=metric.hub_type,
             metric_name=metric.name,
             metric_value=card.results.metrics["test"][metric.key],
         )
 
 
-def _rows(results: TestResults) -> Iterator[tuple[str, str, str]]:
-    """Name, value and 95 % interval of each metric, as they are shown."""
+def _metric_rows(results: TestResults) -> Iterator[tuple[str, str, str]]:
+    """Yield name, value and 95 % interval of each metric, formatted."""
     for metric in METRICS:
         value = results.metrics["test"][metric.key]
-        low_high = (results.intervals or {}).get(metric.key)
-        shown = [f"{x:.3f}" if not metric.share else formatting.percent(x, 1) for x in low_high or ()]
+        interval = (results.intervals or {}).get(metric.key) or ()
+        bounds = [formatting.percent(x, 1) if metric.as_percent else f"{x:.3f}" for x in interval]
         yield (
             metric.name,
-            formatting.percent(value) if metric.share else f"{value:.3f}",
-            " to ".join(shown) or "not known",
+            formatting.percent(value) if metric.as_percent else f"{value:.3f}",
+            " to ".join(bounds) or "not known",
         )
 
 
-_MARKS = str.maketrans({mark: f"\\{mark}" for mark in string.punctuation if mark not in "+-,.:;'\"/%=?@"})
+_ESCAPES = str.maketrans({mark: f"\\{mark}" for mark in string.punctuation if mark not in "+-,.:;'\"/%=?@"})
 
 
-def escape_markdown(words: object) -> str:
-    """Names from folders and files as one line of Markdown that is text and nothing else."""
-    return " ".join(str(words).split()).translate(_MARKS)
+def escape_markdown(value: object) -> str:
+    """The value as one line of Markdown without markup: names of folders and files may contain anything."""
+    return " ".join(str(value).split()).translate(_ESCAPES)

@@ -1,104 +1,161 @@
-"""A trained model as a folder that the Hugging Face Hub takes as it is: ``finegrain export``."""
+"""The command ``finegrain export``: write a trained model to a folder for the Hugging Face Hub."""
 
 import argparse
 import importlib.metadata
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from finegrain import optional_deps
 from finegrain.core import file_io, log, paths
 from finegrain.core.errors import UserError
 from finegrain.export import check_images, output_folder, test_results
+from finegrain.export.check_images import CheckImages
+from finegrain.export.test_results import TestResults
 from finegrain.models import build, storage
 from finegrain.serving import find_model, hub
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
-"""Whose versions the card names."""
+"""The model card lists the versions of these."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The trained model that is exported."""
+
+    name: str
+    weights: Path
+    net: nn.Module
+    metadata: dict[str, Any]
+    """The content of its sidecar, without paths of this machine."""
+    results: TestResults | None
+    """None if this project has not evaluated it."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export the model, and say where it is; returns the exit status.
+    """Export a model and print where it is; returns the exit status.
 
     Raises:
-        UserError: there is no such model, its results are stale, the folder may not be replaced, or the graph
-            does not answer as the network does.
+        UserError: there is no such model, its results are stale, the folder must not be replaced, or the ONNX
+            graph and the network do not agree.
     """
     with optional_deps.required_for("`finegrain export`"):
-        import onnxscript  # noqa: F401  (torch's exporter would miss it only when at work)
+        import onnxscript  # noqa: F401  (torch's exporter would notice only later that it is missing)
 
-        from finegrain.export import model_card, onnx_graph
+        from finegrain.export import model_card, onnx_graph  # noqa: F401
     weights, sidecar = find_model.find_model(args.model)
-    own = test_results.run_of(weights)
-    # a file from elsewhere names its model, but for one that was exported: there the folder does
-    stranger = weights.resolve().parent.name if weights.name == hub.WEIGHTS else weights.stem
-    name = own.model if own else stranger
+    name = model_name(weights)
     out = args.out or Path("exported") / name
     if out.resolve() == weights.resolve().parent:
         raise UserError(f"{out}: is the folder of the model itself; give another --out")
     output_folder.require_replaceable(out)
-    net, facts = storage.load_model(weights, sidecar)
-    net, facts = net.eval(), portable_metadata(facts)
-    results = test_results.find_results(weights, facts)
-    if results is None:
-        log.info(f"{weights}: the project has no test results of it, and the card says so")
-    images = check_images.find_check_images(
-        facts, paths.Dataset(own.dataset).pack if own else None, args.check
-    )
-    with file_io.replace_folder(out) as new:
-        copy_model(new, weights, facts)
-        onnx_graph.write_onnx(new / hub.GRAPH, net, facts)
-        agreement = onnx_graph.check_onnx(new / hub.GRAPH, net, facts, images.squares, images.labels)
-        versions = {package: importlib.metadata.version(package) for package in PACKAGES}
-        parameters = build.count_parameters(net)
-        words = model_card.ModelCard(
-            name, facts, parameters, args.license, agreement, images.what, results, versions
-        )
-        file_io.write_text(new / hub.CARD, model_card.render_card(words))
-        sums = {file.name: file_io.sha256(file) for file in sorted(new.iterdir())}
-        file_io.write_json(new / hub.CONFIG, config_json(facts, sums))
+    model = load(name, weights, sidecar)
+    trained = test_results.find_run(weights)
+    pack = paths.Dataset(trained.dataset).pack if trained else None
+    images = check_images.find_check_images(model.metadata, pack, args.check)
+    with file_io.replace_folder(out) as folder:
+        write_folder(folder, model, images, args.license)
     size = sum(file.stat().st_size for file in out.iterdir())
-    log.info(f"{out}: {size / 1e6:,.0f} MB; the graph was compared on {images.what}")
+    log.info(f"{out}: {size / 1e6:,.0f} MB; the ONNX graph was compared on {images.description}")
     log.info(f"read {out / hub.CARD}, then: hf upload OWNER/NAME {out} .")
     return 0
 
 
-def copy_model(new: Path, weights: Path, facts: dict[str, Any]) -> None:
-    """What finegrain itself loads, and the classes one a line."""
-    with file_io.replace_file(new / hub.WEIGHTS) as temporary:
-        shutil.copyfile(weights, temporary)
-    file_io.write_json(new / hub.SIDECAR, facts)
-    labels = (" ".join(label.splitlines()) for label in facts["classes"])
-    file_io.write_text(new / hub.LABELS, "".join(f"{label}\n" for label in labels))
+def model_name(weights: Path) -> str:
+    """Name of a run's model; for weights from elsewhere, of the file or of its exported folder."""
+    if trained := test_results.find_run(weights):
+        return trained.model
+    return weights.resolve().parent.name if weights.name == hub.WEIGHTS else weights.stem
 
 
-def portable_metadata(facts: dict[str, Any]) -> dict[str, Any]:
-    """The sidecar with the first weights' name for their path on this machine."""
-    recipe = dict(facts["recipe"])
-    if isinstance(recipe.get("weights"), str):
-        recipe["weights"] = re.split(r"[\\/]", recipe["weights"])[-1]
-    return {**facts, "recipe": recipe}
+def load(name: str, weights: Path, sidecar: Path) -> Model:
+    """Load the model with its test results, and report if it has none.
+
+    Raises:
+        UserError: the files cannot be loaded, or the results are stale.
+    """
+    net, metadata = storage.load_model(weights, sidecar)
+    metadata = portable_metadata(metadata)
+    results = test_results.find_results(weights, metadata)
+    if results is None:
+        log.info(f"{weights}: this project has no test results of it; the model card says so")
+    return Model(name, weights, net.eval(), metadata, results)
 
 
-def config_json(facts: dict[str, Any], sums: dict[str, str]) -> dict[str, Any]:
-    """config.json in timm's terms, who loads a ResNet with a linear head; the Hub counts downloads by it.
+def write_folder(folder: Path, model: Model, images: CheckImages, license_id: str) -> None:
+    """Write all files of an export.
 
     Args:
-        sums: sha256 of the other files, by which ``folder.require_replaceable`` knows them again.
+        folder: an empty folder.
+        images: on which the ONNX graph is compared with the network.
+        license_id: the Hub's identifier of the license.
+
+    Raises:
+        UserError: the ONNX graph and the network do not agree.
     """
-    side = facts["image_size"]
+    from finegrain.export import model_card, onnx_graph
+
+    copy_model(folder, model.weights, model.metadata)
+    onnx_graph.write_onnx(folder / hub.GRAPH, model.net, model.metadata)
+    agreement = onnx_graph.check_onnx(
+        folder / hub.GRAPH, model.net, model.metadata, images.images, images.labels
+    )
+    card = model_card.ModelCard(
+        name=model.name,
+        metadata=model.metadata,
+        parameters=build.count_parameters(model.net),
+        license=license_id,
+        agreement=agreement,
+        compared_on=images.description,
+        results=model.results,
+        versions={package: importlib.metadata.version(package) for package in PACKAGES},
+    )
+    file_io.write_text(folder / hub.CARD, model_card.render_card(card))
+    sums = {file.name: file_io.sha256(file) for file in sorted(folder.iterdir())}
+    file_io.write_json(folder / hub.CONFIG, config_json(model.metadata, sums))
+
+
+def copy_model(folder: Path, weights: Path, metadata: dict[str, Any]) -> None:
+    """Write what finegrain itself loads, weights and sidecar, and the classes, one a line."""
+    with file_io.replace_file(folder / hub.WEIGHTS) as temporary:
+        shutil.copyfile(weights, temporary)
+    file_io.write_json(folder / hub.SIDECAR, metadata)
+    labels = (" ".join(label.splitlines()) for label in metadata["classes"])
+    file_io.write_text(folder / hub.LABELS, "".join(f"{label}\n" for label in labels))
+
+
+def portable_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The metadata with the file name of the initial weights instead of their path on this machine."""
+    recipe = dict(metadata["recipe"])
+    if isinstance(recipe.get("weights"), str):
+        recipe["weights"] = re.split(r"[\\/]", recipe["weights"])[-1]
+    return {**metadata, "recipe": recipe}
+
+
+def config_json(metadata: dict[str, Any], sums: dict[str, str]) -> dict[str, Any]:
+    """Content of config.json, in timm's format; the Hub counts downloads by this file.
+
+    timm itself can load a ResNet with a linear head by it.
+
+    Args:
+        sums: sha256 of the other files, by which ``output_folder.require_replaceable`` finds changed ones.
+    """
+    size = metadata["image_size"]
     return {
-        "architecture": facts["model"],
-        "num_classes": len(facts["classes"]),
-        "label_names": facts["classes"],
+        "architecture": metadata["model"],
+        "num_classes": len(metadata["classes"]),
+        "label_names": metadata["classes"],
         "pretrained_cfg": {
-            "input_size": [3, side, side],
+            "input_size": [3, size, size],
             "interpolation": "bilinear",
             "crop_pct": 1.0,
             "crop_mode": "squash",
-            "mean": facts["mean"],
-            "std": facts["std"],
+            "mean": metadata["mean"],
+            "std": metadata["std"],
         },
         "finegrain": {"sha256": sums},
     }

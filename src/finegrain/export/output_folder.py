@@ -1,4 +1,4 @@
-"""Whether a folder may be replaced: only one that is as an export left it."""
+"""Protect a folder from being replaced unless an export made it and nobody has changed it."""
 
 from pathlib import Path
 
@@ -8,25 +8,25 @@ from finegrain.serving import hub
 
 
 def require_replaceable(folder: Path) -> None:
-    """Refuse to overwrite what is not, file by file, as an export left it.
+    """Check that a folder is missing, empty, or exactly as an export wrote it, by the sha256 of each file.
 
     Raises:
-        UserError: the folder holds other files, or changed ones such as a card that was edited.
+        UserError: it holds other files, or changed ones such as an edited model card.
     """
     if not folder.exists():
         return
-    cure = "move it away, or give another --out"
+    fix = "move it away, or give another --out"
     if not folder.is_dir():
-        raise UserError(f"{folder}: is a file; {cure}")
+        raise UserError(f"{folder}: is a file; {fix}")
     found = {file.name for file in folder.iterdir()}
     if not found:
         return
     try:
         sums: dict[str, str] = file_io.read_json(folder / hub.CONFIG)["finegrain"]["sha256"]
     except (UserError, TypeError, KeyError):
-        raise UserError(f"{folder}: is not a folder that an export made; {cure}") from None
-    if strange := sorted(found - sums.keys() - {hub.CONFIG}):
-        raise UserError(f"{folder / strange[0]}: no export wrote this; {cure}")
+        raise UserError(f"{folder}: is not a folder that `finegrain export` wrote; {fix}") from None
+    if foreign := sorted(found - sums.keys() - {hub.CONFIG}):
+        raise UserError(f"{folder / foreign[0]}: was not written by `finegrain export`; {fix}")
     for name in sorted(found & sums.keys()):
         if file_io.sha256(folder / name) != sums[name]:
-            raise UserError(f"{folder / name}: was changed since it was exported; {cure}")
+            raise UserError(f"{folder / name}: was changed after the export; {fix}")

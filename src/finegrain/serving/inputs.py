@@ -1,4 +1,4 @@
-"""Photos to predict, wherever they are: files, folders, globs, archives."""
+"""Find the user's photos in files, folders, globs and archives."""
 
 import glob
 import os
@@ -14,27 +14,29 @@ from finegrain.sources.layout import BadMember
 
 @dataclass(frozen=True)
 class Photo:
+    """A photo that was found, not yet read."""
+
     name: str
-    """As it is shown: the path, or ``archive.zip:path inside``."""
-    inner: str
-    """The path below the folder or inside the archive that was given; of a file its name."""
+    """Its path for output, or ``archive.zip:path inside``."""
+    relative_path: str
+    """Its path inside the folder or archive that the user gave; for a single file, its name."""
     file: Path | None = None
-    """Where it is read from; None: from an archive."""
+    """The file on disk; None inside an archive."""
 
 
 @dataclass(frozen=True)
 class PhotoSource:
-    """One of the user's paths, resolved: photos in the order of reading."""
+    """One file, folder or archive, and its photos in the order of reading."""
 
     path: Path
     photos: list[Photo]
-    loose: LenientReader | None = None
-    """The archive that holds them; None: each is a file."""
+    reader: LenientReader | None = None
+    """Reads the archive; None for files on disk."""
 
     def read(self) -> Iterator[tuple[Photo, bytes | str]]:
-        """Each photo with its bytes, or why they cannot be read."""
-        if self.loose:
-            for photo, data in zip(self.photos, self.loose.contents(), strict=True):
+        """Yield each photo with its bytes, or with the reason why it cannot be read."""
+        if self.reader:
+            for photo, data in zip(self.photos, self.reader.contents(), strict=True):
                 yield photo, data.reason if isinstance(data, BadMember) else data
             return
         for photo in self.photos:
@@ -46,61 +48,65 @@ class PhotoSource:
 
 
 def find_photos(paths: Sequence[str]) -> list[PhotoSource]:
-    """Resolve what the user gave; a glob that the shell left alone is expanded.
+    """Find the photos of each path; a photo that several paths name is listed once.
 
-    A file is taken whatever its suffix: its content tells whether it is an image. Folders and archives are
-    searched for names with an image's suffix, hidden ones left out.
+    A file is taken whatever its suffix, as only its content shows whether it is an image. Folders and
+    archives are searched for names with an image suffix, without hidden files.
 
-    What two paths name is taken once.
+    Args:
+        paths: files, folders, archives, or globs that the shell has not expanded.
 
     Raises:
-        UserError: a path that is not there, or holds no image; an archive that cannot be read.
+        UserError: a path does not exist or holds no image, or an archive cannot be read.
     """
-    found: list[PhotoSource] = []
-    seen: set[Path] = set()
+    sources: list[PhotoSource] = []
+    known: set[Path] = set()
     for text in paths:
-        path = Path(os.path.expanduser(text))  # leaves ~$a.jpg as it is
-        matches = (
-            [path]
-            if path.exists()
-            else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-        )
-        if not matches:
-            raise UserError(f"{text}: not found")
-        for match in matches:
-            if match in seen:
+        for path in _expand(text):
+            if path in known:
                 continue
-            source = _source(match)
+            source = _open_source(path)
             if not source.photos:
-                raise UserError(f"{match}: holds no image ({', '.join(layout.IMAGE_SUFFIXES)})")
-            new = [photo for photo in source.photos if photo.file not in seen]
-            found.append(replace(source, photos=new))
-            seen |= {match, *(photo.file for photo in new if photo.file)}
-    return found
+                raise UserError(f"{path}: holds no image ({', '.join(layout.IMAGE_SUFFIXES)})")
+            new = [photo for photo in source.photos if photo.file not in known]
+            sources.append(replace(source, photos=new))
+            known |= {path, *(photo.file for photo in new if photo.file)}
+    return sources
 
 
-def _source(path: Path) -> PhotoSource:
-    if archive.is_archive(path):
-        loose = LenientReader(path)
-        return PhotoSource(
-            path, [Photo(f"{_printable(path)}:{inner}", inner) for inner in loose.paths], loose
-        )
-    return PhotoSource(path, list(_files(path)))
+def _expand(text: str) -> list[Path]:
+    """The path itself if it exists, else the matches of the glob, sorted."""
+    path = Path(os.path.expanduser(text))  # leaves a name such as ~$a.jpg as it is
+    if path.exists():
+        return [path]
+    matches = sorted(glob.glob(str(path), recursive=True))
+    if not matches:
+        raise UserError(f"{text}: not found")
+    return [Path(match) for match in matches]
 
 
-def _files(path: Path) -> Iterator[Photo]:
+def _open_source(path: Path) -> PhotoSource:
+    if not archive.is_archive(path):
+        return PhotoSource(path, list(_list_photos(path)))
+    reader = LenientReader(path)
+    photos = [Photo(f"{_printable(path)}:{member}", member) for member in reader.paths]
+    return PhotoSource(path, photos, reader)
+
+
+def _list_photos(path: Path) -> Iterator[Photo]:
+    """Yield a file itself, or the images of a folder at any depth."""
     if not path.is_dir():
         yield Photo(_printable(path), _printable(Path(path.name)), path)
         return
-    for where, subfolders, names in os.walk(path, onerror=layout.raise_error):
+    for folder, subfolders, names in os.walk(path, onerror=layout.raise_error):
         subfolders.sort()
         for name in sorted(names):
-            file = Path(where, name)
-            place = layout.image_path(_printable(file.relative_to(path)))
-            if place is not None:
-                yield Photo(_printable(file), place, file)
+            file = Path(folder, name)
+            relative_path = layout.image_path(_printable(file.relative_to(path)))
+            if relative_path is not None:
+                yield Photo(_printable(file), relative_path, file)
 
 
 def _printable(path: Path) -> str:
-    """A name that can be written as UTF-8, whatever bytes it is made of."""
+    """The path as text that can be written as UTF-8, whatever bytes it is made of."""
     return layout.decode_name(os.fsencode(path))

@@ -1,4 +1,4 @@
-"""A user's CSV that says of which class each photo is."""
+"""Read the true classes of photos from the user's CSV."""
 
 import difflib
 from collections.abc import Sequence
@@ -11,63 +11,65 @@ from finegrain.serving.inputs import Photo
 
 
 class Labels:
-    """Classes by image, from two columns of a CSV.
-
-    Raises:
-        UserError: no such file or column, not a CSV, an image twice, or a class that the model does not know.
-    """
+    """True classes by photo, from two columns of a CSV."""
 
     def __init__(self, file: Path, image_column: str, label_column: str, classes: Sequence[str]) -> None:
+        """Read and check the CSV.
+
+        Args:
+            classes: the classes that the model knows.
+
+        Raises:
+            UserError: the file or a column is missing, it is not a CSV, it lists an image twice, or it has a
+                class that the model does not know.
+        """
         table = _read_csv(file)
         self._file = file
         for option, column in (("--image-col", image_column), ("--label-col", label_column)):
             if column not in table:
-                raise UserError(
-                    f"{file}: has no column {column!r} ({option}); it has {', '.join(map(str, table))}"
-                )
+                columns = ", ".join(map(str, table))
+                raise UserError(f"{file}: no column {column!r} ({option}); its columns are {columns}")
         images = table[image_column].str.replace("\\", "/")
         repeated = images[images.duplicated()]
         if len(repeated):
-            raise UserError(f"{file}: {repeated.iloc[0]} stands there twice")
+            raise UserError(f"{file}: {repeated.iloc[0]} is listed twice")
         unknown = sorted(set(table[label_column]) - set(classes))
         if unknown:
             near = difflib.get_close_matches(unknown[0], classes, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(
-                f"{file}: {len(unknown)} labels are no classes of the model, such as {unknown[0]!r}{hint}"
+                f"{file}: {len(unknown)} labels are not classes of the model, such as {unknown[0]!r}{hint}"
             )
         self._classes = dict(zip(images, table[label_column], strict=True))
 
-    def __len__(self) -> int:
-        return len(self._classes)
+    def class_of(self, photo: Photo) -> str | None:
+        """The true class of a photo; None if the CSV does not list the photo."""
+        key = self._key(photo)
+        return None if key is None else self._classes[key]
 
-    def of(self, photo: Photo) -> str | None:
-        """Its class; the CSV names a photo as it was given, by its path inside, or by its file name."""
-        name = self._named(photo)
-        return None if name is None else self._classes[name]
-
-    def _named(self, photo: Photo) -> str | None:
-        names = (photo.name, photo.inner, Path(photo.inner).name)
+    def _key(self, photo: Photo) -> str | None:
+        """How the CSV names a photo: by its path, by its path inside the folder, or by its file name."""
+        names = (photo.name, photo.relative_path, Path(photo.relative_path).name)
         return next((name for name in names if name in self._classes), None)
 
-    def missing(self, photos: Sequence[Photo]) -> int:
-        """How many of its images are not among the photos.
+    def count_missing(self, photos: Sequence[Photo]) -> int:
+        """Number of images in the CSV that are not among the photos.
 
         Raises:
-            UserError: one of its names fits several photos, which need not be of one class.
+            UserError: a name in the CSV fits several photos, which may be of different classes.
         """
         found: dict[str, str] = {}
         for photo in photos:
-            name = self._named(photo)
-            if name is not None and found.setdefault(name, photo.name) != photo.name:
+            key = self._key(photo)
+            if key is not None and found.setdefault(key, photo.name) != photo.name:
                 raise UserError(
-                    f"{self._file}: {name} may be {found[name]} or {photo.name}; write their paths there"
+                    f"{self._file}: {key} can be {found[key]} or {photo.name}; write the full path in the CSV"
                 )
         return len(self._classes) - len(found)
 
 
 def _read_csv(file: Path) -> pd.DataFrame:
-    """Everything as text: a class may be called 007 or NA."""
+    """Read all cells as text: a class may be called 007 or NA."""
     try:
         return pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError:

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -13,69 +13,108 @@ from finegrain.core import file_io, log
 from finegrain.evaluation import metrics
 from finegrain.runtime import devices
 from finegrain.serving import find_model, inputs
+from finegrain.serving.inputs import Photo, PhotoSource
 from finegrain.serving.labels import Labels
 from finegrain.serving.predictor import Predictor
 
 
 @dataclass(frozen=True)
 class Prediction:
+    """The most probable classes of one photo."""
+
     name: str
     top: list[tuple[str, float]]
-    """Classes and their calibrated probabilities, the most probable first."""
+    """Classes and their calibrated probabilities, most probable first."""
     label: str | None
-    """The true class, where the user gave it."""
+    """The true class; None if the user gave none."""
 
     @property
     def correct(self) -> bool | None:
         return None if self.label is None else self.label == self.top[0][0]
 
 
+@dataclass
+class Accuracy:
+    """Counts of correct predictions, over photos with a label."""
+
+    images: int = 0
+    correct: int = 0
+    in_top: int = 0
+
+    def add(self, prediction: Prediction) -> None:
+        self.images += 1
+        self.correct += prediction.correct is True
+        self.in_top += prediction.label in [name for name, _ in prediction.top]
+
+    def summary(self, top: int) -> str:
+        """One line: top-1 accuracy with Wilson's 95 % interval, and top-k accuracy."""
+        low, high = metrics.wilson_interval(self.correct, self.images)
+        return (
+            f"top-1 {self.correct / self.images:.2%} [{low:.1%}, {high:.1%}] of {self.images:,} photos with "
+            f"a label, top-{top} {self.in_top / self.images:.2%}"
+        )
+
+
 def run(args: argparse.Namespace) -> int:
-    """Predict, write, and say what was skipped; returns the exit status: 1 where a photo was."""
-    asked = {
-        name: value if getattr(args, name) is None else getattr(args, name)
-        for name, value in find_model.evaluation_settings(args.model).items()
-    }
-    on = devices.select_device(asked["device"])
-    bf16 = devices.use_bf16(asked["precision"], on)
-    predictor = Predictor(*find_model.find_model(args.model), on, bf16, asked["image_size"], asked["flip"])
+    """Classify the photos, write the predictions and report what was skipped; returns 1 if anything was."""
+    predictor = load_predictor(args)
     sources = inputs.find_photos(args.paths)
     labels = Labels(args.csv, args.image_col, args.label_col, predictor.classes) if args.csv else None
-    skipped = [(str(s.path), s.loose.damage) for s in sources if s.loose and s.loose.damage]
-    wanted = (
-        item
-        for source in sources
-        for item in source.read()
-        if labels is None or labels.of(item[0]) is not None
-    )
-    total = sum(labels is None or labels.of(p) is not None for source in sources for p in source.photos)
-    if labels and (missing := labels.missing([p for source in sources for p in source.photos])):
+    skipped = [(str(s.path), s.reader.damage) for s in sources if s.reader and s.reader.damage]
+    if labels and (missing := labels.count_missing([photo for s in sources for photo in s.photos])):
         skipped.append((str(args.csv), f"{missing} of its images were not found"))
-    correct = in_top = count = 0
+    accuracy = Accuracy()
     with open_output(args.out) as stream:
         write = WRITERS[args.format](stream, min(args.top, len(predictor.classes)))
-        found = log.progress_bar(predictor.logits(wanted, skipped), total=total, label="predict")
-        for photo, logits in found:
-            best = predictor.best(logits, args.top)
-            label = labels.of(photo) if labels else None
-            write(Prediction(photo.name, best, label))
-            count += 1
-            correct += label == best[0][0]
-            in_top += label in [name for name, _ in best]
-    if labels and count:
-        low, high = metrics.wilson_interval(correct, count)
-        log.info(
-            f"top-1 {correct / count:.2%} [{low:.1%}, {high:.1%}] of {count:,} photos with a label, "
-            f"top-{args.top} {in_top / count:.2%}"
-        )
+        for prediction in classify(predictor, sources, labels, args.top, skipped):
+            write(prediction)
+            if labels:
+                accuracy.add(prediction)
+    if accuracy.images:
+        log.info(accuracy.summary(args.top))
     for name, reason in skipped:
         log.info(f"skipped: {name}: {reason}")
     return int(bool(skipped))
 
 
+def load_predictor(args: argparse.Namespace) -> Predictor:
+    """Load the model with the options of the command line; those not given are evaluate's settings."""
+    settings = find_model.evaluation_settings(args.model)
+    settings |= {name: getattr(args, name) for name in settings if getattr(args, name) is not None}
+    device = devices.select_device(settings["device"])
+    bf16 = devices.use_bf16(settings["precision"], device)
+    weights, sidecar = find_model.find_model(args.model)
+    return Predictor(weights, sidecar, device, bf16, settings["image_size"], settings["flip"])
+
+
+def classify(
+    predictor: Predictor,
+    sources: Sequence[PhotoSource],
+    labels: Labels | None,
+    top: int,
+    skipped: list[tuple[str, str]],
+) -> Iterator[Prediction]:
+    """Yield the prediction of each photo, in order, under a progress bar.
+
+    Args:
+        labels: classify only the photos that these list; None means all photos.
+        top: number of classes in a prediction.
+        skipped: (name, reason) of each unusable photo is appended to it.
+    """
+
+    def is_wanted(photo: Photo) -> bool:
+        return labels is None or labels.class_of(photo) is not None
+
+    items = (item for source in sources for item in source.read() if is_wanted(item[0]))
+    total = sum(is_wanted(photo) for source in sources for photo in source.photos)
+    for photo, logits in log.progress_bar(predictor.logits(items, skipped), total=total, label="predict"):
+        label = labels.class_of(photo) if labels else None
+        yield Prediction(photo.name, predictor.top_classes(logits, top), label)
+
+
 @contextlib.contextmanager
 def open_output(file: Path | None) -> Iterator[IO[str]]:
-    """Standard output, or a file that appears whole."""
+    """Open standard output, or a file that appears under its name only when it is complete."""
     if file is None:
         yield sys.stdout
     else:
@@ -90,38 +129,41 @@ Write = Callable[[Prediction], None]
 
 
 def table_writer(stream: IO[str], top: int) -> Write:
-    """A photo a line, for people."""
+    """One line a photo, for people."""
 
-    def write(one: Prediction) -> None:
-        mark = "" if one.correct is None else ("  right" if one.correct else f"  wrong: {one.label}")
-        best = "  ".join(f"{p:6.1%} {name}" for name, p in one.top)
-        print(f"{one.name}  {best}{mark}", file=stream)
+    def write(prediction: Prediction) -> None:
+        mark = ""
+        if prediction.correct is not None:
+            mark = "  right" if prediction.correct else f"  wrong: {prediction.label}"
+        classes = "  ".join(f"{p:6.1%} {name}" for name, p in prediction.top)
+        print(f"{prediction.name}  {classes}{mark}", file=stream)
 
     return write
 
 
 def csv_writer(stream: IO[str], top: int) -> Write:
-    """image, class_1, p_1, class_2, ..., label, correct; the last two are empty without a label."""
+    """Columns image, class_1, p_1, class_2, ..., label, correct; without labels the last two are empty."""
     writer = file_io.csv_writer(stream)
     ranks = [f"{kind}_{rank}" for rank in range(1, top + 1) for kind in ("class", "p")]
     writer.writerow(["image", *ranks, "label", "correct"])
 
-    def write(one: Prediction) -> None:
-        cells = [cell for name, p in one.top for cell in (name, f"{p:.6g}")]
-        writer.writerow([one.name, *cells, one.label or "", "" if one.correct is None else one.correct])
+    def write(prediction: Prediction) -> None:
+        classes = [cell for name, p in prediction.top for cell in (name, f"{p:.6g}")]
+        correct = "" if prediction.correct is None else prediction.correct
+        writer.writerow([prediction.name, *classes, prediction.label or "", correct])
 
     return write
 
 
 def jsonl_writer(stream: IO[str], top: int) -> Write:
-    """An object a line: image, top (a list of class and probability), and label and correct where known."""
+    """One object a line: image, top (a list of class and probability), and with labels label and correct."""
 
-    def write(one: Prediction) -> None:
-        best = [{"class": name, "probability": p} for name, p in one.top]
-        facts: dict[str, Any] = {"image": one.name, "top": best}
-        if one.label is not None:
-            facts |= {"label": one.label, "correct": one.correct}
-        print(json.dumps(facts, ensure_ascii=False), file=stream)
+    def write(prediction: Prediction) -> None:
+        classes = [{"class": name, "probability": p} for name, p in prediction.top]
+        row: dict[str, Any] = {"image": prediction.name, "top": classes}
+        if prediction.label is not None:
+            row |= {"label": prediction.label, "correct": prediction.correct}
+        print(json.dumps(row, ensure_ascii=False), file=stream)
 
     return write
 

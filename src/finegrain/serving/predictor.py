@@ -1,14 +1,14 @@
-"""What a trained model says of photos: ``finegrain predict``.
+"""Load a trained model and classify photos with it.
 
-A photo is decoded, squashed to the pack's square and resized as stage pack and evaluate do, in batches of the
-same size, so that it gets the very logits that evaluate computed.
+A photo is decoded, resized to the pack's square image size and preprocessed exactly as in the stages pack and
+evaluate, in batches of the same size: the logits of a test image equal evaluate's bit for bit.
 """
 
 import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,124 +24,138 @@ from finegrain.serving import hub
 from finegrain.serving.inputs import Photo
 
 Item = tuple[Photo, bytes | str]
-"""A photo and its file's bytes, or why they cannot be read."""
+"""A photo with the bytes of its file, or with the reason why it cannot be read."""
 
 
 class Predictor:
-    """A trained model, ready to be asked."""
+    """A trained model that classifies photos."""
 
     def __init__(
-        self, weights: Path, sidecar: Path, device: torch.device, bf16: bool, side: int | None, flip: bool
+        self,
+        weights: Path,
+        sidecar: Path,
+        device: torch.device,
+        bf16: bool,
+        image_size: int | None,
+        flip: bool,
     ) -> None:
-        """Load it.
+        """Load the model.
 
         Args:
-            side: of the images it sees; None: of its training.
-            flip: average with the mirror image.
+            image_size: height and width of the network's input; None means the one of its training.
+            flip: average the logits of each photo and of its horizontal flip.
         """
-        net, facts = storage.load_model(weights, sidecar)
+        net, metadata = storage.load_model(weights, sidecar)
         self._net, self._bf16, self._flip = net.to(device).eval(), bf16, flip
         self._device = device
-        self.classes: list[str] = facts["classes"]
-        self.temperature: float = facts["temperature"]
-        self.unknown_below: float = facts["unknown_below"]
-        """Confidence under which a photo is like no class of these."""
-        self._pack_side: int = facts["pack_image_size"]
-        self._view = inference.Preprocessor(side or facts["image_size"], device, facts["mean"], facts["std"])
+        self.classes: list[str] = metadata["classes"]
+        self.temperature: float = metadata["temperature"]
+        self.unknown_below: float = metadata["unknown_below"]
+        """A photo predicted with less confidence than this is probably of none of the classes."""
+        self._pack_size: int = metadata["pack_image_size"]
+        self._preprocess = inference.Preprocessor(
+            image_size or metadata["image_size"], device, metadata["mean"], metadata["std"]
+        )
 
     @classmethod
     def from_pretrained(
         cls,
-        place: str | Path,
+        name_or_path: str | Path,
         *,
         revision: str | None = None,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         precision: Literal["auto", "fp32", "bf16"] = "auto",
     ) -> "Predictor":
-        """A model that `finegrain export` wrote, as `finegrain predict` asks it.
+        """Load a model that `finegrain export` wrote, with the settings of `finegrain predict`.
 
         Args:
-            place: the folder, or ``owner/name`` of a repository on the Hugging Face Hub.
-            revision: branch, tag or commit of the repository; None: its main branch.
+            name_or_path: the folder, or ``owner/name`` of a repository on the Hugging Face Hub.
+            revision: branch, tag or commit of the repository; None means its main branch.
 
         Raises:
             UserError: there is no such model, or its files do not fit each other.
         """
-        weights, sidecar = paths.exported_model(hub.find_model_folder(place, revision))
+        weights, sidecar = paths.exported_model(hub.find_model_folder(name_or_path, revision))
         on = devices.select_device(device)
-        return cls(weights, sidecar, on, devices.use_bf16(precision, on), side=None, flip=False)
+        return cls(weights, sidecar, on, devices.use_bf16(precision, on), image_size=None, flip=False)
 
     def __call__(self, photo: str | Path | bytes, top: int = 5) -> list[tuple[str, float]]:
-        """The most probable classes of one photo, a file or its bytes, with calibrated probabilities.
+        """Classify one photo, a file or its bytes: the most probable classes with calibrated probabilities.
 
         Raises:
             OSError: the file cannot be read.
-            picture.BadImage: it is no image that can be used.
+            decoding.BadImage: it is not a usable image.
         """
         name = "photo" if isinstance(photo, bytes) else str(photo)
         data = photo if isinstance(photo, bytes) else Path(photo).read_bytes()
         skipped: list[tuple[str, str]] = []
         for _, logits in self.logits([(Photo(name, name), data)], skipped):
-            return self.best(logits, top)
+            return self.top_classes(logits, top)
         raise decoding.BadImage(": ".join(skipped[0]))
 
-    def heat(self, photo: bytes, name: str) -> tuple[ImageArray, ImageArray]:
-        """The photo as the network sees it, ``[S, S, 3]``, and under its Grad-CAM of the class of that name.
+    def top_classes(self, logits: Floats, count: int) -> list[tuple[str, float]]:
+        """The most probable classes of one photo with calibrated probabilities, most probable first."""
+        p = np.exp(outputs.log_softmax(logits[None] / self.temperature))[0]
+        return [(self.classes[i], float(p[i])) for i in np.argsort(-p, kind="stable")[:count]]
+
+    def gradcam_overlay(self, photo: bytes, class_name: str) -> tuple[ImageArray, ImageArray]:
+        """The photo at the pack's image size, ``[S, S, 3]``, without and with its Grad-CAM of a class on it.
 
         Raises:
-            picture.BadImage: it is no image that can be used.
+            decoding.BadImage: it is not a usable image.
         """
-        square = np.array(decoding.decode_square(photo, self._pack_side))  # torch wants it writable
-        images, chosen = self._view(torch.from_numpy(square[None])), self.classes.index(name)
-        (heat,) = gradcam.heatmaps(self._net, images, torch.tensor([chosen]))
-        return square, gradcam.overlay(square, heat)
+        image = np.array(decoding.decode_square(photo, self._pack_size))  # a copy: torch wants it writable
+        inputs, class_id = self._preprocess(torch.from_numpy(image[None])), self.classes.index(class_name)
+        (heatmap,) = gradcam.heatmaps(self._net, inputs, torch.tensor([class_id]))
+        return image, gradcam.overlay(image, heatmap)
 
     def logits(self, items: Iterable[Item], skipped: list[tuple[str, str]]) -> Iterator[tuple[Photo, Floats]]:
-        """Each photo and its logits ``[classes]``; adds (name, reason) of those that cannot be used."""
+        """Yield each usable photo with its logits ``[classes]``, float64.
+
+        Args:
+            skipped: (name, reason) of each unusable photo is appended to it.
+        """
         for batch in self.batches(items, skipped):
-            images = self._view(torch.from_numpy(np.stack([square for _, square in batch])))
+            images = self._preprocess(torch.from_numpy(np.stack([image for _, image in batch])))
             logits = inference.predict_logits(self._net, images, self._bf16, self._flip).cpu().numpy()
             yield from zip((photo for photo, _ in batch), logits.astype(np.float64), strict=True)
 
     def batches(
         self, items: Iterable[Item], skipped: list[tuple[str, str]]
     ) -> Iterator[list[tuple[Photo, ImageArray]]]:
-        """Photos that can be used, decoded, as many at a time as evaluate asks about.
-
-        Threads decode: while a GPU works on the batch before; but on the CPU in between, where a core that
-        decodes holds up all the others that the network keeps busy.
-        """
-        in_between = self._device.type == "cpu"
-        threads, size = os.cpu_count() or 1, inference.BATCH_SIZE
-        source: Iterator[Any] = iter(items)
-        if not in_between:
-            source = parallel.map_in_order(self._square, source, threads, 2 * size)
-        while True:
-            batch: list[tuple[Photo, ImageArray]] = []
-            while missing := size - len(batch):
-                some = itertools.islice(source, missing)
-                found = list(
-                    parallel.map_in_order(self._square, some, threads, missing) if in_between else some
-                )
-                if not found:
-                    break
-                skipped.extend((photo.name, reason) for photo, reason in found if isinstance(reason, str))
-                batch.extend(each for each in found if not isinstance(each[1], str))
-            if not batch:
-                return
+        """Yield the usable photos, decoded, in batches of evaluate's size; ``skipped`` as for ``logits``."""
+        batch: list[tuple[Photo, ImageArray]] = []
+        for photo, image in self._decoded(items):
+            if isinstance(image, str):
+                skipped.append((photo.name, image))
+                continue
+            batch.append((photo, image))
+            if len(batch) == inference.BATCH_SIZE:
+                yield batch
+                batch = []
+        if batch:
             yield batch
 
-    def _square(self, item: Item) -> tuple[Photo, ImageArray | str]:
-        """The photo as stage pack stores it, or why it cannot be used."""
+    def _decoded(self, items: Iterable[Item]) -> Iterator[tuple[Photo, ImageArray | str]]:
+        """Yield each photo decoded, or with the reason why it is unusable; threads decode.
+
+        With a GPU they decode ahead, while the network runs. On the CPU they decode a batch before the
+        network runs on it: all cores work on the network, and one that decodes would hold up the others.
+        """
+        threads, size = os.cpu_count() or 1, inference.BATCH_SIZE
+        if self._device.type != "cpu":
+            yield from parallel.map_in_order(self._decode, items, threads, 2 * size)
+            return
+        source = iter(items)
+        while chunk := list(itertools.islice(source, size)):
+            yield from list(parallel.map_in_order(self._decode, chunk, threads, size))
+
+    def _decode(self, item: Item) -> tuple[Photo, ImageArray | str]:
+        """Decode a photo as stage pack does; if it is unusable, give the reason."""
         photo, data = item
         if isinstance(data, str):
             return photo, data
         try:
-            return photo, np.asarray(decoding.decode_square(data, self._pack_side))
+            return photo, np.asarray(decoding.decode_square(data, self._pack_size))
         except decoding.BadImage as error:
             return photo, str(error)
-
-    def best(self, logits: Floats, k: int) -> list[tuple[str, float]]:
-        """The k most probable classes of one photo, with calibrated probabilities."""
-        p = np.exp(outputs.log_softmax(logits[None] / self.temperature))[0]
-        return [(self.classes[i], float(p[i])) for i in np.argsort(-p, kind="stable")[:k]]

@@ -1,4 +1,4 @@
-"""A folder is replaced whole or not at all, and only one that an export made."""
+"""A folder is replaced as a whole or not at all, and only if `finegrain export` wrote it."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from finegrain.core.errors import UserError
 from finegrain.export import output_folder
 
 
-def test_other_folders_and_files_are_refused_an_empty_or_missing_one_is_not(project):
+def test_other_folders_and_files_are_rejected_an_empty_or_missing_one_is_not(project):
     cases = {
         "notes/a.txt": b"-",
         "other/config.json": b"{}",
@@ -19,7 +19,7 @@ def test_other_folders_and_files_are_refused_an_empty_or_missing_one_is_not(proj
     }
     drawn.tree(Path(), cases)
     for name in ("notes", "other", "list", "bad"):
-        with pytest.raises(UserError, match=f"{name}: is not a folder that an export made"):
+        with pytest.raises(UserError, match=f"{name}: is not a folder that `finegrain export` wrote"):
             output_folder.require_replaceable(Path(name))
     with pytest.raises(UserError, match="a.txt: is a file"):
         output_folder.require_replaceable(Path("notes/a.txt"))
@@ -28,7 +28,7 @@ def test_other_folders_and_files_are_refused_an_empty_or_missing_one_is_not(proj
     output_folder.require_replaceable(Path("missing"))
 
 
-def test_a_folder_is_replaced_whole_or_not_at_all(project):
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(project):
     out = Path("deep/out")
     with file_io.replace_folder(out) as new:
         (new / "first").write_text("1")
@@ -43,14 +43,14 @@ def test_a_folder_is_replaced_whole_or_not_at_all(project):
     assert [entry.name for entry in out.parent.iterdir()] == ["out"]
 
 
-def test_a_kill_between_the_two_renames_costs_no_folder(project):
+def test_after_a_kill_between_the_two_renames_the_old_folder_is_restored(project):
     drawn.tree(Path(), {".out.old.tmp/old": b"1", ".out.new.tmp/new": b"2"})
     with pytest.raises(ValueError), file_io.replace_folder(Path("out")):
-        raise ValueError  # the next export comes to nothing too
+        raise ValueError  # the next export fails too
     assert sorted(map(str, Path().rglob("*"))) == ["out", "out/old"]
 
 
-def test_a_rename_that_fails_brings_the_old_folder_back(project, monkeypatch):
+def test_after_a_failed_rename_the_old_folder_is_restored(project, monkeypatch):
     drawn.tree(Path(), {"out/old": b"1"})
     real = Path.rename
 
