@@ -95,7 +95,7 @@ def prepare(config: params.Params, folder: Path) -> dict[str, tuple[Splits, bool
 
 
 class Files:
-    """Image files behind torchvision's transforms and loader, giving batches as ``packed.Split`` does."""
+    """Image files behind torchvision's transforms and loader, giving batches as ``PackedSplit`` does."""
 
     def __init__(self, folder: Path, device: torch.device, mean: list[float], std: list[float]) -> None:
         self.device, self._folder, self.world = device, folder, SINGLE_PROCESS
@@ -117,7 +117,7 @@ class Files:
         source = sampling.make_generator(seed, "files", epoch)
         return self._batches(v2.Compose([crop, v2.RandomHorizontalFlip()]), batch_size, source)
 
-    def plain_batches(self, batch_size: int, side: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def eval_batches(self, batch_size: int, side: int) -> Iterator[tuple[Tensor, Tensor]]:
         return self._batches(v2.Resize((side, side), antialias=True), batch_size, None)
 
     def _batches(

@@ -83,7 +83,7 @@ def forget(file: Path) -> None:
 def read(pixels: PackReader, threads: int, seed: int) -> float:
     """Images a second, each read once, in batches."""
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed)).split(BATCH)
-    side = pixels.side
+    side = pixels.image_size
     buffers = np.zeros((threads, BATCH, side, side, 3), np.uint8)
 
     def work(number: int) -> None:

@@ -44,7 +44,7 @@ def nearest(uri: str, images: np.ndarray) -> int:
 
 def test_tiles_show_the_image_with_its_own_prediction(gallery_data):
     shown, raw, calibrated, test = gallery_data
-    images = test.squares(torch.arange(len(test)))
+    images = test.images(torch.arange(len(test)))
     assert len({nearest(tile["image"], images) for tile in shown["random"]}) == gallery.RANDOM_IMAGES
     for tile in shown["random"]:
         i = nearest(tile["image"], images)
@@ -72,7 +72,7 @@ def test_confused_pairs_have_examples_of_both_classes(gallery_data, tiny_pack):
     assert len(shown["confused"]) == 1  # every third image is of class 0
     (pair,) = shown["confused"]
     assert (pair["truth"], pair["predicted"], pair["mistakes"], pair["images"]) == ("bars", "dots", 6, 6)
-    mistaken = [nearest(uri, test.squares(torch.arange(len(test)))) for uri in pair["mistaken"]]
+    mistaken = [nearest(uri, test.images(torch.arange(len(test)))) for uri in pair["mistaken"]]
     assert mistaken == np.flatnonzero(~raw.correct)[: gallery.EXAMPLES].tolist()
     examples = [nearest(uri, train) for uri in pair["examples"]]
     assert examples == np.flatnonzero(train_labels == 1)[: gallery.EXAMPLES].tolist()

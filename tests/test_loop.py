@@ -289,7 +289,7 @@ def test_predict_gives_each_image_once_whatever_the_batch_size(tiny_pack):
 def test_predict_with_flip_is_the_mean_over_both_views(tiny_pack):
     net = build.build_model("resnet18", 3, "none", HeadParams(), 0)
     test = split(tiny_pack, "test")
-    images = torch.cat([x for x, _ in test.plain_batches(18, 32)])
+    images = torch.cat([x for x, _ in test.eval_batches(18, 32)])
     net.eval()
     with torch.no_grad():
         slow = (net(images) + net(images.flip(3))) / 2

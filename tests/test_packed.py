@@ -29,7 +29,7 @@ def collect(batches) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_plain_batches_are_the_images_in_order_normalised(tiny_pack, train):
-    images, labels = collect(train.plain_batches(8, 32))
+    images, labels = collect(train.eval_batches(8, 32))
     assert torch.equal(labels, train.labels)
     stored = torch.from_numpy(np.load(tiny_pack / "train.npy"))
     slow = (stored.permute(0, 3, 1, 2).double() / 255 - 0.2) / 0.15
@@ -39,7 +39,7 @@ def test_plain_batches_are_the_images_in_order_normalised(tiny_pack, train):
 def test_an_epoch_holds_every_image_once_in_an_order_of_its_own(train):
     # without augmentation an image is found again by its sum
     sums = [collect(train.train_batches(epoch, 8, 32, PLAIN, seed=0))[0].sum((1, 2, 3)) for epoch in (1, 2)]
-    whole = collect(train.plain_batches(8, 32))[0].sum((1, 2, 3))
+    whole = collect(train.eval_batches(8, 32))[0].sum((1, 2, 3))
     assert torch.allclose(sums[0].sort().values, whole.sort().values, atol=1e-3)
     assert not torch.allclose(sums[0], sums[1])
 
@@ -60,7 +60,7 @@ def test_views_differ_per_image_and_are_channels_last(train):
 
 def test_a_last_batch_of_one_image_is_left_out(train):
     assert len(train) == 42
-    assert [train.steps(size) for size in (41, 42, 40, 100)] == [1, 1, 2, 1]
+    assert [train.steps_per_epoch(size) for size in (41, 42, 40, 100)] == [1, 1, 2, 1]
     sizes = [len(y) for _, y in train.train_batches(1, 41, 32, PLAIN, seed=0)]
     assert sizes == [41]
 
@@ -83,8 +83,8 @@ def test_two_splits_are_seen_as_one(tiny_pack, train):
     val, both = split(tiny_pack, "val"), split(tiny_pack, "train+val")
     assert len(both) == len(train) + len(val) == 57
     assert torch.equal(both.labels, torch.cat((train.labels, val.labels)))
-    parts = [collect(part.plain_batches(8, 32))[0] for part in (train, val)]
-    assert torch.equal(collect(both.plain_batches(10, 32))[0], torch.cat(parts))
+    parts = [collect(part.eval_batches(8, 32))[0] for part in (train, val)]
+    assert torch.equal(collect(both.eval_batches(10, 32))[0], torch.cat(parts))
     labels = torch.cat([y for _, y in both.train_batches(1, 8, 32, PLAIN, seed=0)])
     assert len(labels) == 56  # 57 is seven batches of 8 and one image, which is left out
     assert (labels.bincount() <= both.labels.bincount()).all()
@@ -94,5 +94,5 @@ def test_squares_are_the_packed_pixels(tiny_pack):
     both = split(tiny_pack, "val+test")
     stored = np.concatenate([np.load(tiny_pack / f"{name}.npy") for name in ("val", "test")])
     chosen = torch.tensor([20, 3, 3, 14, 15])
-    assert np.array_equal(both.squares(chosen), stored[chosen.numpy()])
-    assert both.squares(torch.empty(0, dtype=torch.int64)).shape == (0, 32, 32, 3)
+    assert np.array_equal(both.images(chosen), stored[chosen.numpy()])
+    assert both.images(torch.empty(0, dtype=torch.int64)).shape == (0, 32, 32, 3)

@@ -93,12 +93,12 @@ def test_the_last_batch_of_an_epoch_has_the_same_size_in_every_process(tiny_pack
         for part in parts
     ]
     assert sizes == [[18, 2], [18, 2]]
-    assert parts[0].steps(40) == 1  # two images, one for each: too few for batch norm
+    assert parts[0].steps_per_epoch(40) == 1  # two images, one for each: too few for batch norm
 
 
 def test_the_slices_hold_every_image_once(tiny_pack):
     labels = torch.cat(
-        [y for i in range(4) for _, y in split(tiny_pack, "val", World(i, 4)).plain_batches(3, 32)]
+        [y for i in range(4) for _, y in split(tiny_pack, "val", World(i, 4)).eval_batches(3, 32)]
     )
     assert torch.equal(labels, split(tiny_pack, "val", World()).labels)
 

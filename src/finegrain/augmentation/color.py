@@ -1,20 +1,20 @@
-"""Change colours and erase boxes: draw, then apply to the whole batch on its own device."""
-
-import math
+"""Color augmentation and random erasing: sample values, then apply them to a batch on its own device."""
 
 import torch
 from torch import Tensor
 
-
-def sample_factors(n: int, spread: float, probability: float, source: torch.Generator) -> Tensor:
-    """``[n]`` float32 factors for ``adjust``, uniform in [1 - spread, 1 + spread], or 1 where not applied."""
-    return 1 + sample_hue_shifts(n, spread, probability, source)
+from finegrain.augmentation import crop
 
 
-def sample_hue_shifts(n: int, spread: float, probability: float, source: torch.Generator) -> Tensor:
-    """``[n]`` float32 shifts of the hue in turns, uniform in [-spread, spread], or 0 where not applied."""
-    applied, place = torch.rand(2, n, generator=source)
-    return (2 * place - 1) * spread * (applied < probability)
+def sample_factors(n: int, spread: float, probability: float, generator: torch.Generator) -> Tensor:
+    """``[n]`` float32 factors for ``adjust_color``, uniform in 1 ± spread, or 1 if not applied."""
+    return 1 + sample_hue_shifts(n, spread, probability, generator)
+
+
+def sample_hue_shifts(n: int, spread: float, probability: float, generator: torch.Generator) -> Tensor:
+    """``[n]`` float32 shifts of the hue in turns, uniform in ± spread, or 0 if not applied."""
+    applied, position = torch.rand(2, n, generator=generator)
+    return (2 * position - 1) * spread * (applied < probability)
 
 
 def adjust_color(
@@ -24,15 +24,15 @@ def adjust_color(
     saturation: Tensor | None = None,
     hue: Tensor | None = None,
 ) -> Tensor:
-    """Brightness, contrast, saturation and hue, in this order; clamped after each, as torchvision's are.
+    """Adjust brightness, contrast, saturation and hue, in this order; clamped after each, as in torchvision.
 
     Args:
-        images: ``[N, 3, H, W]`` float32 in 0..255; the result is alike.
-        brightness: ``[N]`` factors: 0 is black, 1 leaves the image as it is.
-        contrast: ``[N]`` factors: 0 is the mean of the image in grey, 1 leaves it as it is.
-        saturation: ``[N]`` factors: 0 is the image in grey, 1 leaves it as it is.
+        images: ``[N, 3, H, W]`` float32 in 0..255, like the result.
+        brightness: ``[N]`` factors: 0 is black, 1 leaves the image as it is. None, here and below, means
+            that the adjustment is off.
+        contrast: ``[N]`` factors: 0 is the mean luma of the image, 1 leaves it as it is.
+        saturation: ``[N]`` factors: 0 is the grayscale image, 1 leaves it as it is.
         hue: ``[N]`` shifts of the HSV hue in turns: 0 leaves the image as it is, 1/3 makes red green.
-            None, here and above: left out.
     """
     if brightness is not None:
         images = (images * _broadcast(brightness, images)).clamp(0, 255)
@@ -59,18 +59,18 @@ def to_grayscale(images: Tensor) -> Tensor:
 def _shift_hue(images: Tensor, turns: Tensor) -> Tensor:
     """Add ``turns`` to the hue of HSV; value and chroma stay, so that no saturation is needed.
 
-    From the hue on, each channel is value - chroma * min(k, 4 - k) clamped to 0..1, where k is the hue in
+    From the new hue, each channel is value - chroma * min(k, 4 - k) clamped to 0..1, where k is the hue in
     sixths of a turn, plus 5, 3 or 1 for red, green or blue, modulo 6 (the piecewise linear form of
     https://en.wikipedia.org/wiki/HSL_and_HSV).
     """
     red, green, blue = images.split(1, 1)
     low, value = torch.aminmax(images, dim=1, keepdim=True)
     chroma = value - low
-    by = torch.where(chroma > 0, chroma, 1)  # a grey pixel has no hue: any will do
+    divisor = torch.where(chroma > 0, chroma, 1)  # a gray pixel has no hue, and its chroma of 0 hides it
     sixths = torch.where(
         value == red,
-        (green - blue) / by,
-        torch.where(value == green, 2 + (blue - red) / by, 4 + (red - green) / by),
+        (green - blue) / divisor,
+        torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
     )
     start = torch.arange(5, 0, -2, device=images.device)[:, None, None]
     k = (sixths + 6 * turns + start).remainder(6)  # [N, 3, H, W]
@@ -82,14 +82,14 @@ def sample_erasures(
     height: int,
     width: int,
     probability: float,
-    source: torch.Generator,
+    generator: torch.Generator,
     scale: tuple[float, float] = (0.02, 1 / 3),
     ratio: tuple[float, float] = (0.3, 3.3),
 ) -> Tensor:
     """Boxes of random erasing (https://arxiv.org/abs/1708.04896), as torchvision draws them.
 
-    Ten tries an image; where none is smaller than it both ways, nothing is erased. The paper draws the
-    shape itself uniformly, we its logarithm, so that upright and lying boxes are equally frequent.
+    Where none of ten boxes is smaller than the image both ways, nothing is erased. The paper draws the ratio
+    uniformly, we its logarithm, so that upright and lying boxes are equally frequent.
 
     Args:
         height: of the images in pixels, as ``width``.
@@ -99,28 +99,21 @@ def sample_erasures(
     Returns:
         ``[n, 4]`` int64: top, left, height, width; the last two are 0 where nothing is erased.
     """
-    tries = 10
-    area = height * width * torch.empty(n, tries).uniform_(*scale, generator=source)
-    shape = torch.exp(
-        torch.empty(n, tries).uniform_(math.log(ratio[0]), math.log(ratio[1]), generator=source)
-    )
-    heights = torch.round(torch.sqrt(area * shape)).long()
-    widths = torch.round(torch.sqrt(area / shape)).long()
+    heights, widths = crop.sample_sizes(n, height * width, scale, ratio, generator)
     fits = (heights < height) & (widths < width)
-    first = fits.int().argmax(1, keepdim=True)
-    top, left, applied = torch.rand(3, n, generator=source)
+    top, left, applied = torch.rand(3, n, generator=generator)
     erased = fits.any(1) & (applied < probability)
-    h, w = heights.gather(1, first).squeeze(1) * erased, widths.gather(1, first).squeeze(1) * erased
+    h, w = crop.first_fitting(heights, fits) * erased, crop.first_fitting(widths, fits) * erased
     return torch.stack(((top * (height - h + 1)).long(), (left * (width - w + 1)).long(), h, w), 1)
 
 
 def erase(images: Tensor, boxes: Tensor, value: float = 0.0) -> Tensor:
-    """Fill a box of each image.
+    """Fill a box of each image with a constant.
 
     Args:
-        images: ``[N, C, H, W]``, any range; the result is alike.
+        images: ``[N, C, H, W]``, any range, like the result.
         boxes: ``[N, 4]`` integers: top, left, height, width; on any device.
-        value: the filling; after normalisation, 0 is the mean colour.
+        value: the constant; after normalization, 0 is the mean color.
     """
     boxes = boxes.to(images.device, non_blocking=True)
     rows, columns = (_between(boxes[:, i], boxes[:, i + 2], images.shape[i + 2]) for i in (0, 1))
@@ -129,6 +122,6 @@ def erase(images: Tensor, boxes: Tensor, value: float = 0.0) -> Tensor:
 
 
 def _between(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """``[N, size]`` bool: the ``length`` places from ``start`` on."""
-    place = torch.arange(size, device=start.device)
-    return (place >= start[:, None]) & (place < (start + length)[:, None])
+    """``[N, size]`` bool: the ``length`` positions from ``start`` on."""
+    position = torch.arange(size, device=start.device)
+    return (position >= start[:, None]) & (position < (start + length)[:, None])

@@ -1,12 +1,12 @@
-"""Draw what happens to a batch, image by image; applying it is a pure function (look.py).
+"""Sample the augmentation of a batch, image by image; ``transform`` applies it as a pure function.
 
 Every draw depends on the seed, the epoch and the step alone, and each operator has a generator of its own:
-turning one off leaves the others as they were, and a resumed run needs no generator's state.
+turning one off leaves the draws of the others unchanged, and a resumed run needs no generator's state.
 """
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,79 +17,96 @@ from finegrain.runtime import devices
 
 
 def derive_seed(*key: int | str) -> int:
-    """A 63-bit number that depends on nothing but its key, such as (seed, "crop", epoch, step)."""
+    """A 63-bit seed that depends on nothing but its key, such as (seed, "crop", epoch, step)."""
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
 
 
 def make_generator(*key: int | str) -> torch.Generator:
-    """A CPU generator started from ``seed_of(*key)``."""
+    """A CPU generator seeded with ``derive_seed(*key)``."""
     return torch.Generator().manual_seed(derive_seed(*key))
 
 
-@dataclass(frozen=True)
-class SampledAugmentation:
-    """How each image of a batch is seen: None where an operator is off."""
+class SampledAugmentation(NamedTuple):
+    """What is done to each of N images, in the order of the fields; None means that the operator is off.
+
+    A named tuple, because that is what a Triton kernel takes as a single argument.
+    """
 
     crops: Tensor
+    """``[N, 4]`` int64: top, left, height, width of the box that is resized."""
     flips: Tensor
+    """``[N]`` bool: flip horizontally."""
     offsets: Tensor | None = None
+    """``[N, 2]`` int64: row and column of the padding crop, 0 to twice ``pad_crop_pixels``."""
+    pad_crop_pixels: int = 0
     homographies: Tensor | None = None
+    """``[N, 3, 3]`` float64, as in ``geometry``."""
     brightness: Tensor | None = None
+    """``[N]`` float32 factors, like ``contrast`` and ``saturation``."""
     contrast: Tensor | None = None
     saturation: Tensor | None = None
     hue: Tensor | None = None
+    """``[N]`` float32 shifts in turns."""
     erasures: Tensor | None = None
+    """``[N, 4]`` int64: top, left, height, width of the erased box; height 0 erases nothing."""
 
     def to(self, device: torch.device) -> "SampledAugmentation":
         """A copy on the device; the host does not wait for it."""
-        return self.each(lambda values: devices.copy_to_device(values, device))
+        return self.map(lambda values: devices.copy_to_device(values, device))
 
-    def each(self, function: Callable[[Tensor], Tensor]) -> "SampledAugmentation":
-        """A copy with the function of every operator's values ``[N, ...]``."""
-        known = {name: values for name, values in vars(self).items() if values is not None}
-        return SampledAugmentation(**{name: function(values) for name, values in known.items()})
+    def map(self, function: Callable[[Tensor], Tensor]) -> "SampledAugmentation":
+        """A copy with ``function`` applied to each operator's values ``[N, ...]``."""
+        sampled = self._asdict().items()
+        mapped: dict[str, Any] = {name: function(v) for name, v in sampled if isinstance(v, Tensor)}
+        return self._replace(**mapped)
 
 
 def identity(n: int, height: int, width: int) -> SampledAugmentation:
-    """Every image as it is."""
+    """The augmentation that leaves ``n`` images of ``height`` x ``width`` as they are."""
     return SampledAugmentation(crop.full_boxes(n, height, width), torch.zeros(n, dtype=torch.bool))
 
 
 def sample_augmentation(
-    n: int, height: int, width: int, side: int, config: AugmentParams, key: tuple[int | str, ...]
+    n: int, height: int, width: int, image_size: int, config: AugmentParams, key: tuple[int | str, ...]
 ) -> SampledAugmentation:
-    """Random views of ``n`` images of ``height`` x ``width``, to be seen at ``side`` x ``side``.
+    """Sample the augmentation of ``n`` images of ``height`` x ``width`` that are resized to ``image_size``.
 
     Args:
-        key: such as (seed, epoch, step): the same key gives the same views.
+        key: such as (seed, epoch, step): the same key gives the same augmentation.
     """
     seed, *rest = key
-    source = make_generator(seed, "view", *rest)
-    crops = crop.sample_crops(n, height, width, config.crop_scale, config.crop_ratio, source)
-    flips = crop.sample_flips(n, source) & config.flip
 
-    def of(operator: str) -> torch.Generator:
+    def generator(operator: str) -> torch.Generator:
         return make_generator(seed, operator, *rest)
 
     def factors(name: str) -> Tensor | None:
         spread, probability = getattr(config, name), config.color_probability
-        return color.sample_factors(n, spread, probability, of(name)) if spread else None
+        return color.sample_factors(n, spread, probability, generator(name)) if spread else None
 
-    warped = config.rotate_degrees > 0 or config.zoom > 1 or config.perspective > 0
+    box_generator = generator("view")
+    crops = crop.sample_crops(n, height, width, config.crop_scale, config.crop_ratio, box_generator)
+    flips = crop.sample_flips(n, box_generator) & config.flip
+    offsets = homographies = hue = erasures = None
+    if config.pad_crop_pixels:
+        offsets = geometry.sample_offsets(n, config.pad_crop_pixels, generator("shift"))
+    if config.rotate_degrees > 0 or config.zoom > 1 or config.perspective > 0:
+        largest = config.rotate_degrees, config.zoom, config.perspective
+        homographies = geometry.sample_homographies(n, *largest, config.warp_probability, generator("warp"))
+    if config.hue:
+        hue = color.sample_hue_shifts(n, config.hue, config.color_probability, generator("hue"))
+    if config.erase_probability:
+        erasures = color.sample_erasures(
+            n, image_size, image_size, config.erase_probability, generator("erase")
+        )
     return SampledAugmentation(
         crops,
         flips,
-        geometry.sample_offsets(n, config.pad_crop_pixels, of("shift")) if config.pad_crop_pixels else None,
-        geometry.sample_homographies(
-            n, config.rotate_degrees, config.zoom, config.perspective, config.warp_probability, of("warp")
-        )
-        if warped
-        else None,
+        offsets,
+        config.pad_crop_pixels,
+        homographies,
         factors("brightness"),
         factors("contrast"),
         factors("saturation"),
-        color.sample_hue_shifts(n, config.hue, config.color_probability, of("hue")) if config.hue else None,
-        color.sample_erasures(n, side, side, config.erase_probability, of("erase"))
-        if config.erase_probability
-        else None,
+        hue,
+        erasures,
     )

@@ -1,4 +1,4 @@
-"""Images as a network gets them: what was drawn for each is applied, and they are normalised."""
+"""Turn packed images into a network's input: apply a sampled augmentation, and normalize."""
 
 import functools
 from collections.abc import Callable
@@ -10,105 +10,102 @@ from finegrain.augmentation import color, crop, geometry, sampling
 from finegrain.config.training import AugmentParams
 from finegrain.core import log
 
-TransformFunction = Callable[[Tensor, Tensor | None, sampling.SampledAugmentation, int, int, Tensor], Tensor]
+TransformFunction = Callable[[Tensor, Tensor | None, sampling.SampledAugmentation, int, Tensor], Tensor]
 
 
 def transform_images(
-    source: Tensor,
-    chosen: Tensor | None,
-    views: sampling.SampledAugmentation,
-    side: int,
-    padding: int,
-    normal: Tensor,
+    images: Tensor,
+    indices: Tensor | None,
+    augmentation: sampling.SampledAugmentation,
+    image_size: int,
+    normalization: Tensor,
 ) -> Tensor:
-    """Images as a network gets them: cropped and resized, augmented, normalised.
+    """Crop, resize, augment and normalize a batch, on the images' device.
 
     Args:
-        source: ``[M, H, W, 3]`` uint8; everything is on its device.
-        chosen: ``[N]`` int64 indices of those to see; None: all.
-        views: of the N images.
-        side: height and width of the result in pixels.
-        padding: largest displacement of the padding crop in pixels.
-        normal: as ``normalisation`` gives it.
+        images: ``[M, H, W, 3]`` uint8; everything else is on their device.
+        indices: ``[N]`` int64 indices of the images to transform; None means all images.
+        augmentation: what is done to each of the N images.
+        image_size: height and width of the result in pixels.
+        normalization: from ``normalization_factors``.
 
     Returns:
-        ``[N, 3, side, side]`` float32, channels_last.
+        ``[N, 3, image_size, image_size]`` float32, channels_last.
     """
-    if source.is_cuda and (at_once := _triton_transform(source.device)):
-        return at_once(source, chosen, views, side, padding, normal)
-    images = source if chosen is None else source[chosen]
-    cut = crop.crop_batched if source.is_cuda else crop.crop_per_image
-    return apply_operators(cut(images, views.crops, views.flips, side), views, padding, normal)
+    if images.is_cuda and (by_kernels := _triton_transform(images.device)):
+        return by_kernels(images, indices, augmentation, image_size, normalization)
+    selected = images if indices is None else images[indices]
+    crop_images = crop.crop_batched if images.is_cuda else crop.crop_per_image
+    cropped = crop_images(selected, augmentation.crops, augmentation.flips, image_size)
+    return apply_operators(cropped, augmentation, normalization)
 
 
 @functools.cache
 def _triton_transform(device: torch.device) -> TransformFunction | None:
-    """``fused.see`` where it gives what the operators give on this GPU; else it is said why not."""
+    """The kernels' ``transform_images``, or None, with a message, where they do not work on this GPU."""
     try:
         from finegrain.augmentation import triton_kernels
 
-        differ = _max_difference(triton_kernels.transform_images, device)
-    except Exception as error:  # no triton, no C compiler for it, an old GPU: each says so in its own way
+        difference = _max_difference(triton_kernels.transform_images, device)
+    except Exception as error:  # no triton, no C compiler for it, an old GPU: each raises its own error
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
     else:
-        if differ < 1:
+        if difference < 1:
             return triton_kernels.transform_images
-        reason = f"they differ from torch's operators by {differ:.3g} of 255"
-    log.info(f"no fused kernels ({reason}): images are prepared operator by operator, more slowly")
+        reason = f"they differ from torch's operators by {difference:.3g} of 255"
+    log.info(f"no Triton kernels ({reason}): images are transformed by torch's operators, which is slower")
     return None
 
 
-def _max_difference(see: TransformFunction, device: torch.device) -> float:
-    """By how much at most, of 255, it differs from the operators on two tiny images, with everything on."""
-    everything = AugmentParams(
+def _max_difference(transform: TransformFunction, device: torch.device) -> float:
+    """Largest difference, of 255, from the operators on two tiny images with every augmentation on."""
+    config = AugmentParams(
         crop_scale=(0.3, 1.0), pad_crop_pixels=1, rotate_degrees=20.0, zoom=1.2, perspective=0.2,
-        brightness=0.3,
-        contrast=0.3, saturation=0.3, hue=0.2, erase_probability=0.5,
+        brightness=0.3, contrast=0.3, saturation=0.3, hue=0.2, erase_probability=0.5,
     )  # fmt: skip
     images = torch.arange(2 * 16 * 16 * 3).remainder(251).to(torch.uint8).view(2, 16, 16, 3)
-    views = sampling.sample_augmentation(2, 16, 16, 16, everything, (0,))
-    normal = torch.tensor([[0.0] * 3, [1.0] * 3])
-    ours = see(images.to(device), None, views.to(device), 16, 1, normal.to(device)).cpu()
-    cut = crop.crop_batched(images, views.crops, views.flips, 16, torch.float32)
-    return (ours - apply_operators(cut, views, 1, normal)).abs().max().item()
+    augmentation = sampling.sample_augmentation(2, 16, 16, 16, config, (0,))
+    identity = torch.tensor([[0.0] * 3, [1.0] * 3])
+    ours = transform(images.to(device), None, augmentation.to(device), 16, identity.to(device)).cpu()
+    cropped = crop.crop_batched(images, augmentation.crops, augmentation.flips, 16, torch.float32)
+    return (ours - apply_operators(cropped, augmentation, identity)).abs().max().item()
 
 
 def apply_operators(
-    images: Tensor, views: sampling.SampledAugmentation, padding: int, normal: Tensor
+    images: Tensor, augmentation: sampling.SampledAugmentation, normalization: Tensor
 ) -> Tensor:
-    """Everything after cropping and flipping, and the normalisation, operator by operator.
+    """Apply everything after cropping and flipping, and normalize, operator by operator.
 
     Args:
-        images: ``[N, 3, side, side]``, uint8 or float in 0..255, cropped and flipped.
-        padding: largest displacement of the padding crop in pixels.
-        normal: as ``normalisation`` gives it, on the images' device.
+        images: ``[N, 3, S, S]``, uint8 or float in 0..255, cropped and flipped.
+        normalization: from ``normalization_factors``, on the images' device.
 
     Returns:
-        float32, channels_last, on the images' device.
+        ``[N, 3, S, S]`` float32, channels_last, on the images' device.
     """
-    if views.offsets is not None:
-        images = geometry.shift(images, views.offsets, padding, "zeros")
-    if views.homographies is not None:
-        images = geometry.warp(images.float(), views.homographies)
-    factors = (views.brightness, views.contrast, views.saturation, views.hue)
+    if augmentation.offsets is not None:
+        images = geometry.shift(images, augmentation.offsets, augmentation.pad_crop_pixels, "zeros")
+    if augmentation.homographies is not None:
+        images = geometry.warp(images.float(), augmentation.homographies)
+    factors = (augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue)
     if any(factor is not None for factor in factors):
         images = color.adjust_color(images.float(), *factors)
-    images = normalize(images, normal)
-    if views.erasures is not None:
-        images = color.erase(images, views.erasures)
+    images = normalize(images, normalization)
+    if augmentation.erasures is not None:
+        images = color.erase(images, augmentation.erasures)
     return images.contiguous(memory_format=torch.channels_last)
 
 
 def normalization_factors(mean: list[float], std: list[float], device: torch.device) -> Tensor:
-    """Offset and factor of each colour, ``[2, 3]``, from mean and deviation of values in 0..1."""
+    """Offset and factor of each channel, ``[2, 3]``, from mean and standard deviation of values in 0..1."""
     offset = [-m / s for m, s in zip(mean, std, strict=True)]
     return torch.tensor([offset, [1 / (255 * s) for s in std]], device=device)
 
 
-def normalize(images: Tensor, normal: Tensor) -> Tensor:
-    """``[N, 3, H, W]`` in 0..255 to float32 with mean 0 and deviation 1, channels_last."""
+def normalize(images: Tensor, normalization: Tensor) -> Tensor:
+    """``[N, 3, H, W]`` in 0..255 to float32 with mean 0 and standard deviation 1, channels_last."""
     n, channels, height, width = images.shape
     # by rows of pixels: a loop over three channels would be four times slower on a CPU
     rows = images.permute(0, 2, 3, 1).reshape(n, height, width * channels).float()
-    offset, factor = (values.repeat(width) for values in normal)
+    offset, factor = (values.repeat(width) for values in normalization)
     return torch.addcmul(offset, rows, factor).view(n, height, width, channels).permute(0, 3, 1, 2)

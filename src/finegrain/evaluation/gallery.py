@@ -110,7 +110,7 @@ def _tiles(test: PackedSplit, raw: Predictions, calibrated: Predictions, chosen:
             confidence=float(calibrated.confidence[i]),
             loss=float(raw.loss[i]),
         )
-        for i, image in zip(chosen.tolist(), test.squares(torch.from_numpy(chosen)), strict=True)
+        for i, image in zip(chosen.tolist(), test.images(torch.from_numpy(chosen)), strict=True)
     ]
 
 
@@ -118,7 +118,7 @@ def _gradcam_images(
     net: nn.Module, preprocess: Preprocessor, test: PackedSplit, raw: Predictions, chosen: Ints
 ) -> list[str]:
     """The chosen test images under the Grad-CAM of their predicted classes, as data URIs."""
-    images = test.squares(torch.from_numpy(chosen))
+    images = test.images(torch.from_numpy(chosen))
     classes = torch.from_numpy(raw.predicted[chosen])
     heatmaps = gradcam.heatmaps(net, preprocess(torch.from_numpy(images)), classes)
     return [jpeg_data_uri(gradcam.overlay(*pair)) for pair in zip(images, heatmaps, strict=True)]
@@ -136,8 +136,8 @@ def _confused_pairs(test: PackedSplit, train: PackedSplit, raw: Predictions) -> 
             predicted=predicted,
             mistakes=mistakes,
             images=images,
-            mistaken=[jpeg_data_uri(image) for image in test.squares(torch.from_numpy(mistaken))],
-            examples=[jpeg_data_uri(image) for image in train.squares(torch.from_numpy(examples))],
+            mistaken=[jpeg_data_uri(image) for image in test.images(torch.from_numpy(mistaken))],
+            examples=[jpeg_data_uri(image) for image in train.images(torch.from_numpy(examples))],
         )
 
 

@@ -62,7 +62,7 @@ def _is_training_pack(metadata: dict[str, Any], pack: Path) -> bool:
 def from_test_split(pack: Path) -> CheckImages:
     """Take all test images, or ``MAX_IMAGES`` of them spread evenly over the classes."""
     reader, labels = PackReader([pack / "test.npy"]), np.load(pack / "test_labels.npy")
-    total, size = len(reader), reader.side
+    total, size = len(reader), reader.image_size
     chosen = torch.from_numpy(np.linspace(0, total - 1, min(total, MAX_IMAGES)).round().astype(np.int64))
     images = np.empty((len(chosen), size, size, 3), np.uint8)
     reader.read(chosen, crop.full_boxes(len(chosen), size, size), images)

@@ -1,4 +1,4 @@
-"""Open the arrays that stage pack wrote and give batches on a device."""
+"""Batches of the splits that stage pack wrote, on a device."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -17,118 +17,138 @@ from finegrain.loading.pack_reader import PackReader
 from finegrain.runtime.distributed import SINGLE_PROCESS, World
 
 ImageArray = NDArray[np.uint8]
+"""A decoded RGB image ``[H, W, 3]``, or several of the same size, ``[N, H, W, 3]``; uint8."""
 IMAGENET_MEAN_STD = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-"""Mean and deviation that torchvision's pretrained weights expect."""
+"""Mean and standard deviation that torchvision's pretrained weights expect."""
 
 
 def normalization_mean_std(
-    folder: Path, wanted: Normalization, pretrained: bool
+    pack: Path, normalization: Normalization, pretrained: bool
 ) -> tuple[list[float], list[float]]:
-    """Mean and deviation of red, green and blue, of values in 0..1, by which images are normalised."""
-    if isinstance(wanted, ChannelStatistics):
-        return list(wanted.mean), list(wanted.std)
-    if wanted == "imagenet" or (wanted == "auto" and pretrained):
+    """Mean and standard deviation of red, green and blue, of values in 0..1, that a run normalizes with.
+
+    Args:
+        pack: the folder that stage pack wrote, with the statistics of the training images.
+        normalization: the parameter of the same name.
+        pretrained: whether the weights are: then ``auto`` means ``imagenet``, else the training images.
+    """
+    if isinstance(normalization, ChannelStatistics):
+        return list(normalization.mean), list(normalization.std)
+    if normalization == "imagenet" or (normalization == "auto" and pretrained):
         return IMAGENET_MEAN_STD
-    facts = file_io.read_json(folder / "pack.json")
-    return facts["mean"], facts["std"]
+    metadata = file_io.read_json(pack / "pack.json")
+    return metadata["mean"], metadata["std"]
 
 
 class PackedSplit:
-    """The images of some splits: resident on the GPU if they fit, else read batch by batch."""
+    """Images and labels of one or more splits; on a GPU, the images stay in its memory if they fit."""
 
     def __init__(
         self,
-        folder: Path,
+        pack: Path,
         names: str,
         device: torch.device,
         mean: list[float],
         std: list[float],
         world: World = SINGLE_PROCESS,
     ) -> None:
-        """Open ``folder/<name>.npy`` ([N, H, W, 3] uint8) and its labels.
+        """Open ``<pack>/<name>.npy``, ``[N, S, S, 3]`` uint8, and the labels.
 
         Args:
             names: such as ``train``, or ``train+val`` for the images of both.
-            mean: of red, green and blue, of values in 0..1, for the normalisation; ``std`` alike.
-            world: the processes among which each batch, and all of ``plain_batches``, is divided.
+            mean: of red, green and blue, of values in 0..1, for the normalization.
+            std: standard deviation, likewise.
+            world: the processes that divide each training batch, and the evaluation batches, among them.
         """
         self.world = world
-        facts = file_io.read_json(folder / "pack.json")
+        metadata = file_io.read_json(pack / "pack.json")
         self.device = device
-        self.class_names: list[str] = facts["classes"]
-        self.image_size: int = facts["image_size"]
-        self.fingerprint = f"{facts['manifest_sha256']}-{self.image_size}"
-        self._normal = transform.normalization_factors(mean, std, device)
-        parts = names.split("+")
-        self.labels = torch.cat([torch.from_numpy(np.load(folder / f"{n}_labels.npy")) for n in parts])
-        self._labels_there = self.labels.to(device)
-        self._pixels = PackReader([folder / f"{n}.npy" for n in parts])
-        self._resident: Tensor | None = None
+        self.class_names: list[str] = metadata["classes"]
+        self.image_size: int = metadata["image_size"]
+        self.fingerprint = f"{metadata['manifest_sha256']}-{self.image_size}"
+        self.normalization = transform.normalization_factors(mean, std, device)
+        splits = names.split("+")
+        self.labels = torch.cat([torch.from_numpy(np.load(pack / f"{name}_labels.npy")) for name in splits])
+        self._labels_on_device = self.labels.to(device)
+        self._reader = PackReader([pack / f"{name}.npy" for name in splits])
+        self._images_on_gpu: Tensor | None = None
         if device.type == "cuda":
-            torch.cuda.empty_cache()  # what torch keeps of an earlier training counts as taken
+            torch.cuda.empty_cache()  # what torch caches of an earlier run counts as used
             free, _ = torch.cuda.mem_get_info(device)
             if len(self) * 3 * self.image_size**2 < free // 2:
-                self._resident = prefetch.load_all(self._pixels, device)
+                self._images_on_gpu = prefetch.load_all(self._reader, device)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def release(self) -> None:
-        """Free the GPU's memory that the images take; if still asked for, they come batch by batch."""
-        self._resident = None
+        """Free the GPU memory of the images; later batches are streamed from the disk."""
+        self._images_on_gpu = None
 
-    def squares(self, chosen: Tensor) -> ImageArray:
-        """The images ``[n]`` as they were packed, ``[n, S, S, 3]``: for people to look at."""
+    def images(self, indices: Tensor) -> ImageArray:
+        """The images ``[n]`` as they were packed, ``[n, S, S, 3]``, for people to look at."""
         size = self.image_size
-        images = np.empty((len(chosen), size, size, 3), np.uint8)
-        self._pixels.read(chosen, crop.full_boxes(len(chosen), size, size), images)
+        images = np.empty((len(indices), size, size, 3), np.uint8)
+        self._reader.read(indices, crop.full_boxes(len(indices), size, size), images)
         return images
 
-    def steps(self, batch_size: int) -> int:
-        """Training steps of an epoch; a last batch that is too small for batch norm, which needs two images
-        in each process, is left out."""
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Number of training steps in an epoch.
+
+        A last batch too small for batch norm, which needs two images in each process, is left out.
+        """
         full, rest = divmod(len(self), batch_size)
         return full + (rest >= 2 * self.world.size)
 
     def train_batches(
-        self, epoch: int | str, batch_size: int, side: int, config: AugmentParams, seed: int, first: int = 0
+        self,
+        epoch: int | str,
+        batch_size: int,
+        image_size: int,
+        config: AugmentParams,
+        seed: int,
+        first_step: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Shuffled, augmented, normalised: the same (seed, epoch) always gives the same batches.
+        """Shuffled, augmented, normalized batches: the same (seed, epoch) always gives the same ones.
 
         Args:
-            first: leave out so many batches, which an interrupted run has had.
+            first_step: start at this step of the epoch, where an interrupted run resumes.
 
         Yields:
-            Images ``[N, 3, side, side]`` float32 channels_last and class ids ``[N]`` int64, on the device.
+            Images ``[N, 3, image_size, image_size]`` float32 channels_last and labels ``[N]`` int64, on the
+            device.
         """
         order = torch.randperm(len(self), generator=sampling.make_generator(seed, "order", epoch))
-        chosen = order.split(batch_size)[first : self.steps(batch_size)]
+        steps = order.split(batch_size)[first_step : self.steps_per_epoch(batch_size)]
         size, world = self.image_size, self.world
 
-        def wanted() -> Iterator[prefetch.BatchRequest]:
-            for step, each in enumerate(chosen, first):
-                each = each[: len(each) // world.size * world.size]
-                views = sampling.sample_augmentation(len(each), size, size, side, config, (seed, epoch, step))
-                # drawn for the whole batch: an image is seen alike, however many processes there are
-                yield world.shard(each), views.each(world.shard)
+        def requests() -> Iterator[prefetch.BatchRequest]:
+            for step, indices in enumerate(steps, first_step):
+                n = len(indices) // world.size * world.size
+                # sampled for the whole batch: an image's augmentation does not depend on the processes
+                augmentation = sampling.sample_augmentation(
+                    n, size, size, image_size, config, (seed, epoch, step)
+                )
+                yield prefetch.BatchRequest(world.shard(indices[:n]), augmentation.map(world.shard))
 
-        yield from self._batches(wanted(), side, config.pad_crop_pixels)
+        yield from self._batches(requests(), image_size)
 
-    def plain_batches(self, batch_size: int, side: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image of this process's stretch once, in order, whole; yields as ``train_batches``."""
-        chosen = torch.arange(len(self))[self.world.shard_slice(len(self))].split(batch_size)
-        views = (sampling.identity(len(each), self.image_size, self.image_size) for each in chosen)
-        yield from self._batches(zip(chosen, views, strict=True), side, 0)
+    def eval_batches(self, batch_size: int, image_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image of this process's shard once, in order, whole; yields what ``train_batches`` does."""
+        indices = torch.arange(len(self))[self.world.shard_slice(len(self))].split(batch_size)
+        size = self.image_size
+        requests = (prefetch.BatchRequest(each, sampling.identity(len(each), size, size)) for each in indices)
+        yield from self._batches(requests, image_size)
 
     def _batches(
-        self, wanted: Iterable[prefetch.BatchRequest], side: int, padding: int
+        self, requests: Iterable[prefetch.BatchRequest], image_size: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        see = partial(transform.transform_images, side=side, padding=padding, normal=self._normal)
+        apply = partial(transform.transform_images, image_size=image_size, normalization=self.normalization)
         if self.device.type == "cpu":
-            fed = prefetch.read_on_cpu(self._pixels, wanted, see)
-        elif self._resident is not None:
-            fed = prefetch.index_on_gpu(self._resident, wanted, see)
+            batches = prefetch.read_on_cpu(self._reader, requests, apply)
+        elif self._images_on_gpu is not None:
+            batches = prefetch.index_on_gpu(self._images_on_gpu, requests, apply)
         else:
-            fed = prefetch.stream_to_gpu(self._pixels, wanted, self.device, see)
-        for images, chosen in fed:
-            yield images, self._labels_there[chosen]
+            batches = prefetch.stream_to_gpu(self._reader, requests, self.device, apply)
+        for images, indices in batches:
+            yield images, self._labels_on_device[indices]

@@ -31,7 +31,7 @@ class Preprocessor:
         n, height, width, _ = images.shape
         identity = sampling.identity(n, height, width).to(self._device)
         return transform.transform_images(
-            images.to(self._device), None, identity, self._image_size, 0, self._mean_std
+            images.to(self._device), None, identity, self._image_size, self._mean_std
         )
 
 
@@ -52,7 +52,7 @@ def predict_split(
         label: text before the progress bar; None means no progress bar.
     """
     net.eval()
-    batches = split.plain_batches(batch_size, image_size)
+    batches = split.eval_batches(batch_size, image_size)
     if label:
         batches = log.progress_bar(batches, total=-(-len(split) // batch_size), label=label, unit="batch")
     logits = [predict_logits(net, images, bf16, flip) for images, _ in batches]
