@@ -22,18 +22,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = params.load_params()
     data = paths.Dataset(config.dataset.name)
     with archive.ArchiveReader(data.archive) as reader:
-        for place in (data.manifest, Path(tempfile.gettempdir())):
-            disk.require_free_space(place, 1_000 * len(reader), "the table of all images")
-        archive.report_ignored(reader.others)
+        for path in (data.manifest, Path(tempfile.gettempdir())):
+            disk.require_free_space(path, 1_000 * len(reader), "the table of all images")
+        archive.report_ignored(reader.ignored_suffixes)
         inspected = inspection.inspect_images(reader)
-    file_io.write_csv(data.rejected, ("path", "reason"), inspected.rejected())
-    inspected.refuse_many_bad(config.split.max_bad_ratio, data.rejected)
+    file_io.write_csv(data.rejected, ("path", "reason"), inspected.rejected_rows())
+    inspected.reject_if_too_many_bad(config.split.max_bad_ratio, data.rejected)
 
     result = assignment.assign_splits(inspected, config.split, config.seed)
     file_io.write_csv(data.manifest, manifest.COLUMNS, result.rows())
-    file_io.write_csv(data.rejected, ("path", "reason"), result.rejected())
-    file_io.write_csv(data.near_duplicates, ("test_path", "other_path", "bits"), result.near_duplicates())
-    file_io.write_csv(data.class_balance, ("class", "split", "images"), result.balance())
+    file_io.write_csv(data.rejected, ("path", "reason"), result.rejected_rows())
+    file_io.write_csv(data.near_duplicates, ("test_path", "other_path", "bits"), result.near_duplicate_rows())
+    file_io.write_csv(data.class_balance, ("class", "split", "images"), result.class_balance_rows())
     file_io.write_json(data.split_metrics, result.metrics() | {"sha256": file_io.sha256(data.manifest)})
 
 

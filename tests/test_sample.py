@@ -1,4 +1,4 @@
-"""The drawn dataset: the same bytes for the same seed, and nothing but the vehicle gives a class away."""
+"""The sample dataset: the same seed gives the same bytes, and only the vehicle depends on the class."""
 
 import hashlib
 import io
@@ -14,16 +14,16 @@ from pipeline import ROOT
 
 from finegrain.sources import sample, sample_vehicles
 
-SIDE, EACH = 48, 12
+IMAGE_SIZE, IMAGES_PER_CLASS = 48, 12
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    return sample.write_zip(tmp_path_factory.mktemp("sample"), EACH, SIDE, seed=0)
+    return sample.write_zip(tmp_path_factory.mktemp("sample"), IMAGES_PER_CLASS, IMAGE_SIZE, seed=0)
 
 
 def images(file) -> Iterator[tuple[str, np.ndarray]]:
-    """Class and pixels ``[SIDE, SIDE, 3]`` of each image."""
+    """Class and pixels ``[IMAGE_SIZE, IMAGE_SIZE, 3]`` of each image."""
     with zipfile.ZipFile(file) as opened:
         for name in opened.namelist():
             yield name.split("/")[1], np.asarray(Image.open(io.BytesIO(opened.read(name))), dtype=np.float64)
@@ -36,7 +36,7 @@ def content(file) -> dict[str, bytes]:
 
 def test_the_same_arguments_give_the_same_bytes_in_another_process(archive, tmp_path):
     code = "from pathlib import Path; from finegrain.sources import sample\n"
-    code += f"sample.write_zip(Path({str(tmp_path)!r}), {EACH}, {SIDE}, 0)"
+    code += f"sample.write_zip(Path({str(tmp_path)!r}), {IMAGES_PER_CLASS}, {IMAGE_SIZE}, 0)"
     environment = {"PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
     digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (archive, tmp_path / "sample.zip")]
@@ -44,10 +44,10 @@ def test_the_same_arguments_give_the_same_bytes_in_another_process(archive, tmp_
     assert [file.name for file in tmp_path.iterdir()] == ["sample.zip"]
 
 
-def test_another_seed_gives_other_images_and_more_images_leave_the_first_as_they_are(archive, tmp_path):
+def test_another_seed_gives_other_images_and_more_images_keep_the_first(archive, tmp_path):
     whole = content(archive)
-    fewer = content(sample.write_zip(tmp_path / "a", 3, SIDE, seed=0))
-    other = content(sample.write_zip(tmp_path / "b", 3, SIDE, seed=1))
+    fewer = content(sample.write_zip(tmp_path / "a", 3, IMAGE_SIZE, seed=0))
+    other = content(sample.write_zip(tmp_path / "b", 3, IMAGE_SIZE, seed=1))
     assert len(fewer) == 3 * len(sample_vehicles.CLASS_NAMES) and all(
         whole[name] == fewer[name] for name in fewer
     )
@@ -58,21 +58,21 @@ def test_names_counts_and_sizes(archive):
     drawn = list(images(archive))
     assert len(sample_vehicles.CLASS_NAMES) == 12
     counts = {name: sum(name == other for other, _ in drawn) for name in sample_vehicles.CLASS_NAMES}
-    assert set(counts.values()) == {EACH} and sum(counts.values()) == len(drawn)
-    assert {pixels.shape for _, pixels in drawn} == {(SIDE, SIDE, 3)}
+    assert set(counts.values()) == {IMAGES_PER_CLASS} and sum(counts.values()) == len(drawn)
+    assert {pixels.shape for _, pixels in drawn} == {(IMAGE_SIZE, IMAGE_SIZE, 3)}
     assert len(set(content(archive).values())) == len(drawn)  # no image twice
 
 
-def test_colour_does_not_give_the_class_away(archive):
-    """The class of the nearest mean colour among all others is right no more often than chance allows."""
+def test_color_does_not_reveal_the_class(archive):
+    """Nearest-neighbor classification by mean color is not much better than chance."""
     drawn = list(images(archive))
-    colours = np.array([pixels.mean((0, 1)) for _, pixels in drawn])
+    colors = np.array([pixels.mean((0, 1)) for _, pixels in drawn])
     names = np.array([name for name, _ in drawn])
-    assert all(colours[names == name].std(0).min() > 5 for name in sample_vehicles.CLASS_NAMES)
-    distance = np.linalg.norm(colours[:, None] - colours[None], axis=2)
+    assert all(colors[names == name].std(0).min() > 5 for name in sample_vehicles.CLASS_NAMES)
+    distance = np.linalg.norm(colors[:, None] - colors[None], axis=2)
     np.fill_diagonal(distance, np.inf)
-    right = (names[distance.argmin(1)] == names).mean()
-    assert right < 0.25  # chance is 1 / 12
+    accuracy = (names[distance.argmin(1)] == names).mean()
+    assert accuracy < 0.25  # chance is 1 / 12
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,14 @@ def test_colour_does_not_give_the_class_away(archive):
         ("Aero Coupe 2012", "Corvid Coupe 2012"),
     ],
 )
-def test_classes_alike_differ_in_small_parts_of_the_vehicle_alone(one, other):
-    """With the same scene, paint and pose, the rest of the image is the same to the bit."""
+def test_similar_classes_differ_in_small_parts_of_the_vehicle_only(one, other):
+    """With the same scene, paint and pose, all other pixels are identical."""
     palette = sample.draw_palette(np.random.default_rng(1))
-    pictures = []
+    images_of_both = []
     for name in (one, other):
         canvas = sample.draw_scene(np.random.default_rng(2), 240)
         sample.paint_vehicle(canvas, sample_vehicles.CLASSES[name], palette, sample.Pose())
-        pictures.append(np.asarray(canvas, dtype=np.int64))
-    changed = (pictures[0] != pictures[1]).any(2)
+        images_of_both.append(np.asarray(canvas, dtype=np.int64))
+    changed = (images_of_both[0] != images_of_both[1]).any(2)
     assert 0.002 < changed.mean() < 0.25
     assert not changed[:40].any() and not changed[-40:].any()

@@ -13,36 +13,36 @@ from finegrain.dataset.inspection import Inspection
 from finegrain.dataset.manifest import MAX_LISTED_PAIRS, SPLITS, Manifest, NearDuplicates
 
 
-def assign_splits(inspected: Inspection, split: params.SplitParams, seed: int) -> Manifest:
+def assign_splits(inspection: Inspection, split: params.SplitParams, seed: int) -> Manifest:
     """Assign every good image to train, val or test.
 
-    Official folders are kept; what the archive does not have (val, test or both) is taken out of its train
-    images, class by class. Of exact duplicates that are in two splits or two classes one is kept.
+    Official splits are kept; what the archive lacks (val, test or both) is taken from its train images, class
+    by class. Of exact duplicates in two splits or two classes, one is kept.
 
     Raises:
         UserError: classes with too few images; all of them are named.
     """
-    table = inspected.table
-    named = {name for (name,) in table.execute("SELECT DISTINCT split FROM image")}
-    official = [name for name in SPLITS if name in named]
-    duplicates = _exclude_duplicates(table)
+    database = inspection.database
+    found = {name for (name,) in database.execute("SELECT DISTINCT split FROM image")}
+    official = [name for name in SPLITS if name in found]
+    duplicate_count = _exclude_duplicates(database)
     val_ratio = 0.0 if "val" in official else split.val_ratio
     test_ratio = 0.0 if "test" in official else split.test_ratio
-    _reject_small_classes(inspected, val_ratio, test_ratio)
-    _assign(table, val_ratio, test_ratio, seed)
-    pairs = _find_near_duplicates(table, split.near_duplicate_bits)
-    return Manifest(inspected, duplicates, pairs, "/".join(official) or None)
+    _reject_small_classes(inspection, val_ratio, test_ratio)
+    _assign(database, val_ratio, test_ratio, seed)
+    near = _find_near_duplicates(database, split.near_duplicate_bits)
+    return Manifest(inspection, duplicate_count, near, "/".join(official) or None)
 
 
-def _exclude_duplicates(table: sqlite3.Connection) -> int:
+def _exclude_duplicates(database: sqlite3.Connection) -> int:
     """Keep each file's bytes in one split and one class only: test before val before train, then by path.
 
     Repeats within one split and class stay, so that an official test folder remains comparable.
 
     Returns:
-        How many images were moved from ``image`` to ``duplicate``.
+        Number of images moved from the table ``image`` to ``duplicate``.
     """
-    table.executescript(
+    database.executescript(
         """
         INSERT INTO duplicate
         SELECT path, 'same bytes as ' || first_path || CASE
@@ -60,46 +60,47 @@ def _exclude_duplicates(table: sqlite3.Connection) -> int:
         DELETE FROM image WHERE path IN (SELECT path FROM duplicate);
         """
     )
-    return table.execute("SELECT count(*) FROM duplicate").fetchone()[0]
+    return database.execute("SELECT count(*) FROM duplicate").fetchone()[0]
 
 
-def _reject_small_classes(inspected: Inspection, val_ratio: float, test_ratio: float) -> None:
-    """Refuse classes with too few different images to divide."""
-    different = dict(
-        inspected.table.execute(
+def _reject_small_classes(inspection: Inspection, val_ratio: float, test_ratio: float) -> None:
+    """Raise UserError for classes with too few distinct images to fill every split."""
+    distinct = dict(
+        inspection.database.execute(
             "SELECT class, count(DISTINCT sha256) FROM image WHERE split IN ('', 'train') GROUP BY class"
         ).fetchall()
     )
     needed = min_class_size(val_ratio, test_ratio)
-    counts = {name: different.get(name, 0) for name in inspected.classes}
+    counts = {name: distinct.get(name, 0) for name in inspection.classes}
     small = [
-        f"'{name}' {images}"
-        for name, images in counts.items()
-        if images < needed
-        or images - held_out_count(images, val_ratio) - held_out_count(images, test_ratio) < 1
+        f"'{name}' {count}"
+        for name, count in counts.items()
+        if count < needed or _train_count(count, val_ratio, test_ratio) < 1
     ]
     if small:
         raise UserError(
-            f"classes with too few images to divide: {', '.join(small)}; at least {needed} different ones "
-            "are needed in each. Add images, or leave those classes out"
+            f"classes with too few images to split: {', '.join(small)}; each needs at least {needed} "
+            "distinct ones. Add images, or remove these classes"
         )
 
 
-def _assign(table: sqlite3.Connection, val_ratio: float, test_ratio: float, seed: int) -> None:
-    """Divide the images that are not in an official val or test; fill ``manifest``."""
+def _assign(database: sqlite3.Connection, val_ratio: float, test_ratio: float, seed: int) -> None:
+    """Split the images that are not in an official val or test; fill the table ``manifest``."""
 
-    def split_of(place: int, images: int) -> str:
-        return split_at(place, images, val_ratio, test_ratio)
+    def split_of(position: int, class_size: int) -> str:
+        return split_at(position, class_size, val_ratio, test_ratio)
 
-    def key_of(class_name: str, digest: str) -> bytes:
-        return order_key(seed, class_name, digest)
+    def key_of(class_name: str, sha256: str) -> bytes:
+        return order_key(seed, class_name, sha256)
 
-    table.create_function("split_of", 2, split_of, deterministic=True)
-    table.create_function("key_of", 2, key_of, deterministic=True)
-    table.executescript(
+    database.create_function("split_of", 2, split_of, deterministic=True)
+    database.create_function("key_of", 2, key_of, deterministic=True)
+    database.executescript(
         """
-        CREATE TABLE divided (class TEXT, sha256 TEXT, split TEXT, PRIMARY KEY (class, sha256)) WITHOUT ROWID;
-        INSERT INTO divided
+        CREATE TABLE assigned (
+            class TEXT, sha256 TEXT, split TEXT, PRIMARY KEY (class, sha256)
+        ) WITHOUT ROWID;
+        INSERT INTO assigned
         SELECT class, sha256, split_of(
             row_number() OVER (PARTITION BY class ORDER BY key_of(class, sha256)) - 1,
             count(*) OVER (PARTITION BY class)
@@ -107,7 +108,7 @@ def _assign(table: sqlite3.Connection, val_ratio: float, test_ratio: float, seed
         FROM (SELECT DISTINCT class, sha256 FROM image WHERE split IN ('', 'train'));
 
         UPDATE image SET split =
-            (SELECT split FROM divided WHERE divided.class = image.class AND divided.sha256 = image.sha256)
+            (SELECT split FROM assigned WHERE assigned.class = image.class AND assigned.sha256 = image.sha256)
         WHERE split IN ('', 'train');
 
         INSERT INTO manifest
@@ -118,41 +119,43 @@ def _assign(table: sqlite3.Connection, val_ratio: float, test_ratio: float, seed
     )
 
 
-def order_key(seed: int, class_name: str, digest: str) -> bytes:
-    """Gives the images of a class an order of their own, by seed, class and content."""
-    return hashlib.sha256(f"{seed}/{class_name}/{digest}".encode()).digest()
+def order_key(seed: int, class_name: str, sha256: str) -> bytes:
+    """Sort key that puts a class's images into a pseudo-random order by seed, class and content."""
+    return hashlib.sha256(f"{seed}/{class_name}/{sha256}".encode()).digest()
 
 
-def split_at(place: int, images: int, val_ratio: float, test_ratio: float) -> str:
-    """The split of the image at this place of its class's order.
+def split_at(position: int, class_size: int, val_ratio: float, test_ratio: float) -> str:
+    """The split of the image at this position of its class's order.
 
-    Test is cut off the front and val off the back, so an image added later moves at most one other across
-    each cut.
+    Test is taken from the front and val from the back, so that an image added later moves at most one other
+    image across each boundary.
     """
-    if place < held_out_count(images, test_ratio):
+    if position < held_out_count(class_size, test_ratio):
         return "test"
-    return "train" if place < images - held_out_count(images, val_ratio) else "val"
+    return "train" if position < class_size - held_out_count(class_size, val_ratio) else "val"
 
 
-def held_out_count(images: int, ratio: float) -> int:
-    """How many of a class's images make up this share: at least one, unless no share is asked for."""
-    return max(1, round(images * ratio)) if ratio else 0
+def held_out_count(class_size: int, ratio: float) -> int:
+    """Number of a class's images in a split of this ratio: at least one, or none if the ratio is 0."""
+    return max(1, round(class_size * ratio)) if ratio else 0
 
 
 def min_class_size(val_ratio: float, test_ratio: float) -> int:
-    """The smallest class that leaves an image to each split."""
-    return next(
-        n for n in itertools.count(1) if n - held_out_count(n, val_ratio) - held_out_count(n, test_ratio) >= 1
-    )
+    """Size of the smallest class that leaves at least one image for train."""
+    return next(n for n in itertools.count(1) if _train_count(n, val_ratio, test_ratio) >= 1)
 
 
-def _find_near_duplicates(table: sqlite3.Connection, max_bits: int) -> NearDuplicates:
-    """Compare the test images, which stand last in the manifest, with all others."""
-    total, others = table.execute("SELECT count(*), sum(split <> 'test') FROM manifest").fetchone()
-    found = table.execute("SELECT phash FROM manifest ORDER BY place")
-    hashes = np.fromiter((int(text, 16) for (text,) in found), np.uint64, total)
-    closest, pairs, tested = near_duplicates.closest_pairs(
+def _train_count(class_size: int, val_ratio: float, test_ratio: float) -> int:
+    return class_size - held_out_count(class_size, val_ratio) - held_out_count(class_size, test_ratio)
+
+
+def _find_near_duplicates(database: sqlite3.Connection, max_bits: int) -> NearDuplicates:
+    """Compare the test images, which come last in the manifest, with all others."""
+    total, others = database.execute("SELECT count(*), sum(split <> 'test') FROM manifest").fetchone()
+    rows = database.execute("SELECT phash FROM manifest ORDER BY position")
+    hashes = np.fromiter((int(text, 16) for (text,) in rows), np.uint64, total)
+    closest, pair_count, test_images = near_duplicates.closest_pairs(
         hashes[others:], hashes[:others], max_bits, MAX_LISTED_PAIRS
     )
     closest[:, 1] += others
-    return NearDuplicates(closest, pairs, tested)
+    return NearDuplicates(closest, pair_count, test_images)

@@ -17,7 +17,7 @@ from finegrain.sources import archive, temp_table
 from finegrain.sources.layout import ArchiveImage
 
 _HASH_SIZE = 128
-"""The perceptual hash looks at 32 x 32 pixels: large JPEGs need not be decoded at full size for it."""
+"""The perceptual hash uses 32 x 32 pixels, so that large JPEGs need not be decoded at full size for it."""
 
 TABLES = """
     CREATE TABLE image (
@@ -27,7 +27,7 @@ TABLES = """
     CREATE TABLE bad (path TEXT, reason TEXT);
     CREATE TABLE duplicate (path TEXT PRIMARY KEY, reason TEXT);
     CREATE TABLE manifest (
-        place INTEGER PRIMARY KEY, path TEXT, part TEXT, class TEXT, split TEXT,
+        position INTEGER PRIMARY KEY, path TEXT, part TEXT, class TEXT, split TEXT,
         width INTEGER, height INTEGER, bytes INTEGER, sha256 TEXT, phash TEXT
     );
 """
@@ -35,46 +35,54 @@ TABLES = """
 
 @dataclass(frozen=True)
 class Inspection:
-    """What one pass over the images found."""
+    """The result of one pass over the images."""
 
-    table: sqlite3.Connection
-    """Its ``image`` holds the good ones, split the official one or empty; its ``bad`` the others."""
+    database: sqlite3.Connection
+    """Table ``image`` has the good images, with the official split or ''; table ``bad`` the others."""
     classes: list[str]
-    """Sorted; includes those whose images are all bad."""
-    good: int
-    bad: int
+    """Sorted; includes classes whose images are all bad."""
+    good_count: int
+    bad_count: int
 
-    def rejected(self) -> Iterator[tuple[str, str]]:
-        """(path, reason) of the bad ones, sorted."""
-        return self.table.execute("SELECT path, reason FROM bad ORDER BY path, reason")
+    def rejected_rows(self) -> Iterator[tuple[str, str]]:
+        """(path, reason) of the bad images, sorted."""
+        return self.database.execute("SELECT path, reason FROM bad ORDER BY path, reason")
 
-    def refuse_many_bad(self, max_ratio: float, listed_in: Path) -> None:
-        """Stop if more images are bad than the user has allowed."""
-        total = self.bad + self.good
-        if self.bad > max_ratio * total:
-            some = itertools.islice(self.rejected(), 5)
-            first = "".join(f"\n  {path}: {reason}" for path, reason in some)
+    def reject_if_too_many_bad(self, max_ratio: float, rejected_csv: Path) -> None:
+        """Stop the stage if more images are bad than ``split.max_bad_ratio`` allows.
+
+        Args:
+            rejected_csv: the file that lists them, for the message.
+
+        Raises:
+            UserError: more than ``max_ratio`` of the images are bad.
+        """
+        total = self.bad_count + self.good_count
+        if self.bad_count > max_ratio * total:
+            first = itertools.islice(self.rejected_rows(), 5)
+            examples = "".join(f"\n  {path}: {reason}" for path, reason in first)
             raise UserError(
-                f"{self.bad} of {total} images ({self.bad / total:.2%}) cannot be used; split.max_bad_ratio "
-                f"allows {max_ratio:.2%}. All are listed in {listed_in}; the first ones:{first}"
+                f"{self.bad_count} of {total} images ({self.bad_count / total:.2%}) cannot be used, more "
+                f"than split.max_bad_ratio ({max_ratio:.2%}). All are listed in {rejected_csv}; "
+                f"the first:{examples}"
             )
 
 
 def inspect_images(reader: archive.ArchiveReader) -> Inspection:
-    """Open every image once, decode it fully, and hash it."""
-    table = temp_table.create()
-    table.executescript(TABLES)
+    """Open every image once, decode it completely, and hash it."""
+    database = temp_table.create()
+    database.executescript(TABLES)
     threads = os.cpu_count() or 1
-    found = parallel.map_in_order(_inspect_image, reader.read(), threads, ahead=4 * threads)
-    bad = 0
-    for image, result in log.progress_bar(found, total=len(reader), label="check images"):
+    results = parallel.map_in_order(_inspect_image, reader.read(), threads, max_pending=4 * threads)
+    bad_count = 0
+    for image, result in log.progress_bar(results, total=len(reader), label="check images"):
         if isinstance(result, str):
-            bad += 1
-            table.execute("INSERT INTO bad VALUES (?, ?)", (image.path, result))
+            bad_count += 1
+            database.execute("INSERT INTO bad VALUES (?, ?)", (image.path, result))
         else:
-            facts = (image.path, image.part, image.class_name, image.split or "", *result)
-            table.execute("INSERT INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", facts)
-    return Inspection(table, reader.classes, len(reader) - bad, bad)
+            row = (image.path, image.part, image.class_name, image.split or "", *result)
+            database.execute("INSERT INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    return Inspection(database, reader.classes, len(reader) - bad_count, bad_count)
 
 
 def _inspect_image(
@@ -83,7 +91,7 @@ def _inspect_image(
     """(width, height, bytes, sha256, phash) of one image, or why it cannot be used."""
     image, data = item
     try:
-        pixels, (width, height) = decoding.decode_with_size(data, _HASH_SIZE)
+        rgb, (width, height) = decoding.decode_with_size(data, _HASH_SIZE)
     except decoding.BadImage as error:
         return image, str(error)
-    return image, (width, height, len(data), hashlib.sha256(data).hexdigest(), str(imagehash.phash(pixels)))
+    return image, (width, height, len(data), hashlib.sha256(data).hexdigest(), str(imagehash.phash(rgb)))

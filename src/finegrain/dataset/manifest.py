@@ -1,7 +1,7 @@
-"""Which image belongs to which split: checks, hashes, duplicates, stratified assignment.
+"""The manifest: which images are used, and the split of each.
 
-Images are rows of a temporary database, and what concerns them all is a query: memory stays the same
-whatever their number. SQLite compares text as UTF-8 bytes, which is Python's order of strings.
+Images are rows of a temporary database, and whatever concerns all of them is a query: memory does not grow
+with their number. SQLite compares text as UTF-8 bytes, which is Python's order of strings.
 """
 
 import csv
@@ -42,86 +42,91 @@ COLUMNS = tuple("class" if field == "class_name" else field for field in Manifes
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Pairs of a test image and a train or val image that look alike."""
+    """Pairs of a test image and a train or val image that look almost the same."""
 
     closest: NDArray[np.int64]
-    """``[pairs, 3]``: differing bits, the places of both images in the manifest; at most MAX_LISTED_PAIRS."""
-    pairs: int
-    test_images: int
+    """``[pairs, 3]``: differing bits, manifest position of the test image and of the other one, closest
+    first; at most ``MAX_LISTED_PAIRS``."""
+    pair_count: int
+    """Number of all pairs, also of those not listed."""
+    test_image_count: int
+    """Number of test images with at least one near-duplicate."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    inspected: Inspection
-    exact_duplicates: int
-    near: NearDuplicates
+    """The images in use with their splits, and the images left out."""
+
+    inspection: Inspection
+    exact_duplicate_count: int
+    near_duplicates: NearDuplicates
     official_split: str | None
-    """Such as ``train/test``."""
+    """Such as ``train/test``; None if the archive has no official splits."""
 
     @property
-    def table(self) -> sqlite3.Connection:
-        return self.inspected.table
+    def _database(self) -> sqlite3.Connection:
+        return self.inspection.database
 
     def rows(self) -> Iterator[ManifestRow]:
         """Every image in use, sorted by split (train, val, test), class and path."""
-        found = self.table.execute(f"SELECT {', '.join(COLUMNS)} FROM manifest ORDER BY place")
-        return map(ManifestRow._make, found)
+        rows = self._database.execute(f"SELECT {', '.join(COLUMNS)} FROM manifest ORDER BY position")
+        return map(ManifestRow._make, rows)
 
-    def rejected(self) -> Iterator[tuple[str, str]]:
+    def rejected_rows(self) -> Iterator[tuple[str, str]]:
         """(path, reason) of the bad images, then of the exact duplicates left out."""
-        duplicates = self.table.execute("SELECT path, reason FROM duplicate ORDER BY path")
-        return itertools.chain(self.inspected.rejected(), duplicates)
+        duplicates = self._database.execute("SELECT path, reason FROM duplicate ORDER BY path")
+        return itertools.chain(self.inspection.rejected_rows(), duplicates)
 
-    def near_duplicates(self) -> Iterator[tuple[str, str, int]]:
+    def near_duplicate_rows(self) -> Iterator[tuple[str, str, int]]:
         """(test path, other path, differing bits), closest first."""
-        path = "SELECT path FROM manifest WHERE place = ?"
-        for bits, test, other in self.near.closest.tolist():
+        query = "SELECT path FROM manifest WHERE position = ?"
+        for bits, test, other in self.near_duplicates.closest.tolist():
             (test_path,), (other_path,) = (
-                self.table.execute(path, (place,)).fetchone() for place in (test, other)
+                self._database.execute(query, (position,)).fetchone() for position in (test, other)
             )
             yield test_path, other_path, bits
 
-    def balance(self) -> list[tuple[str, str, int]]:
-        """(class, split, images), zeros included."""
-        found = self.table.execute("SELECT class, split, count(*) FROM manifest GROUP BY class, split")
-        counts = {(name, split): images for name, split, images in found}
+    def class_balance_rows(self) -> list[tuple[str, str, int]]:
+        """(class, split, number of images), zeros included."""
+        query = "SELECT class, split, count(*) FROM manifest GROUP BY class, split"
+        counts = {(name, split): count for name, split, count in self._database.execute(query)}
         names = sorted({name for name, _ in counts})
         return [(name, split, counts.get((name, split), 0)) for name in names for split in SPLITS]
 
     def metrics(self) -> dict[str, Any]:
-        balance = self.balance()
-        sizes: Counter[str] = Counter()
-        in_split: Counter[str] = Counter()
-        for name, split, images in balance:
-            sizes[name] += images
-            in_split[split] += images
-        untested = sum(split == "test" and images == 0 for _, split, images in balance)
+        """Counts for metrics/<name>/data/split.json."""
+        balance = self.class_balance_rows()
+        class_sizes: Counter[str] = Counter()
+        split_sizes: Counter[str] = Counter()
+        for name, split, count in balance:
+            class_sizes[name] += count
+            split_sizes[split] += count
         return {
-            "images": {name: in_split[name] for name in SPLITS},
-            "classes": len(sizes),
-            "classes_without_test": untested,
+            "images": {name: split_sizes[name] for name in SPLITS},
+            "classes": len(class_sizes),
+            "classes_without_test": sum(split == "test" and count == 0 for _, split, count in balance),
             "official_split": self.official_split,
-            "rejected": self.inspected.bad,
-            "exact_duplicates_left_out": self.exact_duplicates,
-            "near_duplicates": self.near.pairs,
-            "test_images_with_near_duplicate": self.near.test_images,
-            "smallest_class": min(sizes.values()),
-            "largest_class": max(sizes.values()),
+            "rejected": self.inspection.bad_count,
+            "exact_duplicates_left_out": self.exact_duplicate_count,
+            "near_duplicates": self.near_duplicates.pair_count,
+            "test_images_with_near_duplicate": self.near_duplicates.test_image_count,
+            "smallest_class": min(class_sizes.values()),
+            "largest_class": max(class_sizes.values()),
         }
 
 
 def read_manifest(file: Path) -> Iterator[ManifestRow]:
-    """The rows of a written manifest, one by one.
+    """Read the rows of a manifest file one by one.
 
     Raises:
-        UserError: no such file, or not a manifest.
+        UserError: the file is missing or not a manifest.
     """
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             lines = csv.reader(stream)
             columns = tuple(next(lines, ()))
             if columns != COLUMNS:
-                raise UserError(f"{file}: has columns {list(columns)}; run `dvc repro split` again")
+                raise UserError(f"{file}: unexpected columns {list(columns)}; run `dvc repro split` again")
             for path, part, class_name, split, width, height, size, sha256, phash in lines:
                 if split not in SPLITS:
                     raise ValueError(f"split {split!r}")
@@ -129,6 +134,6 @@ def read_manifest(file: Path) -> Iterator[ManifestRow]:
                     path, part, class_name, split, int(width), int(height), int(size), sha256, phash
                 )
     except FileNotFoundError:
-        raise UserError(f"{file}: not found; `dvc repro split` makes it") from None
+        raise UserError(f"{file}: not found; run `dvc repro split`") from None
     except (ValueError, csv.Error) as error:
         raise UserError(f"{file}: not a manifest ({error}); run `dvc repro split` again") from None

@@ -1,4 +1,4 @@
-"""Decode every image once into uint8 arrays that training maps into memory."""
+"""Decode every image once into uint8 arrays, from which training reads its batches."""
 
 import os
 from collections import Counter
@@ -12,115 +12,125 @@ from numpy.typing import NDArray
 
 from finegrain.core import disk, file_io, log, parallel
 from finegrain.core.errors import UserError
-from finegrain.dataset import decoding, manifest
+from finegrain.dataset import decoding
+from finegrain.dataset.manifest import SPLITS, read_manifest
 from finegrain.sources import archive
 from finegrain.sources.layout import ArchiveImage
 
-SPLITS = manifest.SPLITS
 
+def write_pack(reader: archive.ArchiveReader, manifest_file: Path, folder: Path, image_size: int) -> None:
+    """Write ``<split>.npy`` ([N, size, size, 3] uint8), ``<split>_labels.npy`` ([N] int64) and pack.json.
 
-def write_pack(reader: archive.ArchiveReader, table: Path, folder: Path, image_size: int) -> None:
-    """Write ``<split>.npy`` ([N, side, side, 3] uint8), ``<split>_labels.npy`` ([N] int64) and pack.json.
-
-    Rows stand in the order of the manifest; a label is the index of the class among the sorted class names.
-    Memory stays constant: rows go to plain files, since the dirty pages of a memory map count as ours.
-
-    Args:
-        table: the manifest's file.
+    Rows have the order of the manifest; a label is the index of the class among the sorted class names.
 
     Raises:
-        UserError: too little space on the disk, or an archive that is not the manifest's.
+        UserError: too little space on the disk, or an archive that does not match the manifest.
     """
-    plan = _PackPlan(reader, table)
+    plan = _PackPlan(reader, manifest_file)
     disk.require_free_space(folder, sum(plan.counts.values()) * (3 * image_size**2 + 8), "the pack")
-
-    histogram = np.zeros(3 * 256, np.int64)  # of train's reds, greens and blues
-    with ExitStack() as stack:
-        streams = [stack.enter_context((folder / f"{split}.npy").open("wb")) for split in SPLITS]
-        counts = [plan.counts[split] for split in SPLITS]
-        starts = [_write_header(*each, image_size) for each in zip(streams, counts, strict=True)]
-        for place, pixels, train_counts in _decoded_images(reader, plan, image_size):
-            split, row = plan.split[place], int(plan.row[place])
-            streams[split].seek(starts[split] + row * len(pixels))
-            streams[split].write(pixels)
-            if train_counts:
-                histogram += train_counts
-
+    histogram = _write_images(reader, plan, folder, image_size)
     for split, labels in plan.labels.items():
         np.save(folder / f"{split}_labels.npy", labels)
-    mean, std = mean_std(histogram.reshape(3, 256))
-    facts = {
+    mean, std = mean_std(histogram)
+    metadata = {
         "image_size": image_size,
         "classes": plan.classes,
         "counts": plan.counts,
         "mean": mean,
         "std": std,
-        "manifest_sha256": file_io.sha256(table),
+        "manifest_sha256": file_io.sha256(manifest_file),
     }
-    file_io.write_json(folder / "pack.json", facts)
+    file_io.write_json(folder / "pack.json", metadata)
 
 
 class _PackPlan:
-    """Where the pixels of each image go, in 13 bytes an image.
+    """Where each image goes in the arrays, in 13 bytes an image.
 
     Raises:
         UserError: the archive lacks an image of the manifest.
     """
 
-    def __init__(self, reader: archive.ArchiveReader, table: Path) -> None:
-        sizes = Counter((row.class_name, row.split) for row in manifest.read_manifest(table))
+    def __init__(self, reader: archive.ArchiveReader, manifest_file: Path) -> None:
+        sizes = Counter((row.class_name, row.split) for row in read_manifest(manifest_file))
         self.classes = sorted({name for name, _ in sizes})
         self.counts = {split: sum(sizes[name, split] for name in self.classes) for split in SPLITS}
         self.labels = {split: np.empty(count, np.int64) for split, count in self.counts.items()}
         self.split = np.full(len(reader), -1, np.int8)
-        """Index in SPLITS by the image's place in the archive; -1: not in the manifest."""
+        """Index in ``SPLITS`` by ``ArchiveImage.index``; -1 means not in the manifest."""
         self.row = np.empty(len(reader), np.int32)
+        """Row in the array of its split by ``ArchiveImage.index``."""
 
         label_of = {name: label for label, name in enumerate(self.classes)}
         filled = dict.fromkeys(SPLITS, 0)
         missing: str | None = None
-        for image in manifest.read_manifest(table):
-            place = reader.place(image.path)
-            if place is None:
+        for image in read_manifest(manifest_file):
+            index = reader.index_of(image.path)
+            if index is None:
                 missing = min(missing or image.path, image.path)
                 continue
             row = filled[image.split]
             filled[image.split] += 1
-            self.split[place], self.row[place] = SPLITS.index(image.split), row
+            self.split[index], self.row[index] = SPLITS.index(image.split), row
             self.labels[image.split][row] = label_of[image.class_name]
         if missing is not None:
-            raise UserError(f"the archive holds no {missing}, but the manifest does; run `dvc repro`")
+            raise UserError(f"{missing}: in the manifest, but not in the archive; run `dvc repro`")
 
 
-def _write_header(file: BinaryIO, rows: int, side: int) -> int:
-    """Begin a .npy file; returns where its first row begins."""
-    shape = (rows, side, side, 3)
+def _write_images(
+    reader: archive.ArchiveReader, plan: _PackPlan, folder: Path, image_size: int
+) -> NDArray[np.int64]:
+    """Write ``<split>.npy`` for each split.
+
+    Memory stays constant: rows go to plain files, as modified pages of a memory map count as the process's.
+
+    Returns:
+        ``[3, 256]``: for each channel, how often each byte value occurs in train.
+    """
+    histogram = np.zeros(3 * 256, np.int64)
+    with ExitStack() as stack:
+        files = [stack.enter_context((folder / f"{split}.npy").open("wb")) for split in SPLITS]
+        starts = [
+            _write_header(file, plan.counts[split], image_size)
+            for file, split in zip(files, SPLITS, strict=True)
+        ]
+        for index, pixels, train_histogram in _decoded_images(reader, plan, image_size):
+            split, row = plan.split[index], int(plan.row[index])
+            files[split].seek(starts[split] + row * len(pixels))
+            files[split].write(pixels)
+            if train_histogram:
+                histogram += train_histogram
+    return histogram.reshape(3, 256)
+
+
+def _write_header(file: BinaryIO, rows: int, image_size: int) -> int:
+    """Write the header of a .npy file; return the offset of its first row in bytes."""
+    shape = (rows, image_size, image_size, 3)
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return file.tell()
 
 
 def _decoded_images(
-    reader: archive.ArchiveReader, plan: _PackPlan, side: int
+    reader: archive.ArchiveReader, plan: _PackPlan, image_size: int
 ) -> Iterator[tuple[int, bytes, list[int] | None]]:
-    """Place and pixels of each image in the archive's order; of a train image also the histogram."""
+    """Yield index and pixels of each image in reading order, and the histogram of train images."""
 
-    def square(item: tuple[ArchiveImage, bytes]) -> tuple[int, bytes, list[int] | None]:
+    def decode(item: tuple[ArchiveImage, bytes]) -> tuple[int, bytes, list[int] | None]:
         image, data = item
         try:
-            pixels = decoding.decode_square(data, side)
+            decoded = decoding.decode_square(data, image_size)
         except decoding.BadImage as error:
             raise UserError(f"{image.path}: {error}; the archive has changed, run `dvc repro`") from None
-        is_train = SPLITS[plan.split[image.place]] == "train"
-        return image.place, pixels.tobytes(), pixels.histogram() if is_train else None
+        is_train = SPLITS[plan.split[image.index]] == "train"
+        return image.index, decoded.tobytes(), decoded.histogram() if is_train else None
 
     threads = os.cpu_count() or 1
-    images = reader.read(wanted=lambda image: plan.split[image.place] >= 0)
-    found = parallel.map_in_order(square, images, threads, ahead=4 * threads)
-    yield from log.progress_bar(found, total=sum(plan.counts.values()), label="pack")
+    images = reader.read(wanted=lambda image: plan.split[image.index] >= 0)
+    results = parallel.map_in_order(decode, images, threads, max_pending=4 * threads)
+    yield from log.progress_bar(results, total=sum(plan.counts.values()), label="pack")
 
 
 def mean_std(histogram: NDArray[np.int64]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation in 0..1 of each row of ``[channels, 256]`` counts of byte values."""
+    """Mean and standard deviation in 0..1 for each row of ``[channels, 256]`` counts of byte values."""
     values, counts = np.arange(256) / 255, histogram.sum(axis=1)
     mean = histogram @ values / counts
     variance = (histogram * (values - mean[:, None]) ** 2).sum(axis=1) / counts

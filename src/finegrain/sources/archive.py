@@ -18,7 +18,7 @@ from finegrain.core import disk, file_io, log, paths
 from finegrain.core.errors import UserError
 from finegrain.sources import layout
 from finegrain.sources.index import ImageIndex
-from finegrain.sources.layout import ArchiveImage, BadMember
+from finegrain.sources.layout import ArchiveImage, BadMember, Member
 from finegrain.sources.tar_file import TarArchive
 from finegrain.sources.zip_file import ZipArchive
 
@@ -29,39 +29,39 @@ class ArchiveReader:
     """The images of the archive files in a folder, all of which can be read.
 
     Raises:
-        UserError: no archive, damaged or encrypted, links inside, or folders that are not classes.
+        UserError: no archive, or one that is damaged or encrypted, contains links, or has no class folders.
     """
 
     def __init__(self, folder: Path) -> None:
         files = sorted(file for file in folder.glob("*") if is_archive(file)) if folder.is_dir() else []
         if not files:
-            raise UserError(f"{folder}: holds no archive; `dvc repro download` puts one there")
+            raise UserError(f"{folder}: contains no archive; run `dvc repro download`")
         self._parts = [_open(file) for file in files]
-        self._catalogue = ImageIndex(self._parts)
-        self.classes = self._catalogue.classes
+        self._index = ImageIndex(self._parts)
+        self.classes = self._index.classes
         """Sorted."""
-        self.others = sum((part.others for part in self._parts), Counter())
-        """How many files of which suffix are no images; without what systems leave behind."""
+        self.ignored_suffixes = sum((part.ignored_suffixes for part in self._parts), Counter())
+        """Number of files that are not images, by suffix; without hidden files and junk."""
 
     def __enter__(self) -> "ArchiveReader":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, traceback: TracebackType | None) -> None:
-        self._catalogue.close()
+        self._index.close()
 
     def __len__(self) -> int:
-        return len(self._catalogue)
+        return len(self._index)
 
-    def place(self, path: str) -> int | None:
-        """The number of an image in the order of ``read``; None if the archive does not hold it."""
-        return self._catalogue.place(path)
+    def index_of(self, path: str) -> int | None:
+        """The ``ArchiveImage.index`` of a path; None if the archive has no such image."""
+        return self._index.index_of(path)
 
     def read(
         self, wanted: Callable[[ArchiveImage], bool] = lambda _: True
     ) -> Iterator[tuple[ArchiveImage, bytes]]:
-        """Yield each wanted image once with its bytes, in the archive's order."""
+        """Yield each wanted image once with its bytes, in reading order."""
         for number, part in enumerate(self._parts):
-            images = ((image, entry) for image, entry in self._catalogue.images(number) if wanted(image))
+            images = ((image, entry) for image, entry in self._index.images(number) if wanted(image))
             for image, data in part.contents(images):
                 if isinstance(data, BadMember):
                     raise data
@@ -78,8 +78,8 @@ class LenientReader:
     def __init__(self, file: Path) -> None:
         self._part = _open(file)
         self.damage: str | None = None
-        """Why the list of its images ends too early."""
-        members: list[tuple[str, int, int]] = []
+        """Why the list of images is incomplete; None if it is complete."""
+        members: list[Member] = []
         try:
             for member in self._part.members(strict=False):
                 members.append(member)
@@ -87,15 +87,15 @@ class LenientReader:
             if not members:
                 raise
             self.damage = str(error).removeprefix(f"{file}: ")
-        self._members = sorted(members, key=lambda member: member[1])
-        self.paths = [path for path, _, _ in self._members]
-        """In the order of reading."""
+        self._members = sorted(members, key=lambda member: member.order)
+        self.paths = [member.path for member in self._members]
+        """In reading order."""
 
     def contents(self) -> Iterator[bytes | BadMember]:
-        """The bytes of each image in the same order, or what is wrong with it."""
+        """The bytes of each image of ``paths``, or what is wrong with it."""
         images = (
-            (ArchiveImage(number, path, self._part.name, None, ""), entry)
-            for number, (path, _, entry) in enumerate(self._members)
+            (ArchiveImage(index, member.path, self._part.name, None, ""), member.entry)
+            for index, member in enumerate(self._members)
         )
         return (data for _, data in self._part.contents(images))
 
@@ -108,71 +108,101 @@ def _open(file: Path) -> ZipArchive | TarArchive:
     return ZipArchive(file) if file.name.lower().endswith(".zip") else TarArchive(file)
 
 
-class _ImageFolder:
-    """A local folder of class folders that is going to be a zip."""
+class _LocalArchive:
+    """An archive file that is stored as it is."""
+
+    def __init__(self, file: Path) -> None:
+        self.path = file
+        self.bytes_needed = file.stat().st_size
+        self._archive = _open(file)
+        self.name = self._archive.name
+        self.ignored_suffixes = self._archive.ignored_suffixes
+
+    def members(self) -> Iterator[Member]:
+        return self._archive.members()
+
+    def store(self, folder: Path) -> None:
+        shutil.copyfile(self.path, folder / self.name)
+
+
+class _LocalFolder:
+    """A folder of class folders that is stored as an uncompressed zip."""
 
     def __init__(self, folder: Path) -> None:
-        # without a leading dot: hidden files in data/<name>/archive are not its parts
+        self.path = folder
+        # without a leading dot: hidden files in data/<name>/archive are not parts of the archive
         self.name = f"{folder.resolve().name.lstrip('.') or 'images'}.zip"
-        self.others: Counter[str] = Counter()
-        self.files = _images_below(folder, self.others)
+        self._images, self.ignored_suffixes = _find_images(folder)
+        self.bytes_needed = sum(file.stat().st_size + 300 for file in self._images.values())
 
-    def members(self) -> Iterator[tuple[str, int, int]]:
-        return ((inner, number, 0) for number, inner in enumerate(self.files))
+    def members(self) -> Iterator[Member]:
+        return (Member(inner, order, 0) for order, inner in enumerate(self._images))
+
+    def store(self, folder: Path) -> None:
+        report_ignored(self.ignored_suffixes)  # the zip will not contain them
+        with zipfile.ZipFile(folder / self.name, "w", zipfile.ZIP_STORED) as archive:
+            label = f"zip {self.name.removesuffix('.zip')}"
+            for inner, file in log.progress_bar(self._images.items(), total=len(self._images), label=label):
+                archive.writestr(reproducible_zip_info(inner), file.read_bytes())
 
 
 def store_local(source: str | Sequence[str], folder: Path) -> None:
     """Put local archives, or folders of class folders as zips, into ``folder`` under their own names.
 
-    An archive is copied as it is. A folder becomes an uncompressed zip whose bytes depend on its images only.
+    An archive is copied unchanged. A folder becomes a zip whose bytes depend on nothing but its images.
 
     Raises:
-        UserError: missing, not an archive, damaged, not laid out in classes, or too large for the disk.
+        UserError: a path that does not exist or is not an archive, is damaged, has no class folders, or is
+            too large for the disk.
     """
-    given = [paths.user_path(path) for path in ([source] if isinstance(source, str) else source)]
-    parts: dict[str, tuple[Path, ZipArchive | TarArchive | _ImageFolder]] = {}
-    bytes_needed = 0
-    for path in given:
-        if not path.exists():
-            raise UserError(f"dataset.path: {path}: not found")
-        part: ZipArchive | TarArchive | _ImageFolder
-        if path.is_dir():
-            part = _ImageFolder(path)
-            bytes_needed += sum(file.stat().st_size + 300 for file in part.files.values())
-        elif is_archive(path):
-            part = _open(path)
-            bytes_needed += path.stat().st_size
-        else:
-            raise UserError(f"dataset.path: {path}: not an archive ({', '.join(SUFFIXES)}) nor a folder")
+    parts: dict[str, _LocalArchive | _LocalFolder] = {}
+    for text in [source] if isinstance(source, str) else source:
+        part = _open_local(paths.user_path(text))
         if part.name in parts:
-            other, _ = parts[part.name]
-            raise UserError(f"dataset.path: {other} and {path} have the same name; rename one")
-        parts[part.name] = path, part
-    ImageIndex([part for _, part in parts.values()]).close()  # refuse now, not after copying gigabytes
+            other = parts[part.name].path
+            raise UserError(f"dataset.path: {other} and {part.path} have the same name; rename one")
+        parts[part.name] = part
+    ImageIndex(list(parts.values())).close()  # raise errors now, not after copying gigabytes
     folder.mkdir(parents=True, exist_ok=True)
-    disk.require_free_space(folder, bytes_needed, "the archive")
-    for name, (path, part) in parts.items():
-        if isinstance(part, _ImageFolder):
-            report_ignored(part.others)  # the zip is not going to hold them
-            _write_zip(part.files, folder / name)
-        else:
-            shutil.copyfile(path, folder / name)
+    disk.require_free_space(folder, sum(part.bytes_needed for part in parts.values()), "the archive")
+    for part in parts.values():
+        part.store(folder)
 
 
-def report_ignored(others: Mapping[str, int]) -> None:
-    """Photos in a format that is not read, such as .heic, must not vanish unseen."""
-    if others:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
-        log.info(f"ignored, as they are no images that can be read: {kinds}")
+def _open_local(path: Path) -> _LocalArchive | _LocalFolder:
+    if not path.exists():
+        raise UserError(f"dataset.path: {path}: not found")
+    if path.is_dir():
+        return _LocalFolder(path)
+    if is_archive(path):
+        return _LocalArchive(path)
+    raise UserError(f"dataset.path: {path}: must be a folder or an archive ({', '.join(SUFFIXES)})")
 
 
-def _images_below(top: Path, others: Counter[str]) -> dict[str, Path]:
-    """Inner path -> file of every image below a folder, sorted by inner path; counts the others by suffix."""
-    found = {}
+def report_ignored(suffixes: Mapping[str, int]) -> None:
+    """Print how many files were ignored, so that photos in an unknown format, such as .heic, are noticed."""
+    if suffixes:
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items()))
+        log.info(f"ignored files that are not images in a known format: {counts}")
+
+
+def _find_images(top: Path) -> tuple[dict[str, Path], Counter[str]]:
+    """Find the images below a folder.
+
+    Returns:
+        Path inside the archive -> file, sorted; the number of ignored files by suffix.
+
+    Raises:
+        UserError: a link to a folder or to a missing file, or a backslash in a name.
+    """
+    found: dict[str, Path] = {}
+    ignored: Counter[str] = Counter()
     for where, subfolders, names in os.walk(top, onerror=layout.raise_error):
         for name in subfolders:
             if (Path(where) / name).is_symlink():
-                raise UserError(f"{Path(where) / name}: is a link to a folder; put the folder itself there")
+                raise UserError(
+                    f"{Path(where) / name}: is a link to a folder; put the folder itself in its place"
+                )
         for name in names:
             file = Path(where) / name
             path = layout.decode_name(os.fsencode(file.relative_to(top).as_posix()))
@@ -180,22 +210,16 @@ def _images_below(top: Path, others: Counter[str]) -> dict[str, Path]:
             if inner is not None:
                 _reject_unusable(file, inner)
                 found[inner] = file
-            elif kind := layout.ignored_suffix(path):
-                others[kind] += 1
-    return dict(sorted(found.items()))
+            elif suffix := layout.ignored_suffix(path):
+                ignored[suffix] += 1
+    return dict(sorted(found.items())), ignored
 
 
 def _reject_unusable(file: Path, inner: str) -> None:
     if not file.is_file():
-        raise UserError(f"{file}: is a link to a file that is not there; fetch it, or remove the link")
+        raise UserError(f"{file}: is a link to a missing file; restore the file, or remove the link")
     if "\\" in inner:
-        raise UserError(f"{file}: a backslash separates folders in a zip; rename it")
-
-
-def _write_zip(files: dict[str, Path], target: Path) -> None:
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-        for inner, file in log.progress_bar(files.items(), total=len(files), label=f"zip {target.stem}"):
-            archive.writestr(reproducible_zip_info(inner), file.read_bytes())
+        raise UserError(f"{file}: has a backslash in its name, which separates folders in a zip; rename it")
 
 
 def reproducible_zip_info(inner: str) -> zipfile.ZipInfo:
@@ -207,9 +231,9 @@ def reproducible_zip_info(inner: str) -> zipfile.ZipInfo:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """Name, size and sha256 of the archive's files, and one sha256 of all.
+    """Name, size and SHA-256 of each archive file, and one SHA-256 of the whole archive.
 
-    That is the file's own sha256, or for several parts the sha256 of what ``sha256sum`` prints for them.
+    The latter is that of the only file, or for several parts that of the output of ``sha256sum`` for them.
     """
     files = [
         {"name": file.name, "bytes": file.stat().st_size, "sha256": file_io.sha256(file)}

@@ -1,8 +1,8 @@
-"""Kaggle datasets through Kaggle's own client, with time-outs and errors that say what to do.
+"""Download Kaggle datasets with Kaggle's own client, with timeouts and errors that say what to do.
 
-The client signs in (environment variable, token file, kaggle.json or OAuth), retries and resumes. What it
-lacks is added here: a time-out on its first requests, a check of the disk and of the zip, and messages. Its
-import has side effects (it signs in and prints), so it is imported inside the function.
+The client signs in (environment variable, token file, kaggle.json or OAuth), retries and resumes. Added here:
+a timeout on its first requests, checks of the disk and of the zip, and error messages. Importing the client
+has side effects (it signs in and prints), so it is imported inside the function.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ from finegrain.core import paths
 from finegrain.core.errors import UserError
 
 STALL_SECONDS = 60.0
-"""A request, or a pause between two pieces of a download, that takes longer counts as stalled."""
+"""Timeout of a request, and of a pause within a download."""
 
 SIGN_IN = (
-    "Make a token at https://www.kaggle.com/settings/api and save it as ~/.kaggle/access_token\n"
+    "Create a token at https://www.kaggle.com/settings/api and save it as ~/.kaggle/access_token\n"
     "(or as kaggle.json in ~/.kaggle, or set KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY,\n"
     "or run `kaggle auth login`)."
 )
@@ -35,15 +35,16 @@ SIGN_IN = (
 def download(slug: str, folder: Path) -> Path:
     """Download a dataset's zip, as Kaggle serves it, into ``folder``.
 
-    A broken download lies under ``.checkpoints/downloads`` and is resumed by the next call.
+    An interrupted download stays in ``.checkpoints/downloads`` and is resumed by the next call.
 
     Args:
         slug: ``owner/dataset/version``.
-        folder: made if it is not there; gets ``<dataset>.zip``.
+        folder: created if it does not exist; gets ``<dataset>.zip``.
 
     Raises:
-        UserError: no or refused credentials, no rights, wrong slug, too many requests, no network, a stalled
-            or failing server, a full disk, or a file that is no zip. No message holds a token or an address.
+        UserError: missing or rejected credentials, no permission, wrong slug, too many requests, no network,
+            a stalled or failing server, a full disk, or a file that is not a zip. No message contains a
+            token or a URL of the download.
     """
     partial = paths.checkpoints_folder() / "downloads" / slug.replace("/", "-")
     partial.mkdir(parents=True, exist_ok=True)
@@ -53,16 +54,18 @@ def download(slug: str, folder: Path) -> Path:
     archive = partial / f"{slug.split('/')[1]}.zip"
     if not zipfile.is_zipfile(archive):
         shutil.rmtree(partial)
-        raise UserError(f"Kaggle: what it sent for {slug} is not a zip file; try again, or look at its page")
+        raise UserError(
+            f"Kaggle: the file it sent for {slug} is not a zip; try again, or check the dataset's page"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / archive.name
-    shutil.move(archive, target)  # data/ may be another disk
+    shutil.move(archive, target)  # data/ may be on another disk
     shutil.rmtree(partial)
     return target
 
 
 def _signed_in_client() -> Any:
-    """Kaggle's client, which checks the disk and times out between the pieces of a download."""
+    """Kaggle's client with a check of the disk and a timeout for pauses within a download."""
     from kaggle.api.kaggle_api_extended import KaggleApi
 
     class Client(KaggleApi):
@@ -80,14 +83,14 @@ def _signed_in_client() -> Any:
 
 @contextlib.contextmanager
 def _default_timeout() -> Iterator[None]:
-    """Give every request a time-out: the client sends its first ones without."""
+    """Give every request a timeout: the client sends its first ones without."""
     send = requests.adapters.HTTPAdapter.send
 
-    def patient(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+    def send_with_timeout(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         kwargs["timeout"] = kwargs.get("timeout") or STALL_SECONDS
         return send(self, request, *args, **kwargs)
 
-    requests.adapters.HTTPAdapter.send = patient  # type: ignore[method-assign]
+    requests.adapters.HTTPAdapter.send = send_with_timeout  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -96,31 +99,32 @@ def _default_timeout() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explain_errors(slug: str, partial: Path) -> Iterator[None]:
-    """Turn what the client raises into a message; its own texts may hold addresses with tokens."""
-    kept = f"What has arrived is kept in {partial}: run it again and it goes on from there."
+    """Turn the client's exceptions into UserErrors; its own messages may contain URLs with tokens."""
+    resume = f"The part already downloaded is kept in {partial}; run it again to resume."
     try:
         yield
     except SystemExit:
-        message = f"Kaggle: not signed in: there are no credentials, or Kaggle does not know them.\n{SIGN_IN}"
+        message = f"Kaggle: not signed in: credentials are missing or not known to Kaggle.\n{SIGN_IN}"
         raise UserError(message) from None
     except requests.exceptions.HTTPError as error:
         raise UserError(f"Kaggle: {_explain_status(_http_status(error), slug)}") from None
     except requests.exceptions.RequestException as error:
         if _timed_out(error):
-            raise UserError(f"Kaggle: the server stalled for {STALL_SECONDS:g} s.\n{kept}") from None
-        message = f"Kaggle: no connection ({type(error).__name__}); check the network or the proxy.\n{kept}"
+            raise UserError(f"Kaggle: the server sent nothing for {STALL_SECONDS:g} s.\n{resume}") from None
+        message = f"Kaggle: no connection ({type(error).__name__}); check the network or the proxy.\n{resume}"
         raise UserError(message) from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise UserError(f"Kaggle: the disk is full: {error.strerror}. Make room.\n{kept}") from None
+            message = f"Kaggle: the disk is full: {error.strerror}. Free some space.\n{resume}"
+            raise UserError(message) from None
         raise UserError(f"Kaggle: cannot write to {partial}: {error.strerror}") from None
-    except ValueError:  # the client's check of the size; kaggle.json that is not JSON
-        message = f"Kaggle: the download is incomplete or the credentials file is not JSON.\n{kept}"
+    except ValueError:  # the client's check of the size, or a kaggle.json that is not JSON
+        message = f"Kaggle: the download is incomplete or the credentials file is not JSON.\n{resume}"
         raise UserError(message) from None
 
 
 def _http_status(error: requests.exceptions.HTTPError) -> int:
-    """The HTTP status, which Kaggle may put into the body of a 200."""
+    """The HTTP status, which Kaggle may put into the body of a response with status 200."""
     with contextlib.suppress(Exception):
         return int(error.response.json()["code"])  # type: ignore[union-attr]
     return error.response.status_code if error.response is not None else 0
@@ -128,21 +132,21 @@ def _http_status(error: requests.exceptions.HTTPError) -> int:
 
 def _explain_status(status: int, slug: str) -> str:
     if status == 401:
-        return f"the credentials were refused (401); they may have expired.\n{SIGN_IN}"
+        return f"the credentials were rejected (401); they may have expired.\n{SIGN_IN}"
     if status == 403:
         return (
-            f"no rights to {slug} (403): it is private or misspelt, or its terms must be accepted first\n"
+            f"no permission for {slug} (403): it is private, misspelled, or you must first accept its terms\n"
             f"on https://www.kaggle.com/datasets/{slug.rsplit('/', 1)[0]} with the account of your token"
         )
     if status == 404:
         return f"no such dataset or version: {slug} (404); check dataset.slug, owner/dataset/version"
     if status == 429:
-        return "too many requests (429); wait some minutes and run it again"
-    return f"the server answered {status}; run it again later"
+        return "too many requests (429); wait a few minutes and run it again"
+    return f"the server returned status {status}; run it again later"
 
 
 def _timed_out(error: BaseException) -> bool:
-    """Whether a time-out is behind it: while streaming, requests calls that a ConnectionError."""
+    """Whether the cause is a timeout, which requests reports as a ConnectionError while streaming."""
     causes = (error, *error.args)
     return any(
         isinstance(c, requests.exceptions.Timeout | urllib3.exceptions.ReadTimeoutError) for c in causes

@@ -1,4 +1,4 @@
-"""One tar file, compressed or not, read in streaming passes from its beginning."""
+"""Read one tar file, compressed or not, in streaming passes from its beginning."""
 
 import tarfile
 import zlib
@@ -8,85 +8,88 @@ from pathlib import Path
 
 from finegrain.core.errors import UserError
 from finegrain.sources import layout
-from finegrain.sources.layout import ArchiveImage, BadMember
+from finegrain.sources.layout import ArchiveImage, BadMember, Member
 
-_DAMAGE = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError)
+_READ_ERRORS = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError)
 
 
 class TarArchive:
-    """A tar file: its images, and their bytes.
+    """The images of a tar file.
 
     Raises:
-        UserError: damaged, or links and devices inside.
+        UserError: the file is damaged, or contains links or devices.
     """
 
     def __init__(self, file: Path) -> None:
         self.name = file.name
-        self.others: Counter[str] = Counter()
+        self.ignored_suffixes: Counter[str] = Counter()
         self._file = file
 
-    def members(self, strict: bool = True) -> Iterator[tuple[str, int, int]]:
-        """(path, number, 0) of each image; one pass.
+    def members(self, strict: bool = True) -> Iterator[Member]:
+        """List the images; one pass.
 
         Args:
-            strict: refuse the archive for a member that cannot be used, instead of listing it.
+            strict: raise BadMember for a member that cannot be used, instead of listing it.
         """
-        self.others.clear()  # filled by every pass
-        number = 0
-        for _, member in self._walk():
-            name, path = _decoded_name(member)
+        self.ignored_suffixes.clear()  # each pass counts them again
+        count = 0
+        for _, info in self._walk():
+            name, path = _decoded_name(info)
             if strict:
-                self._check(path, member)
+                self._check(path, info)
             if path is not None:
-                yield path, number, 0
-                number += 1
-            elif kind := layout.ignored_suffix(name):
-                self.others[kind] += 1
+                yield Member(path, count, 0)
+                count += 1
+            elif suffix := layout.ignored_suffix(name):
+                self.ignored_suffixes[suffix] += 1
 
     def contents(
         self, images: Iterable[tuple[ArchiveImage, int]]
     ) -> Iterator[tuple[ArchiveImage, bytes | BadMember]]:
-        """Each image, in the order of ``members``, and its bytes, or what is wrong with it; one pass."""
+        """Read images, given in the order of ``members``, or say what is wrong with each; one pass."""
         walk = self._walk()
-        for image, _ in images:  # if there is none, no pass is begun
-            yield image, self._find(image.path, walk)
+        for image, _ in images:  # without images, the file is not opened
+            yield image, self._read_next(image.path, walk)
 
-    def _find(self, path: str, walk: Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]) -> bytes | BadMember:
-        """The bytes of the next member of that path."""
+    def _read_next(
+        self, path: str, walk: Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]
+    ) -> bytes | BadMember:
+        """Go on to the next member of that path and read it."""
         try:
-            for tar, member in walk:
-                if _decoded_name(member)[1] == path:
-                    self._check(path, member)
-                    stream = tar.extractfile(member)
+            for tar, info in walk:
+                if _decoded_name(info)[1] == path:
+                    self._check(path, info)
+                    stream = tar.extractfile(info)
                     return stream.read() if stream else b""
         except BadMember as error:
             return error
-        except _DAMAGE as error:
-            return BadMember(self._file, path, f"is damaged ({error})", "fetch it again")
+        except _READ_ERRORS as error:
+            return BadMember(self._file, path, f"is damaged ({error})", "download it again")
         except UserError:
-            pass  # on the way to it
-        return BadMember(self._file, path, "lies behind what is damaged", "fetch it again")
+            pass  # the damage is before this member
+        return BadMember(self._file, path, "comes after a damaged place", "download it again")
 
     def _walk(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-        """Every member but folders, to be read before the next one."""
+        """Yield every member but folders; each must be read before the next one is requested."""
         try:
             with tarfile.open(self._file, "r|*", bufsize=1 << 20, encoding="utf-8") as tar:
-                while (member := tar.next()) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every header read
-                    if not member.isdir():
-                        yield tar, member
-        except _DAMAGE as error:
-            raise UserError(f"{self._file}: not a readable tar ({error}); fetch it again") from None
+                while (info := tar.next()) is not None:
+                    tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has read
+                    if not info.isdir():
+                        yield tar, info
+        except _READ_ERRORS as error:
+            raise UserError(f"{self._file}: not a readable tar ({error}); download it again") from None
 
-    def _check(self, path: str | None, member: tarfile.TarInfo) -> None:
-        if not member.isreg():
-            cure = "an archive may hold files and folders only"
-            raise BadMember(self._file, member.name, "is a link or device", cure)
+    def _check(self, path: str | None, info: tarfile.TarInfo) -> None:
+        """Raise BadMember for a link, a device or an image that is too large."""
+        if not info.isreg():
+            fix = "only files and folders are allowed in an archive"
+            raise BadMember(self._file, info.name, "is a link or device", fix)
         if path is not None:
-            layout.reject_large(self._file, path, member.size)
+            layout.reject_large(self._file, path, info.size)
 
 
-def _decoded_name(member: tarfile.TarInfo) -> tuple[str, str | None]:
-    """As text, and as the path of an image."""
-    name = layout.decode_name(member.name.encode("utf-8", "surrogateescape"))
+def _decoded_name(info: tarfile.TarInfo) -> tuple[str, str | None]:
+    """The member's name as text, and its image path if it is an image."""
+    name = layout.decode_name(info.name.encode("utf-8", "surrogateescape"))
     return name, layout.image_path(name)

@@ -1,7 +1,8 @@
-"""One zip file, its directory read piece by piece.
+"""Read one zip file in constant memory, its central directory piece by piece.
 
-``zipfile`` keeps about 1 KB a member, 100 MB for a hundred thousand. Here it is shown the archive with a
-few hundred directory entries at a time, so that names, sizes, compression and checksums remain its work.
+Kept because ``zipfile`` alone holds about 1 KB a member, 100 MB for 100,000 images. Here it is shown the
+archive with a few hundred directory entries at a time, and still does the decoding of names, sizes,
+compression and checksums.
 """
 
 import io
@@ -18,11 +19,11 @@ from typing import BinaryIO
 
 from finegrain.core.errors import UserError
 from finegrain.sources import layout
-from finegrain.sources.layout import ArchiveImage, BadMember
+from finegrain.sources.layout import ArchiveImage, BadMember, Member
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-_ENTRIES_AT_ONCE = 256
-_DAMAGE = (
+_ENTRIES_PER_WINDOW = 256
+_READ_ERRORS = (
     zipfile.BadZipFile, struct.error, zlib.error, EOFError, OSError, ValueError, NotImplementedError
 )  # fmt: skip
 
@@ -31,135 +32,145 @@ _ENTRY = struct.Struct("<4s24x3H12x")
 _END = struct.Struct("<4s4H2LH")
 _END_64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR_64 = struct.Struct("<4sLQL")
-_ENTRY_SIGN, _END_SIGN, _END_64_SIGN, _LOCATOR_64_SIGN = b"PK\1\2", b"PK\5\6", b"PK\6\6", b"PK\6\7"
+_ENTRY_SIGNATURE = b"PK\1\2"
+_END_SIGNATURE = b"PK\5\6"
+_END_64_SIGNATURE = b"PK\6\6"
+_LOCATOR_64_SIGNATURE = b"PK\6\7"
 
 
 class ZipArchive:
-    """A zip file: its images, and their bytes.
+    """The images of a zip file.
 
     Raises:
-        UserError: damaged, encrypted, a link or an unknown compression inside.
+        UserError: the file is damaged or encrypted, or contains links or an unknown compression.
     """
 
     def __init__(self, file: Path) -> None:
         self.name = file.name
-        self.others: Counter[str] = Counter()
+        self.ignored_suffixes: Counter[str] = Counter()
         self._file = file
 
-    def members(self, strict: bool = True) -> Iterator[tuple[str, int, int]]:
-        """(path, where its bytes are, where its directory entry is) of each image.
+    def members(self, strict: bool = True) -> Iterator[Member]:
+        """List the images in the order of the central directory.
 
         Args:
-            strict: refuse the archive for a member that cannot be used, instead of listing it.
+            strict: raise BadMember for an image that cannot be used, instead of listing it.
         """
         try:
             with self._file.open("rb") as stream:
                 directory = _Directory(stream)
                 entries = directory.entries()
-                while some := list(itertools.islice(entries, _ENTRIES_AT_ONCE)):
-                    infos = directory.window(entry for _, entry in some).infolist()
-                    for (at, _), info in zip(some, infos, strict=True):
+                while batch := list(itertools.islice(entries, _ENTRIES_PER_WINDOW)):
+                    infos = directory.window(entry for _, entry in batch).infolist()
+                    for (offset, _), info in zip(batch, infos, strict=True):
                         name = _decoded_name(info)
                         path = layout.image_path(name)
                         if path is not None:
                             if strict:
                                 self._check(path, info)
-                            yield path, info.header_offset, at
-                        elif kind := layout.ignored_suffix(name):
-                            self.others[kind] += 1
-        except _DAMAGE as error:
-            raise UserError(f"{self._file}: not a readable zip ({error}); fetch it again") from None
+                            yield Member(path, info.header_offset, offset)
+                        elif suffix := layout.ignored_suffix(name):
+                            self.ignored_suffixes[suffix] += 1
+        except _READ_ERRORS as error:
+            raise UserError(f"{self._file}: not a readable zip ({error}); download it again") from None
 
     def contents(
         self, images: Iterable[tuple[ArchiveImage, int]]
     ) -> Iterator[tuple[ArchiveImage, bytes | BadMember]]:
-        """Of each (image, where its directory entry is) the image and its bytes, or what is wrong with it."""
+        """Read images, each given with its ``Member.entry``, or say what is wrong with each."""
         with self._file.open("rb") as stream:
             directory, remaining = _Directory(stream), iter(images)
-            while some := list(itertools.islice(remaining, _ENTRIES_AT_ONCE)):
-                window = directory.window(directory.entry(at) for _, at in some)
-                for (image, _), info in zip(some, window.infolist(), strict=True):
+            while batch := list(itertools.islice(remaining, _ENTRIES_PER_WINDOW)):
+                window = directory.window(directory.entry(offset) for _, offset in batch)
+                for (image, _), info in zip(batch, window.infolist(), strict=True):
                     yield image, self._read(window, image.path, info)
 
     def _read(self, window: zipfile.ZipFile, path: str, info: zipfile.ZipInfo) -> bytes | BadMember:
         try:
             self._check(path, info)
             with window.open(info) as stream:
-                return stream.read(info.file_size)  # bounded, even if the header lies
+                return stream.read(info.file_size)  # bounded even if the header gives a wrong size
         except BadMember as error:
             return error
-        except _DAMAGE as error:
-            return BadMember(self._file, path, f"is damaged ({error})", "fetch it again")
+        except _READ_ERRORS as error:
+            return BadMember(self._file, path, f"is damaged ({error})", "download it again")
 
     def _check(self, path: str, info: zipfile.ZipInfo) -> None:
-        def bad(reason: str, cure: str) -> BadMember:
-            return BadMember(self._file, path, reason, cure)
-
+        """Raise BadMember for a link, an encrypted image, an unknown compression or too large an image."""
         if stat.S_ISLNK(info.external_attr >> 16):
-            raise bad("is a link", "an archive may hold files and folders only")
-        if info.flag_bits & 1:
-            raise bad("is encrypted", "unpack the archive with its password and give the folder")
-        if info.compress_type not in _METHODS:
-            raise bad("is compressed by an unknown method", "pack it anew")
-        layout.reject_large(self._file, path, info.file_size)
+            reason, fix = "is a link", "only files and folders are allowed in an archive"
+        elif info.flag_bits & 1:
+            reason, fix = "is encrypted", "unpack the archive with its password and use the folder"
+        elif info.compress_type not in _METHODS:
+            reason, fix = "is compressed by an unknown method", "create the archive again"
+        else:
+            layout.reject_large(self._file, path, info.file_size)
+            return
+        raise BadMember(self._file, path, reason, fix)
 
 
 class _Directory:
-    """Where the directory of an open zip is, and how to show ``zipfile`` a part of it."""
+    """The central directory of an open zip; shows ``zipfile`` a part of it at a time.
+
+    Raises:
+        zipfile.BadZipFile: there is no directory, or it does not fit into the file.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         length = stream.seek(0, os.SEEK_END)
-        tail_at = stream.seek(max(0, length - _END.size - 0xFFFF))  # a comment may follow
+        tail_offset = stream.seek(max(0, length - _END.size - 0xFFFF))  # a comment may follow
         tail = stream.read()
-        found = tail.rfind(_END_SIGN)
+        found = tail.rfind(_END_SIGNATURE)
         if found < 0:
             raise zipfile.BadZipFile("File is not a zip file")
-        *_, size, self._said, _ = _END.unpack_from(tail, found)
-        self._end = tail_at + found
-        at_64 = self._end - _LOCATOR_64.size - _END_64.size
-        if at_64 >= 0:
-            stream.seek(at_64)
+        *_, size, self._recorded_start, _ = _END.unpack_from(tail, found)
+        self._end = tail_offset + found
+        offset_64 = self._end - _LOCATOR_64.size - _END_64.size
+        if offset_64 >= 0:
+            stream.seek(offset_64)
             end_64, locator = stream.read(_END_64.size), stream.read(_LOCATOR_64.size)
-            if end_64.startswith(_END_64_SIGN) and locator.startswith(_LOCATOR_64_SIGN):
-                *_, size, self._said = _END_64.unpack(end_64)
-                self._end = at_64
-        self._start = self._end - size
+            if end_64.startswith(_END_64_SIGNATURE) and locator.startswith(_LOCATOR_64_SIGNATURE):
+                *_, size, self._recorded_start = _END_64.unpack(end_64)
+                self._end = offset_64
+        self._start = self._end - size  # differs from the recorded one if bytes precede the archive
         if self._start < 0:
             raise zipfile.BadZipFile("Bad offset for central directory")
 
     def entries(self) -> Iterator[tuple[int, bytes]]:
-        """Position and bytes of every entry."""
-        at = self._start
-        while at < self._end:
-            entry = self.entry(at)
-            yield at, entry
-            at += len(entry)
-        if at > self._end:
+        """Yield offset and bytes of every entry."""
+        offset = self._start
+        while offset < self._end:
+            entry = self.entry(offset)
+            yield offset, entry
+            offset += len(entry)
+        if offset > self._end:
             raise zipfile.BadZipFile("Truncated central directory")
 
-    def entry(self, at: int) -> bytes:
-        self._stream.seek(at)
+    def entry(self, offset: int) -> bytes:
+        """The bytes of the entry that begins at an offset of the file."""
+        self._stream.seek(offset)
         head = self._stream.read(_ENTRY.size)
-        sign, *lengths = _ENTRY.unpack(head)
-        if sign != _ENTRY_SIGN:
+        signature, *lengths = _ENTRY.unpack(head)
+        if signature != _ENTRY_SIGNATURE:
             raise zipfile.BadZipFile("Bad magic number for central directory")
         return head + self._stream.read(sum(lengths))
 
     def window(self, entries: Iterable[bytes]) -> zipfile.ZipFile:
-        """The archive as if it had these entries only."""
+        """Open the archive as if its directory had only these entries."""
         directory = b"".join(entries)
+        start, size = self._recorded_start, len(directory)
         tail = (
             directory,
-            _END_64.pack(_END_64_SIGN, _END_64.size - 12, 45, 45, 0, 0, 0, 0, len(directory), self._said),
-            _LOCATOR_64.pack(_LOCATOR_64_SIGN, 0, self._said + len(directory), 1),
-            _END.pack(_END_SIGN, 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0),
+            _END_64.pack(_END_64_SIGNATURE, _END_64.size - 12, 45, 45, 0, 0, 0, 0, size, start),
+            _LOCATOR_64.pack(_LOCATOR_64_SIGNATURE, 0, start + size, 1),
+            _END.pack(_END_SIGNATURE, 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0),
         )
-        return zipfile.ZipFile(_Window(self._stream, self._start, b"".join(tail)))
+        return zipfile.ZipFile(_Spliced(self._stream, self._start, b"".join(tail)))
 
 
-class _Window(io.RawIOBase):
-    """The first bytes of a file, then others."""
+class _Spliced(io.RawIOBase):
+    """The first ``start`` bytes of a file, followed by ``tail``."""
 
     def __init__(self, stream: BinaryIO, start: int, tail: bytes) -> None:
         self._stream, self._start, self._tail = stream, start, tail
@@ -175,15 +186,15 @@ class _Window(io.RawIOBase):
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._start + len(self._tail)}
         self._position = base[whence] + offset
         if self._position < 0:
-            raise OSError("a position before the beginning")
+            raise OSError("seek to a negative position")
         return self._position
 
     def read(self, size: int = -1) -> bytes:
-        """At most ``size`` bytes: a read ends where the tail begins."""
+        """Read at most ``size`` bytes; a read ends where the tail begins."""
         if self._position < self._start:
-            before = self._start - self._position
+            remaining = self._start - self._position
             self._stream.seek(self._position)
-            data = self._stream.read(min(size, before) if size >= 0 else before)
+            data = self._stream.read(min(size, remaining) if size >= 0 else remaining)
         else:
             begin = self._position - self._start
             data = self._tail[begin : begin + size if size >= 0 else None]
@@ -192,7 +203,10 @@ class _Window(io.RawIOBase):
 
 
 def _decoded_name(info: zipfile.ZipInfo) -> str:
-    """UTF-8 also where the flag that says so is missing, as in zips made on macOS; Windows' backslashes."""
+    """The member's name with forward slashes, also from Windows.
+
+    It is read as UTF-8 even without the flag that says so, which is missing in zips made on macOS.
+    """
     is_utf8 = info.flag_bits & 0x800
     name = info.filename if is_utf8 else layout.decode_name(info.filename.encode("cp437"))
     return name.replace("\\", "/")

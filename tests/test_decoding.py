@@ -1,4 +1,4 @@
-"""Every kind of file decodes to the pixels it shows, and no broken one passes."""
+"""Every kind of image file decodes to upright RGB, and every broken one is rejected."""
 
 import io
 import struct
@@ -12,8 +12,8 @@ from PIL import Image
 from finegrain.dataset import decoding
 
 
-def pixels(data: bytes, side: int | None = None) -> np.ndarray:
-    image = decoding.decode(data, side)
+def pixels(data: bytes) -> np.ndarray:
+    image = decoding.decode(data)
     assert image.mode == "RGB"
     return np.asarray(image).astype(int)
 
@@ -26,7 +26,7 @@ def png_16_bit(values: np.ndarray) -> bytes:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
 def test_exif_orientation_gives_the_upright_image_and_its_size(orientation, kind):
     upright = drawn.picture(1)
-    turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the transposition that a camera held so has made
+    turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # how a camera in this orientation stores it
     stored = upright.transpose(turn[orientation]) if orientation > 1 else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -37,18 +37,18 @@ def test_exif_orientation_gives_the_upright_image_and_its_size(orientation, kind
     assert np.abs(np.asarray(image).astype(int) - np.asarray(upright)).max() <= 6
 
 
-def test_a_damaged_exif_block_does_not_cost_the_image():
+def test_a_damaged_exif_block_is_ignored():
     data = drawn.encode(drawn.picture(1), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert pixels(data).shape == (32, 48, 3)
 
 
-def test_16_bit_grey_is_scaled_not_cut_off():
+def test_16_bit_gray_is_scaled_not_clipped():
     levels = np.arange(256, dtype=np.uint16).reshape(16, 16)
     expected = np.repeat(levels[..., None], 3, axis=2)
     assert np.array_equal(pixels(png_16_bit(levels * 257)), expected)
     pgm = b"P5 16 16 65535\n" + (levels * 257).astype(">u2").tobytes()
     assert np.array_equal(pixels(pgm), expected)
-    assert pixels(png_16_bit(np.array([[128, 129]])))[0, :, 0].tolist() == [0, 1]  # to the nearest
+    assert pixels(png_16_bit(np.array([[128, 129]])))[0, :, 0].tolist() == [0, 1]  # rounded to the nearest
     tiff = drawn.encode(Image.fromarray(levels * 257), "TIFF")
     assert np.array_equal(pixels(tiff), expected)
 
@@ -59,14 +59,14 @@ def test_transparent_parts_are_white():
     palette = Image.new("P", (2, 1))
     palette.putpalette([255, 0, 0, 0, 0, 0])
     palette.putpixel((1, 0), 1)
-    grey = Image.new("LA", (2, 1), (255, 0))
+    gray = Image.new("LA", (2, 1), (255, 0))
     assert pixels(drawn.encode(rgba)).tolist() == [[[255, 0, 0], [255, 255, 255]]]
     assert pixels(drawn.encode(palette, transparency=1)).tolist() == [[[255, 0, 0], [255, 255, 255]]]
     assert pixels(drawn.encode(palette, "GIF", transparency=1)).tolist() == [[[255, 0, 0], [255, 255, 255]]]
-    assert (pixels(drawn.encode(grey)) == 255).all()
+    assert (pixels(drawn.encode(gray)) == 255).all()
 
 
-def test_cmyk_and_grey_become_rgb():
+def test_cmyk_and_gray_become_rgb():
     cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
     assert np.abs(pixels(drawn.encode(cmyk, "JPEG", quality=100)) - [255, 0, 0]).max() <= 3
     assert (pixels(drawn.encode(Image.new("L", (8, 8), 77))) == 77).all()
@@ -74,7 +74,7 @@ def test_cmyk_and_grey_become_rgb():
 
 
 def test_an_animation_gives_its_first_frame():
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
     for kind in ("GIF", "WEBP", "PNG"):
         data = drawn.encode(frames[0], kind, save_all=True, append_images=frames[1:], **(
             {"lossless": True} if kind == "WEBP" else {}
@@ -82,22 +82,22 @@ def test_an_animation_gives_its_first_frame():
         assert pixels(data)[0, 0].tolist() == [255, 0, 0], kind
 
 
-def test_a_camera_s_jpeg_of_several_pictures_is_read():
+def test_a_camera_jpeg_of_several_images_is_read():
     data = drawn.encode(drawn.picture(1), "MPO", save_all=True, append_images=[drawn.picture(2)])
     assert pixels(data).shape == (32, 48, 3)
 
 
-@pytest.mark.parametrize("side", [None, 32])
+@pytest.mark.parametrize("target_size", [None, 32])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
-def test_a_truncated_file_is_refused_at_any_scale(kind, side):
+def test_a_truncated_file_is_rejected_at_any_scale(kind, target_size):
     data = drawn.encode(drawn.picture(1, 600, 400), kind)
-    decoding.decode(data, side)
+    decoding.decode(data, target_size)
     for share in (0.3, 0.6, 0.95):
         with pytest.raises(decoding.BadImage):
-            decoding.decode(data[: int(len(data) * share)], side)
+            decoding.decode(data[: int(len(data) * share)], target_size)
 
 
-def test_a_flipped_byte_in_a_png_is_refused():
+def test_a_flipped_byte_in_a_png_is_rejected():
     data = bytearray(drawn.png(1))
     data[len(data) // 2] ^= 1
     with pytest.raises(decoding.BadImage):
@@ -115,12 +115,12 @@ def test_a_flipped_byte_in_a_png_is_refused():
         (drawn.encode(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
     ],
 )
-def test_what_is_no_image_is_refused_with_the_reason(data, reason):
+def test_a_file_that_is_not_an_image_is_rejected_with_the_reason(data, reason):
     with pytest.raises(decoding.BadImage, match=reason):
         decoding.decode(data)
 
 
-def test_a_decompression_bomb_is_refused_by_its_header():
+def test_a_decompression_bomb_is_rejected_by_its_header():
     chunk = struct.pack(">II5B", 20_000, 20_000, 8, 2, 0, 0, 0)
     header = b"IHDR" + chunk
     bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
@@ -128,14 +128,14 @@ def test_a_decompression_bomb_is_refused_by_its_header():
         decoding.decode(bomb + drawn.png(1)[33:])
 
 
-def test_reasons_hold_no_memory_address():
+def test_reasons_are_one_line_without_a_memory_address():
     for data in (b"junk", drawn.encode(drawn.picture(1, 600, 400), "JPEG")[:2000], drawn.png(1)[:60]):
         with pytest.raises(decoding.BadImage) as error:
             decoding.decode(data)
         assert "0x" not in str(error.value) and "\n" not in str(error.value)
 
 
-def test_square_of_a_large_jpeg_is_nearly_that_of_the_full_decoding():
+def test_a_jpeg_decoded_at_reduced_size_is_almost_the_same():
     data = drawn.encode(drawn.picture(1, 1200, 900), "JPEG", quality=95)
     full = Image.open(io.BytesIO(data))
     assert decoding.decode(data, 64).size == (300, 225)  # decoded at a quarter

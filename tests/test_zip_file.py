@@ -1,4 +1,4 @@
-"""A zip read by pieces of its directory gives what zipfile gives, in whatever shape the file is."""
+"""ZipArchive, which reads the directory piece by piece, gives what zipfile gives."""
 
 import random
 import zipfile
@@ -14,7 +14,7 @@ METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.
 
 
 def write(file: Path, images: int, comment: bytes = b"") -> Path:
-    """A zip of images, other files and folders, its directory in another order than its bytes."""
+    """A zip of images, other files and folders, its directory in a different order from its bytes."""
     rng = random.Random(0)
     with zipfile.ZipFile(file, "w") as archive:
         archive.comment = comment
@@ -34,34 +34,34 @@ def by_zipfile(file: Path) -> list[tuple[str, bytes]]:
         return [(info.filename, archive.read(info)) for info in infos if info.filename.endswith(".jpg")]
 
 
-def by_pieces(file: Path) -> list[tuple[str, bytes]]:
+def by_zip_archive(file: Path) -> list[tuple[str, bytes]]:
     part = zip_file.ZipArchive(file)
-    listed = sorted(part.members(), key=lambda member: member[1])
-    images = [(ArchiveImage(n, path, "", None, ""), entry) for n, (path, _, entry) in enumerate(listed)]
+    listed = sorted(part.members(), key=lambda member: member.order)
+    images = [(ArchiveImage(n, member.path, "", None, ""), member.entry) for n, member in enumerate(listed)]
     return [(image.path, data) for image, data in part.contents(images)]
 
 
-@pytest.mark.parametrize("images", [0, 1, 127, 128, 129, 600])  # 256 directory entries are read at once
-def test_pieces_give_what_zipfile_gives(tmp_path, images):
+@pytest.mark.parametrize("images", [0, 1, 127, 128, 129, 600])  # two entries an image, 256 entries a window
+def test_images_are_those_that_zipfile_reads(tmp_path, images):
     file = write(tmp_path / "a.zip", images)
-    assert by_pieces(file) == by_zipfile(file)
+    assert by_zip_archive(file) == by_zipfile(file)
 
 
 def test_a_comment_and_bytes_before_the_archive_are_allowed(tmp_path):
     file = write(tmp_path / "a.zip", 300, comment=b"PK\5 a comment " * 20)
     file.write_bytes(b"#!/bin/sh\n" * 99 + file.read_bytes())
-    assert len(by_pieces(file)) == 300
-    assert by_pieces(file) == by_zipfile(file)
+    assert len(by_zip_archive(file)) == 300
+    assert by_zip_archive(file) == by_zipfile(file)
 
 
 @pytest.mark.parametrize("before", [b"", b"before"])
-def test_the_long_form_for_large_archives_is_read(tmp_path, monkeypatch, before):
-    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1000)  # else it begins at 2 GB
+def test_zip64_is_read(tmp_path, monkeypatch, before):
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1000)  # otherwise it begins at 2 GB
     file = write(tmp_path / "a.zip", 300)
     monkeypatch.undo()
     file.write_bytes(before + file.read_bytes())
     assert b"PK\6\6" in file.read_bytes() and b"\1\0\10\0" in file.read_bytes()  # end record, long offsets
-    assert by_pieces(file) == by_zipfile(file)
+    assert by_zip_archive(file) == by_zipfile(file)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_long_form_for_large_archives_is_read(tmp_path, monkeypatch, before)
         (b"PK\5\6" + bytes(6), b"PK\5\6" + bytes(6)),
     ],
 )
-def test_a_damaged_directory_is_refused(tmp_path, old, new):
+def test_a_damaged_directory_is_rejected(tmp_path, old, new):
     file = write(tmp_path / "a.zip", 3)
     data = bytearray(file.read_bytes())
     data = data.replace(old, new)
@@ -80,13 +80,13 @@ def test_a_damaged_directory_is_refused(tmp_path, old, new):
         data[-10:-6] = (len(data) * 2).to_bytes(4, "little")  # the directory's size
     file.write_bytes(data)
     with pytest.raises(UserError, match="a.zip: not a readable zip"):
-        by_pieces(file)
+        by_zip_archive(file)
 
 
-def test_a_directory_whose_last_entry_is_too_long_is_refused(tmp_path):
+def test_a_directory_whose_last_entry_is_too_long_is_rejected(tmp_path):
     file = write(tmp_path / "a.zip", 3)
     data = bytearray(file.read_bytes())
     data[data.rindex(b"PK\1\2") + 32] = 1  # a comment of one byte
     file.write_bytes(data)
     with pytest.raises(UserError, match=r"not a readable zip \(Truncated"):
-        by_pieces(file)
+        by_zip_archive(file)

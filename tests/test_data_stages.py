@@ -1,4 +1,4 @@
-"""The packed arrays hold each image as it decodes, in the manifest's order; the stages run end to end."""
+"""Stages download, split and pack on a toy dataset: their files, the arrays, and what stops them."""
 
 import json
 import shutil
@@ -43,25 +43,25 @@ def packed(project):
 
 def test_arrays_equal_decoding_each_image_by_itself(packed):
     table = list(manifest.read_manifest(Path("data/toy/manifest.csv")))
-    facts = json.loads((packed / "pack.json").read_text())
-    assert facts["classes"] == ["C", "a", "b"]
-    for name in pack_writer.SPLITS:
+    metadata = json.loads((packed / "pack.json").read_text())
+    assert metadata["classes"] == ["C", "a", "b"]
+    for name in manifest.SPLITS:
         rows = [row for row in table if row.split == name]
         images, labels = np.load(packed / f"{name}.npy"), np.load(packed / f"{name}_labels.npy")
         assert images.dtype == np.uint8 and images.shape == (len(rows), 32, 32, 3)
-        assert labels.dtype == np.int64 and facts["counts"][name] == len(rows)
-        assert [facts["classes"][label] for label in labels] == [row.class_name for row in rows]
-        slow = [np.asarray(decoding.decode_square(FILES[row.path], 32)) for row in rows]
-        assert np.array_equal(images, np.stack(slow))
+        assert labels.dtype == np.int64 and metadata["counts"][name] == len(rows)
+        assert [metadata["classes"][label] for label in labels] == [row.class_name for row in rows]
+        expected = [np.asarray(decoding.decode_square(FILES[row.path], 32)) for row in rows]
+        assert np.array_equal(images, np.stack(expected))
 
 
-def test_mean_and_deviation_are_those_of_train(packed):
-    facts = json.loads((packed / "pack.json").read_text())
+def test_mean_and_standard_deviation_are_those_of_train(packed):
+    metadata = json.loads((packed / "pack.json").read_text())
     train = np.load(packed / "train.npy") / 255
-    np.testing.assert_allclose(facts["mean"], train.mean(axis=(0, 1, 2)), rtol=1e-12)
-    np.testing.assert_allclose(facts["std"], train.std(axis=(0, 1, 2)), rtol=1e-12)
-    assert facts["manifest_sha256"] == file_io.sha256(Path("data/toy/manifest.csv"))
-    assert facts["image_size"] == 32
+    np.testing.assert_allclose(metadata["mean"], train.mean(axis=(0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(metadata["std"], train.std(axis=(0, 1, 2)), rtol=1e-12)
+    assert metadata["manifest_sha256"] == file_io.sha256(Path("data/toy/manifest.csv"))
+    assert metadata["image_size"] == 32
 
 
 def test_the_stages_write_exactly_these_files(packed):
@@ -70,7 +70,7 @@ def test_the_stages_write_exactly_these_files(packed):
         "params.yaml", "photos.zip", "data/toy/archive/photos.zip", "data/toy/manifest.csv",
         "metrics/toy/data/source.json", "metrics/toy/data/split.json", "plots/toy/data/class_balance.csv",
         "reports/toy/rejected.csv", "reports/toy/near_duplicates.csv", "data/toy/pack/pack.json",
-        *(f"data/toy/pack/{name}{end}.npy" for name in pack_writer.SPLITS for end in ("", "_labels")),
+        *(f"data/toy/pack/{name}{end}.npy" for name in manifest.SPLITS for end in ("", "_labels")),
     }  # fmt: skip
     source = json.loads(Path("metrics/toy/data/source.json").read_text())
     assert source["source"] == "archive" and source["files"][0]["name"] == "photos.zip"
@@ -82,7 +82,7 @@ def test_the_stages_write_exactly_these_files(packed):
     assert Path("plots/toy/data/class_balance.csv").read_text().startswith("class,split,images\nC,train,5\n")
 
 
-def test_the_same_images_in_a_tar_of_another_order_give_the_same_arrays(packed):
+def test_a_tar_with_the_same_images_in_another_order_gives_the_same_arrays(packed):
     before = {file.name: file.read_bytes() for file in packed.glob("*.npy")}
     drawn.tar_file(Path("photos.tar.gz"), dict(reversed(FILES.items())))
     configure(path="photos.tar.gz")
@@ -113,11 +113,11 @@ def test_too_many_bad_images_stop_the_split_with_the_report_written(project):
     assert not Path("data/toy/manifest.csv").exists()
 
 
-def test_an_archive_that_is_not_the_manifest_s_is_refused_and_the_old_pack_stays(packed):
+def test_an_archive_that_does_not_match_the_manifest_is_rejected_and_the_old_pack_stays(packed):
     before = (packed / "train.npy").read_bytes()
     gone, bad, *_ = (row.path for row in manifest.read_manifest(Path("data/toy/manifest.csv")))
     for content, message in [
-        ({path: data for path, data in FILES.items() if path != gone}, f"holds no {gone}"),
+        ({path: data for path, data in FILES.items() if path != gone}, f"{gone}: in the manifest"),
         (FILES | {bad: b"<html>"}, f"{bad}: not an image"),
     ]:
         drawn.zip_file(Path("data/toy/archive/photos.zip"), content)
@@ -127,7 +127,7 @@ def test_an_archive_that_is_not_the_manifest_s_is_refused_and_the_old_pack_stays
         assert [path.name for path in packed.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_full_disk_is_noticed_before_packing(packed, monkeypatch):
+def test_a_full_disk_is_reported_before_packing(packed, monkeypatch):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with (

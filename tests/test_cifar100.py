@@ -1,4 +1,4 @@
-"""CIFAR-100 in all its packages gives one zip; any other pickle is left closed."""
+"""CIFAR-100 gives the same zip from every package; other pickles are never opened."""
 
 import hashlib
 import io
@@ -25,7 +25,7 @@ PIXELS = {
 
 @pytest.fixture
 def pickles(monkeypatch):
-    """A small stand-in for the three files, with its md5s in place of the real ones."""
+    """A small replacement for the three files, with its MD5s in place of the real ones."""
     content: dict[str, Any] = {"meta": {"fine_label_names": LABELS, "coarse_label_names": ["all"]}}
     for split, pixels in PIXELS.items():
         content[split] = {"data": pixels, "fine_labels": [i % 2 for i in range(len(pixels))]}
@@ -54,10 +54,10 @@ def test_every_package_gives_the_same_images(pickles, tmp_path, kind, top):
     assert len(found) == 10
     for split, pixels in PIXELS.items():
         for n, row in enumerate(pixels):
-            image, shown = found[f"{split}/{LABELS[n % 2]}/{n + 1:05d}.png"]
+            image, decoded = found[f"{split}/{LABELS[n % 2]}/{n + 1:05d}.png"]
             assert (image.split, image.class_name) == (split, LABELS[n % 2])
             assert np.array_equal(
-                shown, np.stack([row[:1024], row[1024:2048], row[2048:]], 1).reshape(32, 32, 3)
+                decoded, np.stack([row[:1024], row[1024:2048], row[2048:]], 1).reshape(32, 32, 3)
             )
 
 
@@ -69,29 +69,29 @@ def test_the_zip_is_the_same_each_time(pickles, tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["python 2", "python 3"])
-def test_a_numpy_array_of_python_2_is_read(encoding):
+def test_a_numpy_array_pickled_by_python_2_is_read(encoding):
     raw = pickle.dumps({"data": PIXELS["train"]}, protocol=4)
     if encoding == "python 2":  # the module that numpy 1 wrote into its pickles
         raw = pickle.dumps({"data": PIXELS["train"]}, protocol=3).replace(b"numpy._core", b"numpy.core")
     assert np.array_equal(cifar100._unpickle(raw)["data"], PIXELS["train"])
 
 
-def test_a_pickle_with_another_md5_is_never_opened(tmp_path, monkeypatch):
+def test_a_pickle_with_another_md5_is_never_loaded(tmp_path, monkeypatch):
     class Bomb:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "exploded"),)
 
     files = dict.fromkeys(cifar100.MD5, pickle.dumps(Bomb()))
     source = drawn.tar_file(tmp_path / "c.tar.gz", files)
-    with pytest.raises(UserError, match="train has md5 .* not 16019d7e3df5f24257cddd939b257f8d"):
+    with pytest.raises(UserError, match="train has MD5 .* 16019d7e3df5f24257cddd939b257f8d"):
         cifar100.convert(source, tmp_path / "out")
     trust(monkeypatch, files)
-    with pytest.raises(UserError, match="asks for posix.mkdir: refused"):
+    with pytest.raises(UserError, match="posix.mkdir"):
         cifar100.convert(source, tmp_path / "out")
     assert not (tmp_path / "exploded").exists()
 
 
-def test_what_is_not_cifar_is_refused(pickles, tmp_path):
+def test_a_source_that_is_not_cifar100_is_rejected(pickles, tmp_path):
     (tmp_path / "broken.tar.gz").write_bytes(b"<html>")
     (tmp_path / "empty").mkdir()
     drawn.zip_file(tmp_path / "part.zip", {"train": pickles["train"]})
@@ -102,9 +102,9 @@ def test_what_is_not_cifar_is_refused(pickles, tmp_path):
     for name, message in [
         ("none.zip", "not found"),
         ("broken.tar.gz", "not a readable archive"),
-        ("empty", "holds no meta, test, train"),
-        ("part.zip", "holds no meta, test"),
-        ("link.tar", "holds no meta, test, train"),
+        ("empty", "meta, test, train"),
+        ("part.zip", "contain meta, test;"),
+        ("link.tar", "meta, test, train"),
     ]:
         with pytest.raises(UserError, match=message):
             cifar100.convert(tmp_path / name, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""What stage download keeps of local archives and folders."""
+"""store_local copies archives and turns folders into reproducible zips."""
 
 import hashlib
 import os
@@ -6,14 +6,14 @@ import shutil
 
 import drawn
 import pytest
-from test_archive import TWO, contents, images
+from toy_data import FILES, contents, images
 
 from finegrain.core.errors import UserError
 from finegrain.sources import archive
 
 
-def test_store_copies_archives_as_they_are(tmp_path):
-    one = drawn.zip_file(tmp_path / "in" / "one.zip", TWO)
+def test_archives_are_copied_unchanged(tmp_path):
+    one = drawn.zip_file(tmp_path / "in" / "one.zip", FILES)
     two = drawn.tar_file(tmp_path / "in" / "two.tar.gz", {"dog/2.jpg": b"d2"})
     archive.store_local([str(one), str(two)], tmp_path / "out")
     assert (tmp_path / "out" / "one.zip").read_bytes() == one.read_bytes()
@@ -22,7 +22,7 @@ def test_store_copies_archives_as_they_are(tmp_path):
         assert [image.part for image in images(reader)] == ["one.zip"] * 3 + ["two.tar.gz"]
 
 
-def test_a_folder_becomes_the_same_zip_whenever_and_in_whatever_order_it_was_written(tmp_path):
+def test_a_folder_gives_the_same_zip_whatever_its_file_times_and_order(tmp_path):
     digests = []
     many = {f"{name}/{n}.jpg": bytes(n) for name in ("cat", "dog") for n in range(1, 30)}
     for n, files in enumerate([many, dict(reversed(many.items()))]):
@@ -37,20 +37,20 @@ def test_a_folder_becomes_the_same_zip_whenever_and_in_whatever_order_it_was_wri
         assert contents(reader) == sorted(many.items())
 
 
-def test_store_refuses_before_it_copies(tmp_path, monkeypatch):
-    file = drawn.zip_file(tmp_path / "in" / "one.zip", TWO)
-    twin = drawn.tree(tmp_path / "in" / "one", TWO)
+def test_nothing_is_copied_if_a_source_is_rejected(tmp_path, monkeypatch):
+    file = drawn.zip_file(tmp_path / "in" / "one.zip", FILES)
+    twin = drawn.tree(tmp_path / "in" / "one", FILES)
     text = tmp_path / "notes.txt"
     text.write_text("-")
     (tmp_path / "empty").mkdir()
     single = drawn.tree(tmp_path / "single", {"cat/1.jpg": b""})
-    linked = drawn.tree(tmp_path / "linked", TWO)
+    linked = drawn.tree(tmp_path / "linked", FILES)
     (linked / "bird").symlink_to(twin / "cat")
     for source, message in [
         (str(tmp_path / "none.zip"), "none.zip: not found"),
-        (str(text), "not an archive"),
-        (str(tmp_path / "empty"), "holds no images"),
-        (str(single), "all images lie in one folder"),
+        (str(text), "notes.txt: must be a folder or an archive"),
+        (str(tmp_path / "empty"), "no images"),
+        (str(single), r"one folder \(the top\)|one folder \(cat\)"),
         (str(linked), "bird: is a link to a folder"),
         ([str(file), str(twin)], "have the same name"),
     ]:
@@ -63,16 +63,16 @@ def test_store_refuses_before_it_copies(tmp_path, monkeypatch):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_folder_with_images_that_would_vanish_or_change_their_class_is_refused(tmp_path):
-    """Links of a disk that is not mounted; a backslash, which is a slash once it is in a zip."""
-    gone = drawn.tree(tmp_path / "gone", TWO)
+def test_a_folder_whose_images_would_vanish_or_change_class_is_rejected(tmp_path):
+    """Links to a disk that is not mounted; a backslash, which becomes a slash in a zip."""
+    gone = drawn.tree(tmp_path / "gone", FILES)
     (gone / "dog" / "2.jpg").symlink_to(tmp_path / "elsewhere.jpg")
-    odd = drawn.tree(tmp_path / "odd", {**TWO, "AC\\DC/1.jpg": b"a"})
-    for folder, message in ((gone, "dog/2.jpg: is a link to a file that is not there"), (odd, "a backslash")):
+    odd = drawn.tree(tmp_path / "odd", {**FILES, "AC\\DC/1.jpg": b"a"})
+    for folder, message in ((gone, "dog/2.jpg: is a link"), (odd, r"AC.DC/1.jpg: has a backslash")):
         with pytest.raises(UserError, match=message):
             archive.store_local(str(folder), tmp_path / "out")
 
 
 def test_a_hidden_folder_s_zip_is_not_hidden(tmp_path):
-    archive.store_local(str(drawn.tree(tmp_path / ".pets", TWO)), tmp_path / "out")
+    archive.store_local(str(drawn.tree(tmp_path / ".pets", FILES)), tmp_path / "out")
     assert [file["name"] for file in archive.describe(tmp_path / "out")["files"]] == ["pets.zip"]
