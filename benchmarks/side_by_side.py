@@ -73,7 +73,7 @@ def train(args: argparse.Namespace) -> float:
     """Images a second, from ``args.begin`` on."""
     from finegrain.core import allocator
 
-    allocator.keep_memory()
+    allocator.keep_freed_memory()
     import torch
 
     from finegrain.config.training import HeadParams

@@ -1,4 +1,4 @@
-"""Stage winner: the leaderboard's best training under a fixed name, which a DVC artifact can point to.
+"""Stage winner: copy the leaderboard's best run to a fixed path, which a DVC artifact can point to.
 
 Reads   params.yaml; reports/leaderboard.json; models/<name>
 Writes  winner/<name>/model.safetensors and model.json, which `finegrain predict --model winner/<name>` takes
@@ -16,16 +16,16 @@ from finegrain.core.errors import UserError
 
 def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
-    name = params.load_params().dataset.name
+    dataset = params.load_params().dataset.name
     board = file_io.read_json(paths.LEADERBOARD)
-    run = paths.Run.from_name(name, board["models"][board["winner"]]["run"])
-    folder = paths.winner_folder(name)
+    run = paths.Run.from_name(dataset, board["models"][board["winner"]]["run"])
+    folder = paths.winner_folder(dataset)
     if not run.weights.is_file():
-        raise UserError(f"{run.weights}: not found; `dvc repro` makes it, `dvc pull` fetches it")
+        raise UserError(f"{run.weights}: not found; run `dvc repro` to create it or `dvc pull` to fetch it")
     disk.require_free_space(folder, run.weights.stat().st_size, "the winner")
-    for file, own in zip(paths.exported_model(folder), (run.weights, run.sidecar), strict=True):
-        with file_io.replace_file(file) as temporary:
-            shutil.copyfile(own, temporary)  # DVC keeps one copy of a content, whatever its names
+    for source, target in zip((run.weights, run.sidecar), paths.exported_model(folder), strict=True):
+        with file_io.replace_file(target) as temporary:
+            shutil.copyfile(source, temporary)  # DVC's cache keeps identical files only once
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Packages that some commands need and the pipeline does not: requirements-app.txt."""
+"""Packages of requirements-app.txt, which some commands need and the pipeline does not."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,13 @@ from finegrain.core.errors import UserError
 
 @contextmanager
 def required_for(what: str) -> Iterator[None]:
-    """Wrap imports: a package that is not installed becomes one message that names the fix.
+    """Context for imports of optional packages: a missing package becomes a message with the pip command.
+
+    Args:
+        what: the command or feature that needs the packages, for the message.
 
     Raises:
-        UserError: it is not installed.
+        UserError: a package is not installed.
     """
     try:
         yield

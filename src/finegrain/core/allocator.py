@@ -1,4 +1,4 @@
-"""glibc's allocator, set up for training on a CPU."""
+"""Settings of glibc's memory allocator for training on a CPU."""
 
 import ctypes
 import mmap
@@ -7,13 +7,14 @@ import platform
 import sys
 
 HUGE_PAGE = 2**21
+"""Bytes."""
 
 
-def keep_memory() -> None:
-    """Let glibc keep what it has, in huge pages, instead of returning large blocks after every operation.
+def keep_freed_memory() -> None:
+    """Make glibc keep freed memory, in huge pages, instead of returning large blocks to the kernel.
 
-    Each activation of a training step would otherwise be mapped, zeroed page by page and unmapped again.
-    Call it before torch allocates. Reserving addresses takes no memory.
+    Otherwise every activation of a training step is mapped, zeroed page by page and unmapped again. Call this
+    before torch allocates. The reserved addresses take no memory until they are used.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return
@@ -27,5 +28,5 @@ def keep_memory() -> None:
     reserved = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     if block := libc.malloc(reserved):
         start = -(-block // HUGE_PAGE) * HUGE_PAGE
-        libc.madvise(start, block + reserved - start, mmap.MADV_HUGEPAGE)  # refused: ordinary pages
+        libc.madvise(start, block + reserved - start, mmap.MADV_HUGEPAGE)  # where this fails: ordinary pages
         libc.free(block)  # becomes the top of the heap, from which all later blocks are cut

@@ -1,4 +1,4 @@
-"""Whether there is room, asked before any work starts."""
+"""A check of the free disk space before any work starts."""
 
 import shutil
 from pathlib import Path
@@ -7,14 +7,15 @@ from finegrain.core.errors import UserError
 
 
 def require_free_space(place: Path, bytes_needed: int, what: str) -> None:
-    """Refuse to begin what the disk cannot hold.
+    """Stop before any work starts if the disk has too little free space.
 
     Args:
         place: a file or folder that is going to be written; it need not exist yet.
-        what: is going to be written, for the message.
+        bytes_needed: free space needed on the disk of ``place``.
+        what: name of what is going to be written, for the message.
 
     Raises:
-        UserError: less than ``bytes_needed`` are free.
+        UserError: less than ``bytes_needed`` is free.
     """
     folder = place.absolute()
     while not folder.exists():
@@ -22,8 +23,8 @@ def require_free_space(place: Path, bytes_needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if bytes_needed > free:
         raise UserError(
-            f"{place}: {what} needs {_gb(bytes_needed)}, but {_gb(free)} are free: "
-            f"{_gb(bytes_needed - free)} are missing; make room, then `dvc repro` goes on from here"
+            f"{place}: {what} needs {_gb(bytes_needed)}, but only {_gb(free)} are free: "
+            f"{_gb(bytes_needed - free)} are missing; make room, then `dvc repro` continues from here"
         )
 
 

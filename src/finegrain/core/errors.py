@@ -1,8 +1,8 @@
-"""The one exception that is a message to the user."""
+"""The one exception whose text is a message to the user."""
 
 
 class UserError(Exception):
-    """Something the user can mend: the text names the file or parameter and the cure.
+    """An error that the user can fix: the text names the file or the parameter, and the fix.
 
-    ``stage.main`` prints it without a traceback and exits with 1.
+    ``process.run_main`` prints it without a traceback and exits with status 1.
     """

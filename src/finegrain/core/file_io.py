@@ -1,4 +1,4 @@
-"""What every stage writes: JSON and CSV files, progress bars, lines for the person who watches."""
+"""Files and folders that are replaced as a whole; JSON, CSV and SHA-256."""
 
 import csv
 import hashlib
@@ -15,20 +15,20 @@ from finegrain.core.errors import UserError
 
 @contextmanager
 def replace_file(file: Path, durable: bool = False) -> Iterator[Path]:
-    """A temporary file beside ``file``, which it replaces once the block has ended without an error.
+    """Yield a temporary file beside ``file``; it replaces ``file`` when the block ends without an error.
 
-    Never written in place: the old one may be a hard link into DVC's cache. The temporary name is always the
-    same, so that what a kill leaves behind is overwritten by the next run. A device or pipe is written to
+    A file is never written in place, because it may be a hard link into DVC's cache. The temporary name is
+    always the same, so the next run overwrites what a killed one leaves behind. A device or a pipe is written
     directly.
 
     Args:
-        durable: on disk, and not only in the system's buffers, when the block has ended.
+        durable: wait until the file and its new name are on disk, and not only in the system's buffers.
 
     Raises:
         UserError: ``file`` is a folder.
     """
     if file.is_dir():
-        raise UserError(f"{file}: is a folder; give a file")
+        raise UserError(f"{file}: is a folder, but must be a file")
     if file.exists() and not file.is_file():
         yield file
         return
@@ -37,12 +37,12 @@ def replace_file(file: Path, durable: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         if durable:
-            fsync(temporary)
+            _fsync(temporary)
         os.replace(temporary, file)
         if durable:
-            fsync(file.parent)  # the rename itself
+            _fsync(file.parent)  # the rename itself
     except OSError as error:
-        error.filename = error.filename or str(file)  # a write that fails does not say where
+        error.filename = error.filename or str(file)  # a write that fails does not name the file
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -50,17 +50,17 @@ def replace_file(file: Path, durable: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside ``folder``, which it replaces once the block has ended without an error.
+    """Yield an empty folder beside ``folder``; it replaces ``folder`` when the block ends without an error.
 
-    A folder cannot be replaced in one step: between the two renames neither has its name. A kill just there
-    leaves the old one under a hidden name, from where the next call restores it.
+    Replacing a folder takes two renames, and between them no folder has the name. A process killed at that
+    moment leaves the old folder under a hidden name; the next call restores it.
     """
     folder = folder.resolve()
     new, old = (folder.with_name(f".{folder.name}.{kind}.tmp") for kind in ("new", "old"))
     if old.exists() and not folder.exists():
         old.rename(folder)
-    for rest in (new, old):
-        shutil.rmtree(rest, ignore_errors=True)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)
     try:
         yield new
@@ -68,40 +68,51 @@ def replace_folder(folder: Path) -> Iterator[Path]:
             folder.rename(old)
         new.rename(folder)
     except OSError as error:
-        error.filename = error.filename or str(folder)  # a write that fails does not say where
+        error.filename = error.filename or str(folder)  # a write that fails does not name the file
         raise
     finally:
         if old.exists() and not folder.exists():
             old.rename(folder)
-        for rest in (new, old):
-            shutil.rmtree(rest, ignore_errors=True)
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_bytes(file: Path, content: bytes) -> None:
-    """Whole or not at all."""
+    """Replace a file by these bytes: either the whole content is written or nothing."""
     with replace_file(file) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(file: Path, text: str) -> None:
+    """Replace a file by this text, in UTF-8."""
     write_bytes(file, text.encode())
 
 
 def write_json(file: Path, data: Any) -> None:
-    """Keys in the order given, NaN refused."""
+    """Replace a file by this data as JSON, with keys in their order.
+
+    Raises:
+        ValueError: the data contain NaN or an infinity.
+    """
     write_text(file, json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def read_json(file: Path) -> Any:
+    """Read a JSON file that a stage wrote.
+
+    Raises:
+        UserError: the file is missing or is not JSON.
+    """
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{file}: not found; `dvc repro` makes it") from None
+        raise UserError(f"{file}: not found; run `dvc repro` to create it") from None
     except ValueError as error:
         raise UserError(f"{file}: not JSON ({error}); delete it and run `dvc repro`") from None
 
 
 def write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Replace a file by a CSV with a header line."""
     with replace_file(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv_writer(stream)
         writer.writerow(columns)
@@ -109,12 +120,15 @@ def write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 
 
 def csv_writer(stream: IO[str]) -> Any:
-    """Lines end as on Unix, and a carriage return in a name is quoted, which Python 3.11 would leave bare."""
-    return csv.writer(_Lines(stream), lineterminator="\r\n")
+    """A ``csv.writer`` whose lines end with a line feed and which quotes carriage returns in values.
+
+    Python 3.11 quotes a carriage return only where the line terminator contains one.
+    """
+    return csv.writer(_LineFeeds(stream), lineterminator="\r\n")
 
 
-class _Lines:
-    """What a csv.writer writes to: one line a call."""
+class _LineFeeds:
+    """A stream for ``csv.writer`` that ends each line with a line feed; each call writes one line."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -124,12 +138,13 @@ class _Lines:
 
 
 def sha256(file: Path) -> str:
+    """SHA-256 of a file's content, as 64 hexadecimal digits."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def fsync(path: Path) -> None:
-    """Make a file's content, or a rename inside a folder, survive a power cut."""
+def _fsync(path: Path) -> None:
+    """Make a file's content, or a rename inside a folder, survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Progress bars and messages for the person who watches a run."""
+"""Progress bars and messages on standard error, for the person who watches a run."""
 
 import os
 import sys
@@ -8,13 +8,13 @@ from typing import Any
 from tqdm import tqdm
 
 IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"
-"""Of several processes that torchrun started to train together, the first one."""
+"""True in the first of the processes that torchrun starts; only this one prints."""
 
 
 def progress_bar(
     items: Iterable[Any] | None = None, *, total: int | None, label: str, unit: str = "img"
 ) -> Any:
-    """A tqdm bar on a terminal; in a log, one line at least 10 seconds apart."""
+    """A tqdm bar on a terminal; in a log file, one line every 10 seconds at most."""
     interactive = sys.stderr.isatty()
     return tqdm(
         items, total=total, desc=label, unit=unit, mininterval=0.1 if interactive else 10,
@@ -24,7 +24,7 @@ def progress_bar(
 
 
 def info(line: str) -> None:
-    """One line for the person who watches; results go to files, never here."""
+    """Print a line for the person who watches; results are written to files instead."""
     if not IS_MAIN_PROCESS:
         return
     if sys.stderr.isatty():

@@ -1,4 +1,7 @@
-"""Where each artefact lives, relative to the current folder: a copy of the tree uses its own files."""
+"""Where each file of the project is, relative to the current folder.
+
+A copy of the project therefore uses its own files.
+"""
 
 import os
 from dataclasses import dataclass
@@ -10,7 +13,7 @@ LEADERBOARD = REPORTS / "leaderboard.json"
 
 
 def workspace() -> Path:
-    """The project's own folder: `dvc exp run --temp` and queues run in copies at ``.dvc/tmp/exps/``."""
+    """The project's folder; `dvc exp run --temp` and queues run in copies in its ``.dvc/tmp/exps/``."""
     for folder in Path.cwd().parents:
         if folder.parts[-3:] == (".dvc", "tmp", "exps"):
             return folder.parents[2]
@@ -18,29 +21,32 @@ def workspace() -> Path:
 
 
 def checkpoints_folder() -> Path:
-    """Folder of interrupted runs' states; experiments share the workspace's, as DVC deletes their own."""
+    """Folder with the checkpoints of interrupted runs.
+
+    It is the workspace's also in an experiment, because DVC deletes the experiment's folder.
+    """
     return workspace() / ".checkpoints"
 
 
 def user_path(text: str) -> Path:
-    """A file or folder that params.yaml names: seen from here, else, in an experiment, from the workspace."""
-    path = Path(os.path.expanduser(text))  # leaves a name such as ~$a.zip as it is
+    """A file or folder that params.yaml names: relative to the current folder, or else to the workspace."""
+    path = Path(os.path.expanduser(text))  # Path.expanduser fails on a name such as ~$a.zip
     return path if path.exists() else workspace() / path
 
 
 def winner_folder(dataset: str) -> Path:
-    """Folder of the leaderboard's winner, in the form of `finegrain export`'s: a DVC artifact."""
+    """Folder with the leaderboard's best model, a DVC artifact with the file names of `finegrain export`."""
     return Path("winner") / dataset
 
 
 def exported_model(folder: Path) -> tuple[Path, Path]:
-    """Weights and sidecar in the folder that stage winner or `finegrain export` writes."""
+    """The weights file and the sidecar in a folder that stage winner or `finegrain export` writes."""
     return folder / "model.safetensors", folder / "model.json"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The files of one dataset, made by download, split and pack."""
+    """The files of one dataset, written by the stages download, split and pack."""
 
     name: str
 
@@ -50,12 +56,12 @@ class Dataset:
 
     @property
     def archive(self) -> Path:
-        """Folder with the archive's file, or its part files; nothing in it is ever unpacked."""
+        """Folder with the archive, in one file or several parts; it is never unpacked."""
         return self.folder / "archive"
 
     @property
     def source(self) -> Path:
-        """Provenance: source, sha256 and size of each archive file. Tracked by git."""
+        """JSON with the source, SHA-256 and size of each archive file. Tracked by git."""
         return Path("metrics") / self.name / "data" / "source.json"
 
     @property
@@ -68,12 +74,12 @@ class Dataset:
 
     @property
     def rejected(self) -> Path:
-        """CSV (path, reason) of the images left out. Tracked by git."""
+        """CSV (path, reason) of the images that are not used. Tracked by git."""
         return Path("reports") / self.name / "rejected.csv"
 
     @property
     def near_duplicates(self) -> Path:
-        """CSV of test images that nearly repeat a train or val image. Tracked by git."""
+        """CSV of the test images that are near-duplicates of a train or val image. Tracked by git."""
         return Path("reports") / self.name / "near_duplicates.csv"
 
     @property
@@ -88,7 +94,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Run:
-    """The files of one training: a model and a seed on one dataset; made by train and evaluate."""
+    """The files of one run, which is a model trained with one seed; written by train and evaluate."""
 
     dataset: str
     model: str
@@ -96,15 +102,15 @@ class Run:
 
     @property
     def name(self) -> str:
-        """As DVC names its stages: ``train@<model>-<seed>``."""
+        """``<model>-<seed>``, as in the DVC stage ``train@<model>-<seed>``."""
         return f"{self.model}-{self.seed}"
 
     @classmethod
     def from_name(cls, dataset: str, name: str) -> "Run":
-        """The run of a ``name`` such as ``resnet18-0``.
+        """The run with a ``name`` such as ``resnet18-0``.
 
         Raises:
-            ValueError: it ends in no seed.
+            ValueError: the name does not end with a seed.
         """
         model, _, seed = name.rpartition("-")
         return cls(dataset, model, int(seed))
@@ -119,12 +125,12 @@ class Run:
 
     @property
     def metrics(self) -> Path:
-        """Quality: the same bits for the same commit, data and machine kind."""
+        """JSON of quality metrics: bit-identical for the same commit, data and kind of machine."""
         return Path("metrics") / self.dataset / f"{self.name}.json"
 
     @property
     def cost(self) -> Path:
-        """Seconds, images per second, memory: different in every run."""
+        """JSON of seconds, images per second and memory, which differ from run to run."""
         return Path("metrics") / self.dataset / "cost" / f"{self.name}.json"
 
     @property
@@ -133,17 +139,20 @@ class Run:
 
     @property
     def correct(self) -> Path:
-        """CSV of which predictions are right (``predictions.right``). Tracked by git."""
+        """CSV of which test predictions are correct (``predictions.correct_rows``). Tracked by git."""
         return REPORTS / self.dataset / "correct" / f"{self.name}.csv"
 
     @property
     def gallery(self) -> Path:
-        """JSON with photos of the dataset inside: kept by DVC, as they may not belong in git."""
+        """JSON that contains photos of the dataset: kept by DVC, because they may not belong in git."""
         return Path("data") / self.dataset / "gallery" / f"{self.name}.json"
 
     @property
     def history(self) -> Path:
-        """CSV, one row an epoch; the next two hold columns of it, because DVC plots a folder in one way."""
+        """CSV with a row for each epoch.
+
+        ``loss`` and ``lr`` repeat some of its columns, because DVC plots all files of a folder the same way.
+        """
         return Path("plots") / self.dataset / "history" / f"{self.name}.csv"
 
     @property
@@ -156,7 +165,10 @@ class Run:
 
     @property
     def lr_range(self) -> Path:
-        """Folder of one CSV (log10_lr, lr, loss, smoothed_loss) a phase: no rows without an LR range test."""
+        """Folder with a CSV (log10_lr, lr, loss, smoothed_loss) for each phase.
+
+        A phase without an LR range test has a header line only.
+        """
         return Path("plots") / self.dataset / "lr_range" / self.name
 
     @property
@@ -169,7 +181,7 @@ class Run:
 
     @property
     def intervals(self) -> Path:
-        """95 % interval of each test metric, JSON: not among the metrics, whose differences are shown."""
+        """JSON of the 95 % interval of each test metric; kept out of what `dvc metrics diff` compares."""
         return REPORTS / self.dataset / "intervals" / f"{self.name}.json"
 
     @property

@@ -1,4 +1,4 @@
-"""A stage's process: one message for what the user can mend, and it ends with dvc."""
+"""A stage's process prints one message for an error that the user can fix, and ends when dvc is killed."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ from pipeline import ROOT, STAGES, script_of
 from finegrain.core import process
 
 
-def test_a_user_error_is_its_message_and_exit_1():
+def test_a_user_error_prints_its_message_and_exits_with_1():
     code = (
         "from finegrain.core import process\nfrom finegrain.core.errors import UserError\n"
         "def main(): raise UserError('lr: -1 is bad')\nprocess.run_main(main)"
@@ -23,14 +23,14 @@ def test_a_user_error_is_its_message_and_exit_1():
     assert (done.returncode, done.stderr, done.stdout) == (1, "error: lr: -1 is bad\n", "")
 
 
-INTERRUPTED = "os.kill(os.getpid(), signal.SIGINT), time.sleep(5)"
+INTERRUPT = "os.kill(os.getpid(), signal.SIGINT), time.sleep(5)"
 
 
-def interrupted(end: str, **environment: str) -> tuple[int, str]:
-    """Exit status and words of a script that imports ``stage`` and then does what ``end`` says."""
+def run_script(end: str, **environment: str) -> tuple[int, str]:
+    """Exit status and standard error of a script that imports ``process`` and then runs the code ``end``."""
     code = (
         "import os, signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"from finegrain.core import process\n{end}"  # set, as a background job ignores the signal
+        f"from finegrain.core import process\n{end}"  # a background job would ignore the signal
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -40,13 +40,14 @@ def interrupted(end: str, **environment: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("environment", [{}, {"DVC_STAGE": "train@resnet18-0"}])
-def test_ctrl_c_is_one_line_and_the_shell_s_exit_status(environment):
-    found = interrupted(f"process.run_main(lambda: ({INTERRUPTED}))", **environment)
-    assert found == (130, "interrupted; `dvc repro` goes on from here\n")
+def test_ctrl_c_prints_one_line_and_exits_with_130(environment):
+    status, stderr = run_script(f"process.run_main(lambda: ({INTERRUPT}))", **environment)
+    assert status == 130 and stderr.count("\n") == 1
+    assert stderr.startswith("interrupted; `dvc repro`")
 
 
-def test_ctrl_c_while_a_stage_imports_is_no_traceback():
-    assert interrupted(INTERRUPTED, DVC_STAGE="train@resnet18-0") == (-signal.SIGINT, "")
+def test_ctrl_c_while_a_stage_imports_prints_no_traceback():
+    assert run_script(INTERRUPT, DVC_STAGE="train@resnet18-0") == (-signal.SIGINT, "")
 
 
 def test_a_stage_ends_with_dvc_even_while_it_imports():
@@ -73,18 +74,18 @@ def test_a_stage_ends_with_dvc_even_while_it_imports():
 
 
 @pytest.mark.parametrize("number", sorted(process.REMEDIES))
-def test_what_the_system_refuses_is_one_message_with_file_and_cure(number):
-    def refused():
+def test_an_error_of_the_system_is_one_message_with_file_and_fix(number):
+    def failing():
         raise OSError(number, os.strerror(number), "models/sample/resnet18-0.safetensors")
 
     with pytest.raises(SystemExit) as caught:
-        process.run_main(refused)
+        process.run_main(failing)
     message = str(caught.value)
     assert message.startswith("error: models/sample/resnet18-0.safetensors: ") and "\n" not in message
     assert process.REMEDIES[number] in message and os.strerror(number) in message
 
 
-def test_an_error_of_the_program_keeps_its_traceback():
+def test_a_bug_keeps_its_traceback():
     def broken():
         raise OSError(errno.EBADF, "a bug")
 
@@ -93,8 +94,8 @@ def test_an_error_of_the_program_keeps_its_traceback():
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_every_script_imports_it_before_anything_slow(name):
-    """A kill of dvc during the seconds that torch needs would leave the stage running otherwise."""
+def test_every_script_imports_process_first(name):
+    """Otherwise a stage would survive a kill of dvc during the seconds in which torch is imported."""
     lines = (ROOT / script_of(name)).read_text().splitlines()
     imports = [line for line in lines if line.startswith(("import ", "from "))]
     assert imports[0].startswith("from finegrain.core import process ")

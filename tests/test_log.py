@@ -1,0 +1,17 @@
+"""Messages go to standard error, and only the main process prints."""
+
+from finegrain.core import log
+
+
+def test_messages_and_bars_go_to_stderr(capsys):
+    log.info("12 images rejected")
+    assert list(log.progress_bar([1, 2], total=2, label="pack")) == [1, 2]
+    captured = capsys.readouterr()
+    assert captured.err == "12 images rejected\n" and captured.out == ""  # a log file gets no bar so soon
+
+
+def test_other_processes_print_nothing(capsys, monkeypatch):
+    monkeypatch.setattr(log, "IS_MAIN_PROCESS", False)
+    log.info("12 images rejected")
+    assert capsys.readouterr().err == ""
+    assert log.progress_bar([], total=0, label="pack").disable
