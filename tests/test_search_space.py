@@ -1,4 +1,4 @@
-"""What a sweep may try, as typed; and what is drawn from it."""
+"""The search space as the user types it, and the values that are sampled from it."""
 
 import json
 import math
@@ -17,7 +17,7 @@ NOW = params.load_yaml(ROOT / "params.yaml")
 
 
 @pytest.mark.parametrize(
-    ("text", "meant"),
+    ("text", "expected"),
     [
         ("lr=1e-4..1e-1:log", FloatDistribution(1e-4, 1e-1, log=True)),
         ("label_smoothing=0..0.2", FloatDistribution(0, 0.2)),
@@ -36,11 +36,11 @@ NOW = params.load_yaml(ROOT / "params.yaml")
         ("weights=../a.safetensors", CategoricalDistribution(['"../a.safetensors"'])),
     ],
 )
-def test_ranges_and_choices(text, meant):
+def test_ranges_and_choices(text, expected):
     name = text.split("=")[0]
-    found = search_space.parse_space([text], NOW)
-    assert found == {name: meant}
-    search_space.reject_impossible(found, NOW)
+    space = search_space.parse_space([text], NOW)
+    assert space == {name: expected}
+    search_space.reject_impossible(space, NOW)
 
 
 def test_a_range_is_of_real_numbers_where_params_yaml_writes_one_without_a_point():
@@ -53,16 +53,15 @@ def test_a_range_is_of_real_numbers_where_params_yaml_writes_one_without_a_point
 def test_the_settings_for_all_trials_are_part_of_what_is_checked(project):
     shutil.copy(ROOT / "params.yaml", project)
     assert search_space.load_with_overrides([]) == NOW
-    settings = ["batch_size=12", "lr=1e-3", "seeds=[0,1]", "phases.all.part=head"]
+    settings = ["batch_size=12", "lr=1e-3", "seeds=[0,1]", "phases.all.trainable=head"]
     phase = {**NOW["phases"]["all"], "trainable": "head"}
     now = search_space.load_with_overrides(settings)
     assert now == {**NOW, "batch_size": 12, "lr": 0.001, "seeds": [0, 1], "phases": {"all": phase}}
     search_space.reject_impossible(search_space.parse_space(["devices=2,3"], now), now)
     with pytest.raises(UserError, match="devices=3: batch_size: 16 images must be divisible by 3"):
         search_space.reject_impossible(search_space.parse_space(["devices=2,3"], NOW), NOW)
-    assert (
-        search_space.load_with_overrides(["devices=3", "batch_size=12"])["devices"] == 3
-    )  # neither would do alone
+    together = search_space.load_with_overrides(["devices=3", "batch_size=12"])  # devices=3 alone is invalid
+    assert together["devices"] == 3
     assert params.load_yaml() == NOW
 
 
@@ -71,15 +70,15 @@ def test_the_settings_for_all_trials_are_part_of_what_is_checked(project):
     [
         (["models=[resnet19]"], r"params.yaml --set models=\[resnet19\]: models.0: .*did you mean"),
         (["devices=3"], "--set devices=3: batch_size: 16 images must be divisible by 3"),
-        (["nope=1"], r"--set nope=1: `dvc exp run -S` would not take it \(Could not override 'nope'.\)"),
-        (["lr=0.1,0.2"], "--set lr=0.1,0.2: `dvc exp run -S` would not take it"),
-        (["lr=range(1,3)"], r"--set lr=range\(1,3\): `dvc exp run -S` would not take it"),
-        (["lr='"], "--set lr=': `dvc exp run -S` would not take it"),
-        (["weights=${nope}"], "`dvc exp run -S` would not take it"),
+        (["nope=1"], r"--set nope=1: `dvc exp run -S` would reject it \(Could not override 'nope'.\)"),
+        (["lr=0.1,0.2"], "--set lr=0.1,0.2: `dvc exp run -S` would reject it"),
+        (["lr=range(1,3)"], r"--set lr=range\(1,3\): `dvc exp run -S` would reject it"),
+        (["lr='"], "--set lr=': `dvc exp run -S` would reject it"),
+        (["weights=${nope}"], "`dvc exp run -S` would reject it"),
         (["+nope=1"], r"--set \+nope=1: unknown key 'nope'"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_before_anything_runs(settings, message, project):
+def test_impossible_settings_are_rejected_before_anything_runs(settings, message, project):
     shutil.copy(ROOT / "params.yaml", project)
     with pytest.raises(UserError, match=message):
         search_space.load_with_overrides(settings)
@@ -94,11 +93,11 @@ def test_settings_that_cannot_be_are_refused_before_anything_runs(settings, mess
         (["lr=0..1:log"], "a range on the log scale must begin above 0"),
         (["lr=1..0.1"], "lr: 1..0.1 must begin below its end"),
         (["lr=1..nan"], "must begin below its end"),
-        (["lr=1..2..3"], "lr: 1..2..3 is no range"),
-        (["lr=a..b"], "is no range; write LOW..HIGH"),
-        (["lr=1..2:ln"], "ln is no scale"),
+        (["lr=1..2..3"], "lr: 1..2..3 is not a range"),
+        (["lr=a..b"], "is not a range; write LOW..HIGH"),
+        (["lr=1..2:ln"], "ln is not a scale"),
         (["batch_size=8,8"], "batch_size: 8,8 has a value twice"),
-        (["batch_size=8]"], "is no list of values"),
+        (["batch_size=8]"], "is not a list of values"),
         (["learning_rate=1,2"], "params.yaml has no learning_rate"),
         (["lr.all=1,2"], "params.yaml has no lr.all"),
         (["lr.all=1..2"], "params.yaml has no lr.all"),
@@ -107,41 +106,40 @@ def test_settings_that_cannot_be_are_refused_before_anything_runs(settings, mess
         (["label_smoothing=0..2"], "label_smoothing=2.0: label_smoothing: 2.0: input should be less"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_runs(texts, message):
+def test_an_impossible_space_is_rejected_before_anything_runs(texts, message):
     with pytest.raises(UserError, match=message):
         search_space.reject_impossible(search_space.parse_space(texts, NOW), NOW)
 
 
-TRIED = search_space.parse_space(
+SPACE = search_space.parse_space(
     ["lr=1e-4..1e-2:log", "phases.all.epochs=2..8", "augment.flip=true,false"], NOW
 )
 
 
-def ask(trials, sampler="tpe", seed=0):
-    return search_space.next_values(TRIED, NOW, trials, sampler, seed)
+def next_values(trials, sampler="tpe", seed=0):
+    return search_space.next_values(SPACE, NOW, trials, sampler, seed)
 
 
-def test_the_first_trial_is_params_yaml_as_it_stands_where_that_is_in_the_space():
-    assert ask([]) == {"lr": "0.001", "phases.all.epochs": "4", "augment.flip": "true"}
+def test_the_first_trial_has_the_values_of_params_yaml_if_they_are_in_the_space():
+    assert next_values([]) == {"lr": "0.001", "phases.all.epochs": "4", "augment.flip": "true"}
     elsewhere = search_space.parse_space(["lr=0.1..0.2"], NOW)
     assert 0.1 <= float(search_space.next_values(elsewhere, NOW, [], "random", 0)["lr"]) <= 0.2
-    assert (
-        search_space.current_values(search_space.parse_space(["ema_decay=0.9..0.99"], NOW), NOW) is None
-    )  # null is no number
+    decay = search_space.parse_space(["ema_decay=0.9..0.99"], NOW)
+    assert search_space.current_values(decay, NOW) is None  # null is not a number
 
 
-def test_drawn_values_are_in_the_space_and_as_params_yaml_takes_them():
-    trials = [Trial(0, ask([]), "done", 0.5, 1.0, 10)]
+def test_sampled_values_are_in_the_space_and_in_the_form_of_params_yaml():
+    trials = [Trial(0, next_values([]), "done", 0.5, 1.0, 10)]
     for number in range(1, 30):
-        values = ask(trials, "random" if number % 2 else "tpe")
-        lr, epochs, flip = (json.loads(values[name]) for name in TRIED)
+        values = next_values(trials, "random" if number % 2 else "tpe")
+        lr, epochs, flip = (json.loads(values[name]) for name in SPACE)
         assert 1e-4 <= lr <= 1e-2 and len(f"{lr:.3e}") == 9 and float(f"{lr:.4g}") == lr
         assert epochs in range(2, 9) and flip in (True, False)
         trials.append(Trial(number, values, "failed" if number % 5 == 0 else "done", lr, 1.0, 10))
     assert len({trial.values["lr"] for trial in trials}) == 30
 
 
-def test_a_range_s_ends_may_have_more_digits_than_what_is_drawn():
+def test_the_ends_of_a_range_may_have_more_digits_than_sampled_values():
     narrow = search_space.parse_space(["lr=0.00123456..0.00123457"], NOW)
     trials: list[Trial] = []
     for number in range(5):
@@ -150,7 +148,7 @@ def test_a_range_s_ends_may_have_more_digits_than_what_is_drawn():
         trials.append(Trial(number, values, "done", 0.5, 1.0, 10))
 
 
-def test_params_yaml_is_tried_with_all_its_digits():
+def test_the_value_of_params_yaml_keeps_all_its_digits():
     now = {**NOW, "lr": 0.00123456789}
     assert search_space.next_values(search_space.parse_space(["lr=1e-4..1e-2"], NOW), now, [], "tpe", 0) == {
         "lr": "0.00123456789"
@@ -158,18 +156,18 @@ def test_params_yaml_is_tried_with_all_its_digits():
 
 
 def test_the_same_trials_are_followed_by_the_same_one():
-    trials = [Trial(i, ask([]), "done", 0.1 * i, 1.0, 10) for i in range(3)]
-    assert ask(trials) == ask(trials) != ask(trials, seed=1)
-    assert ask(trials) != ask(trials[:2])
+    trials = [Trial(i, next_values([]), "done", 0.1 * i, 1.0, 10) for i in range(3)]
+    assert next_values(trials) == next_values(trials) != next_values(trials, seed=1)
+    assert next_values(trials) != next_values(trials[:2])
 
 
-def test_tpe_draws_where_trials_were_good():
-    """Only the rate counts here, and 1e-3 is best: at random it is off by half a factor of ten on average."""
+def test_tpe_samples_where_trials_were_good():
+    """Only the learning rate matters, 1e-3 is best: at random it is half a factor of ten away on average."""
     late = []
     for seed in range(3):
         trials: list[Trial] = []
         for number in range(40):
-            values = ask(trials, seed=seed)
+            values = next_values(trials, seed=seed)
             off = abs(math.log10(float(values["lr"])) + 3)
             trials.append(Trial(number, values, "done", 1 - off, off, 10))
         late += [trial.loss for trial in trials[20:]]

@@ -1,4 +1,4 @@
-"""Trials by real DVC experiments, broken off and gone on with; the figure of what mattered."""
+"""Trials as DVC experiments, interrupted and continued; their summary and importance plot."""
 
 import argparse
 import json
@@ -16,6 +16,7 @@ import pytest
 from clone import TINY, Clone
 from params_file import write_params
 from pipeline import ROOT
+from stub_stages import stages_run
 
 from finegrain import cli
 from finegrain.config import params
@@ -31,7 +32,7 @@ TRIED = search_space.parse_space(
 
 
 def trials(count: int, seed: int = 0) -> list[Trial]:
-    """In which only the rate matters."""
+    """Trials in which only the learning rate matters."""
     rng, made = np.random.default_rng(seed), []
     for number in range(count):
         log_lr = rng.uniform(-4, -2)
@@ -42,7 +43,7 @@ def trials(count: int, seed: int = 0) -> list[Trial]:
     return made
 
 
-def test_what_mattered_is_found():
+def test_importances_find_the_parameter_that_matters():
     shares = importance_plot.importances(TRIED, trials(30))
     assert shares["lr"] > 0.8 and sum(shares.values()) == pytest.approx(1)
     assert importance_plot.importances(TRIED, trials(7)) == {}
@@ -50,12 +51,14 @@ def test_what_mattered_is_found():
     assert importance_plot.importances(TRIED, same) == {}
 
 
-def test_the_figure_has_a_panel_for_each_parameter_the_first_being_what_mattered_most():
+def test_the_plot_has_a_panel_for_each_parameter_the_most_important_first():
     made = trials(30)
     figure = importance_plot.importance_plot(TRIED, made)
-    course, first, *rest = (axes for axes in figure.axes if axes.get_visible() and axes.get_title(loc="left"))
-    assert course.get_title(loc="left").startswith("30 trials")
-    assert re.match(r"lr: \d\d% of the spread", first.get_title(loc="left")) and first.get_xscale() == "log"
+    history, first, *rest = (
+        axes for axes in figure.axes if axes.get_visible() and axes.get_title(loc="left")
+    )
+    assert history.get_title(loc="left").startswith("30 trials")
+    assert re.match(r"lr: importance \d\d%", first.get_title(loc="left")) and first.get_xscale() == "log"
     assert len(rest) == 2
     dots = first.collections[0].get_offsets()
     assert sorted(dots[:, 0]) == pytest.approx(sorted(float(trial.values["lr"]) for trial in made))
@@ -66,49 +69,52 @@ def test_the_figure_has_a_panel_for_each_parameter_the_first_being_what_mattered
     )
 
 
-def test_the_summary_says_how_sure_the_order_is(tmp_path):
-    book = TrialLog(tmp_path / "tune", {}, trials(12))
-    book.trials[3].state = "failed"
-    text = sweep.summary(book).replace("\N{NO-BREAK SPACE}", " ")
-    best = min(book.done, key=lambda trial: trial.rank)
+def test_the_summary_counts_the_trials_as_good_as_the_best(tmp_path):
+    trial_log = TrialLog(tmp_path / "tune", {}, trials(12))
+    trial_log.trials[3].state = "failed"
+    text = sweep.summary(trial_log).replace("\N{NO-BREAK SPACE}", " ")
+    best = min(trial_log.done, key=lambda trial: trial.rank)
     assert f"| tune-{best.number:03d} | {best.top1:.2%}".replace("%", " %") in text
-    # of 100 images 80 or so are right: the interval reaches some 9 points down
-    close = sum(trial.top1 > best.top1 - 0.09 for trial in book.done)
+    # about 80 of 100 images are correct: the interval reaches some 9 points down
+    close = sum(trial.top1 > best.top1 - 0.09 for trial in trial_log.done)
     assert 0 < close < 11
-    assert text.count("11 trials (1 more failed).") == text.count(f"apart: {close - 1} others.") == 1
-    for trial in book.trials:
+    assert text.count("11 trials (1 more failed).") == 1
+    assert text.count(f"separate trials: {close - 1} others.") == 1
+    for trial in trial_log.trials:
         trial.state = "failed"
-    assert sweep.summary(book) == "12 trials, all of them failed.\n"
+    assert sweep.summary(trial_log) == "12 trials, all of them failed.\n"
 
 
 def args(*words: str) -> argparse.Namespace:
     return cli.build_parser().parse_args(["sweep", *words])
 
 
-def test_a_sweep_goes_on_only_with_the_same_question_and_in_one_process(project):
-    about = {"space": ["lr=1..2"], "set": [], "sampler": "tpe", "seed": 0, "of": "x"}
-    with sweep._open_log(Path("sweeps/tune"), about) as book:
-        book.trials.append(Trial(0, {"lr": "1.0"}))
-        book.write()
+def test_a_sweep_continues_only_with_the_same_settings_and_in_one_process(project):
+    settings = {"space": ["lr=1..2"], "set": [], "sampler": "tpe", "seed": 0, "of": "x"}
+    with sweep._open_log(Path("sweeps/tune"), settings) as trial_log:
+        trial_log.trials.append(Trial(0, {"lr": "1.0"}))
+        trial_log.write()
         with pytest.raises(UserError, match="sweeps/tune: this sweep is running already"):
-            with sweep._open_log(Path("sweeps/tune"), about):
+            with sweep._open_log(Path("sweeps/tune"), settings):
                 pass
-    with sweep._open_log(Path("sweeps/tune"), about) as book:
-        assert book.trials == [Trial(0, {"lr": "1.0"})]
+    with sweep._open_log(Path("sweeps/tune"), settings) as trial_log:
+        assert trial_log.trials == [Trial(0, {"lr": "1.0"})]
     for key, value, named in (("space", ["lr=1..3"], "space"), ("of", "y", "code, dvc.yaml or params.yaml")):
-        with pytest.raises(UserError, match=f"was begun with another {named}; give this sweep another name"):
-            with sweep._open_log(Path("sweeps/tune"), about | {key: value}):
+        with pytest.raises(
+            UserError, match=f"was started with another {named}; give this sweep another name"
+        ):
+            with sweep._open_log(Path("sweeps/tune"), settings | {key: value}):
                 pass
 
 
 @pytest.mark.parametrize("name", ["../x", "1", "a b", "-x", ""])
-def test_a_name_that_is_no_experiment_s_is_refused(name, capsys):
+def test_a_name_that_no_experiment_can_have_is_rejected(name, capsys):
     with pytest.raises(SystemExit):
         args(name, "lr=1..2")
 
 
 class Experiments:
-    """In the place of DVC: those that there are, by name, and whether running one saves it and ends well."""
+    """A stand-in for DVC: experiments by name, whether running one saves it, and its exit status."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: dict[str, revision.ValidationResult] = {}
@@ -141,22 +147,22 @@ def states() -> list[str]:
 
 
 def test_an_experiment_that_another_dvc_has_saved_meanwhile_is_the_trial_s_result(experiments):
-    """DVC asks at the start alone whether the name is free: the later of two has failed."""
+    """DVC checks only at the start whether the name is free: the later of two fails."""
     experiments.exits = 255
     assert sweep.run(args("tune", "lr=1e-4..1e-2", "--trials", "1")) == 0
     assert states() == ["done"]
 
 
 def test_trials_that_failed_last_are_tried_again(experiments, capsys):
-    """As of a disk that was full: the first one too, which the others are to beat."""
-    asked = args("tune", "lr=1e-4..1e-2", "--trials", "4")
+    """Such as after a full disk: the first one too, the baseline of the others."""
+    arguments = args("tune", "lr=1e-4..1e-2", "--trials", "4")
     experiments.saves, experiments.exits = False, 1
-    with pytest.raises(UserError, match="full disk, mend it and run this again: they are tried again"):
-        sweep.run(asked)
+    with pytest.raises(UserError, match="full disk, fix it and run this again: they are tried again"):
+        sweep.run(arguments)
     assert states() == ["failed"] * 3 and "3 trials, all of them failed." in capsys.readouterr().out
     failed = json.loads(Path("sweeps/tune/trials.json").read_text())["trials"]
     experiments.saves, experiments.exits = True, 0
-    assert sweep.run(asked) == 0
+    assert sweep.run(arguments) == 0
     assert states() == ["done"] * 4 and experiments.ran[3:] == [f"tune-00{number}" for number in range(4)]
     done = json.loads(Path("sweeps/tune/trials.json").read_text())["trials"]
     assert [trial["values"] for trial in done[:3]] == [trial["values"] for trial in failed]
@@ -164,14 +170,14 @@ def test_trials_that_failed_last_are_tried_again(experiments, capsys):
 
 
 def test_a_failure_before_the_last_result_is_not_tried_again(experiments):
-    about = {"space": ["lr=1..2"], "set": [], "sampler": "tpe", "seed": 0, "of": "x"}
-    with sweep._open_log(Path("sweeps/tune"), about) as book:
+    settings = {"space": ["lr=1..2"], "set": [], "sampler": "tpe", "seed": 0, "of": "x"}
+    with sweep._open_log(Path("sweeps/tune"), settings) as trial_log:
         for number, state in enumerate(["failed", "done", "failed", "failed", "running"]):
-            book.trials.append(Trial(number, {"lr": "1.0"}, state, 0.5, 1.0, 100))
-        book.write()
-    with sweep._open_log(Path("sweeps/tune"), about) as book:
-        assert [trial.state for trial in book.trials] == ["failed", "done", *["running"] * 3]
-        assert book.running is book.trials[2]
+            trial_log.trials.append(Trial(number, {"lr": "1.0"}, state, 0.5, 1.0, 100))
+        trial_log.write()
+    with sweep._open_log(Path("sweeps/tune"), settings) as trial_log:
+        assert [trial.state for trial in trial_log.trials] == ["failed", "done", *["running"] * 3]
+        assert trial_log.unfinished is trial_log.trials[2]
 
 
 def test_the_summary_comes_before_the_error(experiments, capsys):
@@ -184,7 +190,7 @@ def test_the_summary_comes_before_the_error(experiments, capsys):
     assert "| tune-000 | 50.00" in printed and "1 trials (3 more failed)" in printed
 
 
-def test_what_holds_for_all_trials_is_checked_with_the_space_before_the_first(experiments):
+def test_the_settings_for_all_trials_are_checked_with_the_space_before_the_first(experiments):
     for words, message in (
         (["--set", "models=[resnet19]"], "models.0: .*did you mean"),
         (["--set", "devices=3"], "batch_size: 16 images must be divisible by 3 devices"),
@@ -197,7 +203,7 @@ def test_what_holds_for_all_trials_is_checked_with_the_space_before_the_first(ex
 
 @pytest.mark.parametrize("lock", repair.LOCK_TABLES)
 def test_a_lock_that_a_killed_dvc_left_empty_is_removed_before_a_trial(lock, experiments):
-    """And no other: there dvc tells by the process whether it is old."""
+    """And no other: in a complete one dvc sees by the process whether it is stale."""
     lock.parent.mkdir(parents=True)
     lock.write_text("{}")
     assert sweep.run(args("tune", "lr=1e-4..1e-2", "--trials", "1")) == 0
@@ -223,9 +229,11 @@ def outlived(processes: list[psutil.Process], seconds: float = 5) -> list[psutil
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl")
-def test_what_it_runs_ends_when_it_is_killed_alone():
+def test_its_experiment_ends_when_the_sweep_alone_is_killed():
     child = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-    parent = f"import sys; from finegrain import sweep; sweep._waited_for([sys.executable, '-c', {child!r}])"
+    parent = (
+        f"import sys; from finegrain.search import sweep; sweep._wait_for([sys.executable, '-c', {child!r}])"
+    )
     running = subprocess.Popen(
         [sys.executable, "-c", parent], cwd=ROOT / "src", stdout=subprocess.PIPE, text=True
     )
@@ -241,8 +249,8 @@ def test_what_it_runs_ends_when_it_is_killed_alone():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl")
-def test_what_it_runs_does_not_begin_when_it_has_been_killed_meanwhile():
-    """Before the new process had asked to end with it."""
+def test_its_experiment_does_not_start_when_the_sweep_was_killed_first():
+    """Killed before the new process asked Linux to end with it."""
     another = os.getppid()
     done = subprocess.run(
         [sys.executable, "-c", "print('on')"], preexec_fn=sweep._end_with(another), capture_output=True
@@ -250,34 +258,42 @@ def test_what_it_runs_does_not_begin_when_it_has_been_killed_meanwhile():
     assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, b"")
 
 
+@pytest.fixture
+def clone(stubbed, tmp_path) -> Clone:
+    made = stubbed.copied(tmp_path / "clone")
+    made.environment["PYTHONPATH"] = str(ROOT / "src")
+    return made
+
+
 @pytest.mark.slow
-def test_trials_are_experiments_and_one_that_was_broken_off_goes_on(tmp_path_factory, ran):
+def test_trials_are_experiments_and_an_interrupted_one_is_run_again(clone):
     """Killed alone, in the middle of a training, which ends with it; and dvc's locks are left empty."""
-    clone = ran.copied(tmp_path_factory.mktemp("sweep") / "mine")
-    write_params(clone.folder, **TINY, checkpoint_seconds=0.2, phases__all__epochs=2)
-    clone.commit("longer")
+    write_params(clone.folder, **TINY, phases__all__epochs=2)
+    clone.commit("not run")
     base = f"{sys.executable} -m finegrain.cli sweep tune lr=1e-4..1e-2:log batch_size=8,16 --trials 2"
-    clone.environment["PYTHONPATH"] = str(ROOT / "src")
-    record = clone.folder / "sweeps/tune/trials.json"
+    record, hold = clone.folder / "sweeps/tune/trials.json", clone.folder / ".checkpoints/hold"
+    hold.parent.mkdir()
+    hold.touch()
     running = subprocess.Popen(
         base.split(), cwd=clone.folder, env=clone.environment, stderr=subprocess.DEVNULL
     )
-    state = None
+    held = hold.with_name("held")
     for _ in range(1200):
-        state = next(clone.folder.glob(".checkpoints/*/checkpoint.pt"), None)
-        if state:
+        if held.exists():
             break
         time.sleep(0.05)
     started = psutil.Process(running.pid).children(recursive=True)
     running.kill()
     running.wait()
     assert len(started) > 1 and not outlived(started)  # dvc and the training
+    hold.unlink()
     for lock in repair.LOCK_TABLES:
         (clone.folder / lock).write_text("")
-    assert state and [trial["state"] for trial in json.loads(record.read_text())["trials"]] == ["running"]
+    assert held.exists() and [trial["state"] for trial in json.loads(record.read_text())["trials"]] == [
+        "running"
+    ]
 
     output = clone(base)
-    assert "resumed after epoch" in output
     assert clone("git status --porcelain") == ""  # the workspace is as it was
     kept = json.loads(record.read_text())["trials"]
     assert [trial["state"] for trial in kept] == ["done", "done"]
@@ -293,17 +309,15 @@ def test_trials_are_experiments_and_one_that_was_broken_off_goes_on(tmp_path_fac
     best = max(kept, key=lambda trial: (trial["top1"], -trial["loss"]))["number"]
     assert f"`dvc exp apply tune-{best:03d}`" in output
     clone("git clean -fdq")
-    assert "epoch" not in clone(base)  # nothing is left to do
+    assert not stages_run(clone(base))  # nothing is left to do
     record.unlink()
     assert "error: tune-000: there is an experiment, branch or tag of that name" in clone(base, code=1)
 
 
 @pytest.mark.slow
-def test_trials_that_fail_one_after_another_end_the_sweep(tmp_path_factory):
-    clone = Clone(tmp_path_factory.mktemp("failing") / "mine")
-    (clone.folder / "src/download.py").write_text("raise SystemExit('error: no such thing')\n")
+def test_trials_that_fail_one_after_another_end_the_sweep(clone):
+    (clone.folder / "src/train.py").write_text("raise SystemExit('error: no such thing')\n")
     clone.commit("break")
-    clone.environment["PYTHONPATH"] = str(ROOT / "src")
     output = clone(f"{sys.executable} -m finegrain.cli sweep bad lr=1e-4..1e-2", code=1)
     assert output.count("has failed") == 3 and "3 trials have failed one after another" in output
     assert "3 trials, all of them failed." in output

@@ -1,7 +1,8 @@
-"""What a sweep may try: parameters of params.yaml and their values, as the user types them.
+"""The space of a hyperparameter search: parameters of params.yaml and their values, as the user types them.
 
-``lr=1e-4..1e-1:log`` is a range (log: each factor of ten as likely), ``phases.all.epochs=4..12`` one of whole
-numbers, as epochs are, and ``batch_size=8,16,32`` or ``models=[resnet18],[resnet50]`` a choice.
+``lr=1e-4..1e-1:log`` is a range (log: each factor of ten is equally likely), ``phases.all.epochs=4..12`` a
+range of integers because the parameter takes no others, and ``batch_size=8,16,32`` or
+``models=[resnet18],[resnet50]`` a choice.
 """
 
 import copy
@@ -30,24 +31,25 @@ from finegrain.search.trial import Trial
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 COMPLETE, FAIL = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL
 STARTUP = 8
-"""Trials that are drawn at random before the others count."""
+"""Number of trials that are sampled at random before TPE takes over."""
 Space = dict[str, BaseDistribution]
+"""Distribution of each parameter; the choices of a categorical one are JSON text."""
 DIGITS = 4
-"""Of a number from a range: more would only make the experiments hard to read."""
+"""Significant digits of a value from a range; more would only make the experiments hard to read."""
 
 
 def load_with_overrides(settings: Sequence[str]) -> dict[str, Any]:
-    """Those of params.yaml, with the settings put in as `dvc exp run -S` does it: by DVC, in a copy.
+    """The parameters of params.yaml with settings applied by DVC, as `dvc exp run -S` does, to a copy.
 
     Raises:
-        UserError: DVC does not take a setting, or all together are no valid parameters.
+        UserError: DVC rejects a setting, or all together are not valid parameters.
     """
     from dvc.exceptions import DvcException
     from dvc.utils.hydra import apply_overrides
     from omegaconf.errors import OmegaConfBaseException
     from ruamel.yaml.error import YAMLError
 
-    found = params.load_yaml()
+    parameters = params.load_yaml()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(shutil.copy(paths.PARAMS, folder))
         for setting in settings:
@@ -55,19 +57,20 @@ def load_with_overrides(settings: Sequence[str]) -> dict[str, Any]:
                 apply_overrides(file, [setting])
             except (DvcException, OmegaConfBaseException, YAMLError) as error:
                 reason = str(error.__cause__ or error).splitlines()[0]
-                raise UserError(f"--set {setting}: `dvc exp run -S` would not take it ({reason})") from None
-            found = params.load_yaml(file)
-    params.validate(found, " ".join([str(paths.PARAMS), *(f"--set {setting}" for setting in settings)]))
-    return found
+                raise UserError(f"--set {setting}: `dvc exp run -S` would reject it ({reason})") from None
+            parameters = params.load_yaml(file)
+    params.validate(parameters, " ".join([str(paths.PARAMS), *(f"--set {setting}" for setting in settings)]))
+    return parameters
 
 
 def parse_space(texts: list[str], parameters: Mapping[str, Any]) -> Space:
-    """
+    """The space that the user describes, one text for each parameter.
+
     Args:
-        parameters: valid ones, which tell a range of whole numbers from one of real numbers.
+        parameters: valid ones; they decide whether a range is of integers or of real numbers.
 
     Raises:
-        UserError: a text is none of the forms above.
+        UserError: a text has none of the forms above.
     """
     space: Space = {}
     for text in texts:
@@ -76,8 +79,8 @@ def parse_space(texts: list[str], parameters: Mapping[str, Any]) -> Space:
             raise UserError(f"{text}: must be PARAMETER=VALUES, such as lr=1e-4..1e-1:log or batch_size=8,16")
         if name in space:
             raise UserError(f"{name}: is given twice")
-        ranged = ".." in values and not set(values) & set(",/")  # paths may hold .. too
-        space[name] = _range(name, values, parameters) if ranged else _choice(name, values)
+        is_range = ".." in values and not set(values) & set(",/")  # a path may hold .. too
+        space[name] = _range(name, values, parameters) if is_range else _choice(name, values)
     return space
 
 
@@ -86,9 +89,9 @@ def _range(name: str, text: str, parameters: Mapping[str, Any]) -> BaseDistribut
     try:
         low, high = (_number(end) for end in ends.split(".."))
     except ValueError:
-        raise UserError(f"{name}: {text} is no range; write LOW..HIGH or LOW..HIGH:log") from None
+        raise UserError(f"{name}: {text} is not a range; write LOW..HIGH or LOW..HIGH:log") from None
     if colon and scale != "log":
-        raise UserError(f"{name}: {scale} is no scale; a range may end in :log")
+        raise UserError(f"{name}: {scale} is not a scale; a range may end in :log")
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise UserError(f"{name}: {text} must begin below its end")
     if scale and low <= 0:
@@ -99,7 +102,7 @@ def _range(name: str, text: str, parameters: Mapping[str, Any]) -> BaseDistribut
 
 
 def _accepts(parameters: Mapping[str, Any], name: str, value: Any) -> bool:
-    """Whether params.yaml may have this value; the present one says less: a real number may be written 10."""
+    """Whether a parameter may have a value; its present value does not show that: a real number may be 10."""
     changed = _with_value(parameters, name, value)
     try:
         params.validate(changed, name)
@@ -109,7 +112,11 @@ def _accepts(parameters: Mapping[str, Any], name: str, value: Any) -> bool:
 
 
 def _with_value(parameters: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
-    """A copy with another value of a parameter that there is."""
+    """A copy with another value of an existing parameter.
+
+    Raises:
+        UserError: there is no such parameter.
+    """
     changed = copy.deepcopy(dict(parameters))
     _lookup(changed, name)
     *sections, last = name.split(".")
@@ -133,14 +140,15 @@ def _choice(name: str, text: str) -> BaseDistribution:
     except yaml.YAMLError:
         values = []
     if not isinstance(values, list) or not values:
-        raise UserError(f"{name}: {text} is no list of values; write them with commas, such as 8,16,32")
-    written = [json.dumps(_as_number(value), ensure_ascii=False) for value in values]
-    if len(set(written)) != len(written):
+        raise UserError(f"{name}: {text} is not a list of values; write them with commas, such as 8,16,32")
+    choices = [json.dumps(_as_number(value), ensure_ascii=False) for value in values]
+    if len(set(choices)) != len(choices):
         raise UserError(f"{name}: {text} has a value twice")
-    return CategoricalDistribution(written)
+    return CategoricalDistribution(choices)
 
 
 def _as_number(value: Any) -> Any:
+    """A number that YAML read as text, such as 1e-3; any other value as it is."""
     try:
         return _number(value) if isinstance(value, str) else value
     except ValueError:
@@ -148,30 +156,30 @@ def _as_number(value: Any) -> Any:
 
 
 def format_value(value: Any) -> str:
-    """A value, as `dvc exp run -S` and params.yaml take it."""
+    """A sampled value in the form that `dvc exp run -S` and params.yaml take."""
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _round(distribution: BaseDistribution, value: Any) -> Any:
-    """A number from a range with few digits, unless those lie beyond its ends."""
-    if not isinstance(distribution, FloatDistribution):
-        return value
-    short = float(f"{value:.{DIGITS}g}")
-    return short if distribution.low <= short <= distribution.high else value
-
-
 def parse_value(value: str) -> Any:
-    """What ``written`` wrote."""
+    """The value of a text from ``format_value``."""
     return json.loads(value)
 
 
+def _round(distribution: BaseDistribution, value: Any) -> Any:
+    """A value with few digits, unless these lie outside its range."""
+    if not isinstance(distribution, FloatDistribution):
+        return value
+    rounded = float(f"{value:.{DIGITS}g}")
+    return rounded if distribution.low <= rounded <= distribution.high else value
+
+
 def current_values(space: Space, parameters: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The values that params.yaml has now, as a sampler's; None where one is outside the space.
+    """The values that params.yaml has now, as a sampler returns them; None if one is outside the space.
 
     Raises:
         UserError: it has no such parameter.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, distribution in space.items():
         value = _lookup(parameters, name)
         if isinstance(distribution, CategoricalDistribution):
@@ -182,8 +190,8 @@ def current_values(space: Space, parameters: Mapping[str, Any]) -> dict[str, Any
             value = float(value)
         if not _contains(distribution, value):
             return None
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
 def _contains(distribution: BaseDistribution, value: Any) -> bool:
@@ -193,10 +201,10 @@ def _contains(distribution: BaseDistribution, value: Any) -> bool:
 
 
 def reject_impossible(space: Space, parameters: Mapping[str, Any]) -> None:
-    """Check every choice and both ends of every range before the first trial, each by itself.
+    """Check every choice and both ends of every range, each by itself.
 
     Raises:
-        UserError: params.yaml would be refused with one of them.
+        UserError: params.yaml would be invalid with one of them.
     """
     for name, distribution in space.items():
         if isinstance(distribution, CategoricalDistribution):
@@ -208,10 +216,17 @@ def reject_impossible(space: Space, parameters: Mapping[str, Any]) -> None:
 
 
 def _lookup(parameters: Mapping[str, Any], name: str) -> Any:
+    """The value of a dotted name.
+
+    Raises:
+        UserError: there is no such parameter.
+    """
     value: Any = parameters
     for key in name.split("."):
         if not isinstance(value, Mapping) or key not in value:
-            raise UserError(f"params.yaml has no {name}; name a parameter of it, with dots for its sections")
+            raise UserError(
+                f"params.yaml has no {name}; give one of its parameters, such as lr or phases.all.epochs"
+            )
         value = value[key]
     return value
 
@@ -219,33 +234,34 @@ def _lookup(parameters: Mapping[str, Any], name: str) -> Any:
 def next_values(
     space: Space, parameters: Mapping[str, Any], trials: Sequence[Trial], sampler: str, seed: int
 ) -> dict[str, str]:
-    """The values of the next trial, as ``written``; the same whenever the same trials went before.
+    """The values of the next trial, from ``format_value``; the same arguments always give the same values.
 
-    The first one is params.yaml as it stands, if that is in the space: what the others are to beat.
+    The first trial has the current values of params.yaml if they are in the space: a baseline for the others.
 
     Args:
-        sampler: random, or tpe: tree-structured Parzen estimator (Bergstra et al. 2011), which draws more
+        trials: all earlier trials, finished.
+        sampler: random, or tpe: tree-structured Parzen estimator (Bergstra et al. 2011), which samples more
             where trials were good.
     """
-    if not trials and (first := current_values(space, parameters)):
-        return {name: format_value(value) for name, value in first.items()}
-    drawing = seed * 1_000_003 + len(trials)
-    kinds = {
-        "random": lambda: optuna.samplers.RandomSampler(seed=drawing),
-        "tpe": lambda: optuna.samplers.TPESampler(seed=drawing, n_startup_trials=STARTUP),
+    if not trials and (current := current_values(space, parameters)):
+        return {name: format_value(value) for name, value in current.items()}
+    trial_seed = seed * 1_000_003 + len(trials)
+    samplers = {
+        "random": lambda: optuna.samplers.RandomSampler(seed=trial_seed),
+        "tpe": lambda: optuna.samplers.TPESampler(seed=trial_seed, n_startup_trials=STARTUP),
     }
-    drawn = build_study(space, trials, kinds[sampler]()).ask(space).params
-    return {name: format_value(_round(space[name], value)) for name, value in drawn.items()}
+    sampled = build_study(space, trials, samplers[sampler]()).ask(space).params
+    return {name: format_value(_round(space[name], value)) for name, value in sampled.items()}
 
 
 def build_study(
     space: Space, trials: Sequence[Trial], sampler: optuna.samplers.BaseSampler | None = None
 ) -> optuna.Study:
-    """The trials that have ended, as Optuna sees them."""
-    made = optuna.create_study(direction="maximize", sampler=sampler)
+    """An Optuna study of finished trials."""
+    study = optuna.create_study(direction="maximize", sampler=sampler)
     for trial in trials:
         values = {name: _sampled_value(space[name], trial.values[name]) for name in space}
-        made.add_trial(
+        study.add_trial(
             optuna.trial.create_trial(
                 state=COMPLETE if trial.state == "done" else FAIL,
                 value=trial.top1 if trial.state == "done" else None,
@@ -253,8 +269,9 @@ def build_study(
                 distributions=space,
             )
         )
-    return made
+    return study
 
 
 def _sampled_value(distribution: BaseDistribution, value: str) -> Any:
+    """The value that was sampled, from its text."""
     return value if isinstance(distribution, CategoricalDistribution) else parse_value(value)

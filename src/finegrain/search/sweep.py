@@ -1,7 +1,7 @@
-"""``finegrain sweep``: trials of other parameters, each a DVC experiment, the next one chosen by Optuna.
+"""The command ``finegrain sweep``: a hyperparameter search whose trials are DVC experiments chosen by Optuna.
 
-Trials are judged by the validation images alone. A sweep that was broken off goes on where it stood: what was
-asked, and how it ended, is in ``sweeps/<name>/trials.json``, and a broken training resumes by its checkpoint.
+Trials are compared by their validation result alone. An interrupted search continues where it stopped: its
+settings and results are in ``sweeps/<name>/trials.json``, and an interrupted run resumes from its checkpoint.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,52 +27,40 @@ from finegrain.search.trial import Trial, TrialLog
 
 FOLDER = Path("sweeps")
 FAILURES = 3
-"""So many failed trials, one after another, end the sweep."""
+"""Number of failed trials in a row that ends the search."""
 SHOWN = 5
+"""Number of trials in the table of the summary."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns the exit status: 1 where no trial has a result.
+    """Search, and print the best trials; returns the exit status: 1 if no trial has a result.
 
     Raises:
-        UserError: what is asked cannot be, or trials failed one after another.
+        UserError: the space or a setting is invalid, or ``FAILURES`` trials failed one after another.
     """
     with optional_deps.required_for("finegrain sweep"):
-        from finegrain.search import importance_plot, search_space
-    fixed = dict(_setting(text) for text in args.set)
-    now = search_space.load_with_overrides(args.set)
-    tried = search_space.parse_space(args.space, now)
-    search_space.reject_impossible(tried, now)
-    about = {
+        from finegrain.search import search_space
+    overrides = dict(_setting(text) for text in args.set)
+    parameters = search_space.load_with_overrides(args.set)
+    space = search_space.parse_space(args.space, parameters)
+    search_space.reject_impossible(space, parameters)
+    settings = {
         "space": args.space,
         "set": args.set,
         "sampler": args.sampler,
         "seed": args.seed,
-        "of": _inputs(),
+        "of": _code_hash(),
     }
-    until = time.monotonic() + 3600 * args.hours
-    failures = 0
-    with _open_log(FOLDER / args.name, about) as book:
-        while time.monotonic() < until and failures < FAILURES:
-            trial = book.running
-            if trial is None:
-                if len(book.trials) >= args.trials:
-                    break
-                trial = book.begin(search_space.next_values(tried, now, book.trials, args.sampler, args.seed))
-            _finish(book, trial, fixed)
-            failures = failures + 1 if trial.state == "failed" else 0
-            if len(book.done) > 1:
-                plot_style.save_png(
-                    importance_plot.importance_plot(tried, book.done), book.folder / "what_mattered.png"
-                )
-        print(summary(book), end="", flush=True)
+    with _open_log(FOLDER / args.name, settings) as trial_log:
+        failures = _run_trials(trial_log, space, parameters, overrides, args)
+        print(summary(trial_log), end="", flush=True)
         if failures == FAILURES:
             raise UserError(
                 f"{FAILURES} trials have failed one after another, see above. If the cause is outside the "
-                "project, such as a full disk, mend it and run this again: they are tried again. If it is in "
-                "src/, dvc.yaml, params.yaml or the values tried, mend it and give the sweep another name"
+                "project, such as a full disk, fix it and run this again: they are tried again. If it is in "
+                "src/, dvc.yaml, params.yaml or the values tried, fix it and give the sweep another name"
             )
-        return int(not book.done)
+        return int(not trial_log.done)
 
 
 def _setting(text: str) -> tuple[str, str]:
@@ -82,19 +70,19 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _inputs() -> str:
-    """Hash of all that a trial's result depends on but its values."""
+def _code_hash() -> str:
+    """Hash of everything that the result of a trial depends on except its values."""
     files = [paths.PARAMS, Path("dvc.yaml"), *sorted(Path("src").rglob("*.py"))]
     content = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files if file.is_file())
     return hashlib.sha256(content).hexdigest()
 
 
 @contextmanager
-def _open_log(folder: Path, about: dict[str, Any]) -> Iterator[TrialLog]:
-    """The record of a new sweep, or of one that goes on; by one process at a time.
+def _open_log(folder: Path, settings: dict[str, Any]) -> Iterator[TrialLog]:
+    """The log of a new search, or of one that continues; one process at a time can open it.
 
     Raises:
-        UserError: another process has it open, or it is of another space, code or params.yaml.
+        UserError: another process has it open, or it has other settings, such as code or params.yaml.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -102,44 +90,78 @@ def _open_log(folder: Path, about: dict[str, Any]) -> Iterator[TrialLog]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
-                f"{folder}: this sweep is running already; wait for it, or name another"
+                f"{folder}: this sweep is running already; wait for it, or give this one another name"
             ) from None
         file = folder / "trials.json"
         if not file.exists():
-            yield TrialLog(folder, about, [])
+            yield TrialLog(folder, settings, [])
             return
-        kept = file_io.read_json(file)
-        trials = [Trial(**trial) for trial in kept.pop("trials")]
-        if other := [key for key in about if kept.get(key) != about[key]]:
+        recorded = file_io.read_json(file)
+        trials = [Trial(**trial) for trial in recorded.pop("trials")]
+        if changed := [key for key in settings if recorded.get(key) != settings[key]]:
             names = {"of": "code, dvc.yaml or params.yaml", "set": "--set"}
-            what = ", ".join(names.get(key, key) for key in other)
-            raise UserError(f"{file}: was begun with another {what}; give this sweep another name")
-        book = TrialLog(folder, about, trials)
-        book.retry()
-        yield book
+            what = ", ".join(names.get(key, key) for key in changed)
+            raise UserError(f"{file}: was started with another {what}; give this sweep another name")
+        trial_log = TrialLog(folder, settings, trials)
+        trial_log.retry_last_failures()
+        yield trial_log
 
 
-def _finish(book: TrialLog, trial: Trial, fixed: dict[str, str]) -> None:
-    """Run a trial's experiment, unless it has ended before, and note its result."""
-    name = book.name(trial)
-    told = ", ".join(f"{key}={value}" for key, value in trial.values.items())
-    found: revision.ValidationResult | None
+def _run_trials(
+    trial_log: TrialLog,
+    space: dict[str, Any],
+    parameters: Mapping[str, Any],
+    overrides: Mapping[str, str],
+    args: argparse.Namespace,
+) -> int:
+    """Run trials until all are done, the time is up or too many fail; returns how many of the last failed.
+
+    Args:
+        space: a ``search_space.Space``.
+        parameters: those of params.yaml with the overrides.
+        overrides: values for all trials.
+        args: ``trials``, ``hours``, ``sampler`` and ``seed``.
+    """
+    from finegrain.search import importance_plot, search_space
+
+    deadline = time.monotonic() + 3600 * args.hours
+    failures = 0
+    while time.monotonic() < deadline and failures < FAILURES:
+        trial = trial_log.unfinished
+        if trial is None:
+            if len(trial_log.trials) >= args.trials:
+                break
+            values = search_space.next_values(space, parameters, trial_log.trials, args.sampler, args.seed)
+            trial = trial_log.start(values)
+        _finish(trial_log, trial, overrides)
+        failures = failures + 1 if trial.state == "failed" else 0
+        if len(trial_log.done) > 1:
+            figure = importance_plot.importance_plot(space, trial_log.done)
+            plot_style.save_png(figure, trial_log.folder / "what_mattered.png")
+    return failures
+
+
+def _finish(trial_log: TrialLog, trial: Trial, overrides: Mapping[str, str]) -> None:
+    """Run a trial's experiment, unless it has finished before, and record its result."""
+    name = trial_log.name(trial)
+    values = ", ".join(f"{key}={value}" for key, value in trial.values.items())
+    result: revision.ValidationResult | None
     try:
-        found = revision.validation_result(name)
+        result = revision.validation_result(name)
     except revision.NoSuchRevision:
-        log.info(f"trial {trial.number}: {told}")
-        found = _run_experiment(name, fixed | trial.values)
-    if found is None:
+        log.info(f"trial {trial.number}: {values}")
+        result = _run_experiment(name, {**overrides, **trial.values})
+    if result is None:
         trial.state = "failed"
-        log.info(f"trial {trial.number} has failed: {told}")
+        log.info(f"trial {trial.number} has failed: {values}")
     else:
-        trial.state, trial.top1, trial.loss, trial.images = "done", found.top1, found.loss, found.images
-        log.info(f"trial {trial.number}: validation top-1 {percent(found.top1)}: {told}")
-    book.write()
+        trial.state, trial.top1, trial.loss, trial.images = "done", result.top1, result.loss, result.images
+        log.info(f"trial {trial.number}: validation top-1 {percent(result.top1)}: {values}")
+    trial_log.write()
 
 
-def _run_experiment(name: str, values: dict[str, str]) -> revision.ValidationResult | None:
-    """Its result; None where it has failed."""
+def _run_experiment(name: str, values: Mapping[str, str]) -> revision.ValidationResult | None:
+    """Run a DVC experiment; returns None if it failed."""
     options = [word for key, value in values.items() for word in ("-S", f"{key}={value}")]
     repair.repair_unless_busy(dvc_only=True)
     failed = _wait_for([sys.executable, "-m", "dvc", "exp", "run", "--temp", "-n", name, *options])
@@ -154,7 +176,7 @@ def _run_experiment(name: str, values: dict[str, str]) -> revision.ValidationRes
 
 
 def _wait_for(command: Sequence[str]) -> int:
-    """Exit status. Ctrl-C reaches the command too, which has something to keep before it ends."""
+    """Run a command; returns its exit status. Ctrl-C reaches it too, so it can save a checkpoint first."""
     running = subprocess.Popen(command, preexec_fn=_end_with(os.getpid()))
     try:
         return running.wait()
@@ -164,41 +186,40 @@ def _wait_for(command: Sequence[str]) -> int:
 
 
 def _end_with(parent: int) -> Callable[[], None]:
-    """Make Linux end a new process when its parent is killed.
+    """A function for a new process that makes Linux end it when its parent is killed.
 
-    Else the experiment would go on unseen, and take the name from the one that the next sweep runs.
+    Otherwise the experiment would run on unnoticed, and take the name that the next sweep gives its own.
     """
 
-    def ask() -> None:
+    def end_with_parent() -> None:
         process.end_with_parent()
-        if os.getppid() != parent:
+        if os.getppid() != parent:  # the parent was killed before the line above
             os._exit(128 + signal.SIGTERM)
 
-    return ask
+    return end_with_parent
 
 
-def summary(book: TrialLog) -> str:
-    """The best trials as a Markdown table, and how sure that order is."""
-    ranked = sorted(book.done, key=lambda trial: trial.rank)
-    failed = sum(trial.state == "failed" for trial in book.trials)
+def summary(trial_log: TrialLog) -> str:
+    """The best trials as a Markdown table, and how many others are as good within the 95 % interval."""
+    ranked = sorted(trial_log.done, key=lambda trial: trial.rank)
+    failed = sum(trial.state == "failed" for trial in trial_log.trials)
     if not ranked:
         return f"{failed} trials, all of them failed.\n"
-    names = list(ranked[0].values)
+    best, names = ranked[0], list(ranked[0].values)
     rows = [
-        [book.name(trial), percent(trial.top1 or 0.0), *(trial.values[name] for name in names)]
+        [trial_log.name(trial), percent(trial.top1 or 0.0), *(trial.values[name] for name in names)]
         for trial in ranked[:SHOWN]
     ]
     table = [["experiment", "validation top-1", *names], ["---"] * (2 + len(names)), *rows]
-    best = ranked[0]
     low, high = metrics.wilson_interval((best.top1 or 0.0) * (best.images or 1), best.images or 1)
     close = sum((trial.top1 or 0.0) >= low for trial in ranked)
-    lines = [f"| {' | '.join(row)} |" for row in table]
     more = f" ({failed} more failed)" if failed else ""
+    lines = [f"| {' | '.join(row)} |" for row in table]
     lines += [
         "",
         f"{len(ranked)} trials{more}. Within the 95 % interval of the best, {percent(low, 1)} to "
-        f"{percent(high, 1)}, within which {best.images} validation images cannot tell trials apart: "
-        f"{close - 1} others. The best of many owes something to luck; `seeds` show how much.",
-        f"`dvc exp apply {book.name(best)}` takes it over; {book.folder}/what_mattered.png shows all.",
+        f"{percent(high, 1)}, within which {best.images} validation images cannot separate trials: "
+        f"{close - 1} others. The best of many is partly the best by chance; several `seeds` show how much.",
+        f"`dvc exp apply {trial_log.name(best)}` applies it; {trial_log.folder}/what_mattered.png shows all.",
     ]
     return "\n".join(lines) + "\n"

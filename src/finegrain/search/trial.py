@@ -1,4 +1,4 @@
-"""The trials of a sweep and their record on disk."""
+"""The trials of a hyperparameter search, and their log on disk."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,38 +11,41 @@ from finegrain.experiments import revision
 
 @dataclass
 class Trial:
+    """One set of values and its result; the result is None until the trial is done."""
+
     number: int
     values: dict[str, str]
-    """As `dvc exp run -S` takes them."""
+    """In the form that `dvc exp run -S` takes."""
     state: Literal["running", "done", "failed"] = "running"
     top1: float | None = None
-    """Of the best model on the validation images; ``loss`` alike."""
+    """Validation top-1 of the best model, in 0..1."""
     loss: float | None = None
+    """Validation loss of the same model."""
     images: int | None = None
-    """Of the validation split."""
+    """Number of validation images."""
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Sorts best first."""
+        """Sort key: the best trial comes first."""
         assert self.top1 is not None and self.loss is not None
         return -self.top1, self.loss
 
 
 @dataclass
 class TrialLog:
-    """A sweep's record on disk."""
+    """The record of a search on disk, ``trials.json``."""
 
     folder: Path
-    about: dict[str, Any]
+    settings: dict[str, Any]
+    """What the search must be continued with."""
     trials: list[Trial]
 
     def write(self) -> None:
-        file_io.write_json(
-            self.folder / "trials.json", {**self.about, "trials": [asdict(trial) for trial in self.trials]}
-        )
+        trials = [asdict(trial) for trial in self.trials]
+        file_io.write_json(self.folder / "trials.json", {**self.settings, "trials": trials})
 
     def name(self, trial: Trial) -> str:
-        """Of its experiment."""
+        """Name of the trial's DVC experiment."""
         return f"{self.folder.name}-{trial.number:03d}"
 
     @property
@@ -50,14 +53,15 @@ class TrialLog:
         return [trial for trial in self.trials if trial.state == "done"]
 
     @property
-    def running(self) -> Trial | None:
-        """The first one to run or to go on with."""
+    def unfinished(self) -> Trial | None:
+        """The first trial that has yet to run or was interrupted."""
         return next((trial for trial in self.trials if trial.state == "running"), None)
 
-    def begin(self, values: dict[str, str]) -> Trial:
-        """
+    def start(self, values: dict[str, str]) -> Trial:
+        """Add a trial.
+
         Raises:
-            UserError: its experiment's name is taken, as by a sweep whose record is gone.
+            UserError: the name of its experiment is taken, such as by a search whose log was deleted.
         """
         trial = Trial(len(self.trials), values)
         name = self.name(trial)
@@ -70,8 +74,8 @@ class TrialLog:
         self.write()
         return trial
 
-    def retry(self) -> None:
-        """Have those that failed since the last one with a result run again: the cause may be mended."""
+    def retry_last_failures(self) -> None:
+        """Mark the trials that failed after the last result to run again: their cause may be fixed."""
         for trial in reversed(self.trials):
             if trial.state == "done":
                 return
