@@ -20,7 +20,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed-app requirements-dev.txt .github/requ
 	$(VENV)/bin/pip install -q -r requirements-dev.txt
 	@touch $@
 
-.PHONY: help install app repro demo pr-report test test-fast check audit clean-checkpoints
+.PHONY: help install app repro demo pr-report test test-all test-fast check audit clean-checkpoints
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 install: $(VENV)/.installed ## Make the virtual environment and install everything
@@ -32,8 +32,10 @@ demo: $(VENV)/.installed-app ## Open a page on this machine that answers photos 
 	finegrain demo
 pr-report: $(VENV)/.installed ## What this branch changes (BASE=main), as its pull request's comment: pr-report.md
 	finegrain review --out pr-report.md $(REVIEW) -- "$$BASE"
-test: $(VENV)/.installed-dev ## Run every test
+test: $(VENV)/.installed-dev ## Run every test but the long ones, in five minutes on two cores
 	python -m pytest $(IN_PARALLEL)
+test-all: $(VENV)/.installed-dev ## Run every test, with random kills, toy benchmarks and queues
+	python -m pytest $(IN_PARALLEL) -m ""
 test-fast: $(VENV)/.installed-dev ## Run the tests that start no DVC pipeline
 	python -m pytest $(IN_PARALLEL) -m "not slow"
 check: $(VENV)/.installed-dev ## Lint, format check, types

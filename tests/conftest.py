@@ -26,7 +26,10 @@ CLASSES = ["bars", "dots", "plain"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: of several workers none then begins one when the others are done."""
+    """Long tests are slow too. Files with slow tests run first: no worker begins one when all others are done."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker("slow")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

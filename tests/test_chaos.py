@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.slow
-def test_runs_broken_off_at_random_end_with_the_same_files():
+@pytest.mark.long
+def test_runs_killed_at_random_end_with_the_same_files():
     """Under `dvc repro`, killed three times within the seconds that its stages need."""
     command = [sys.executable, "chaos.py", "--kills", "3", "--seed", "4", "--ways", "repro"]
     command += ["--quick", "--longest", "8"]
-    done = subprocess.run(
-        command, cwd=Path(__file__).parent / "helpers", capture_output=True, text=True, timeout=400
-    )
+    helpers = Path(__file__).with_name("helpers")
+    done = subprocess.run(command, cwd=helpers, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| kills survived | 3 |" in done.stdout
     assert "| files that differ | 0 |" in done.stdout

@@ -1,7 +1,6 @@
 """The comment that a pull request gets, on real git repositories with two branches."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ import yaml
 from clone import TINY
 from history import History
 from params_file import write_params
-from pipeline import ROOT
 
 from finegrain import cli
 from finegrain.core import file_io
@@ -268,36 +266,39 @@ def test_a_comment_keeps_within_the_limit(history, capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_on_the_real_pipeline(tmp_path_factory, ran):
-    """Trained on main and on a branch; the figures are those of git, and results of other code are told."""
-    clone = ran.copied(tmp_path_factory.mktemp("review") / "mine")
+def test_on_this_repository_s_pipeline(stubbed, tmp_path, monkeypatch, capsys):
+    """Run on main and on a branch; the plots are those of git, and results of other code are reported."""
+    clone = stubbed.copied(tmp_path / "mine")
     clone("git checkout -q -b change")
-    finegrain = f"PYTHONPATH={ROOT / 'src'} {sys.executable} -m finegrain.cli"
-    write_params(clone.folder, **TINY, lr=0.003)
+    monkeypatch.chdir(clone.folder)
+    write_params(clone.folder, **TINY, lr=0.004)
     clone.commit("not run")
-    early = clone(f"{finegrain} review main", code=1)
-    assert headline(early) == "The results are not those of this code"
+    status, early = comment(capsys)
+    assert status == 1 and headline(early) == "The results are not those of this code"
     assert "- `train@resnet18-0`: lr has changed\n" in early
 
     clone("dvc repro")
     clone.commit("run")
     theirs = clone.colleague(clone.folder, clone.folder.parent / "ci")  # without data, cache or main
     url = "https://example.org/raw/abc/"
-    text = theirs(f"{finegrain} review main --files-at {url}")
+    monkeypatch.chdir(theirs.folder)
+    status, text = comment(capsys, "--files-at", url)
+    assert status == 0
     assert re.match(r"(Really|Within) .*: resnet18 \([+−]\d+\.\d\) points of top-1\.$", headline(text))
     shown = re.findall(rf"!\[[^]]*\]\({url}(.*?)\)", text)
     assert {"reports/curves.png", "plots/sample/confusion/resnet18-0.png"} <= set(shown)
     assert all((theirs.folder / file).is_file() for file in shown)
     assert re.search(r"\| metrics/sample/resnet18-0.json \| test.loss +\| \d", text)
-    assert re.search(r"\| params.yaml \| lr +\| 0.001 +\| 0.003 +\|", text)
-    mine = clone(f"{finegrain} review main")
+    assert re.search(r"\| params.yaml \| lr +\| 0.001 +\| 0.004 +\|", text)
+    monkeypatch.chdir(clone.folder)
+    mine = comment(capsys)[1]
     assert "Which images flipped is not known" in text and "Which images flipped is not known" not in mine
     assert headline(mine) == headline(text)
 
 
 @pytest.mark.slow
-def test_stages_that_have_not_run_or_lack_what_git_keeps(tmp_path_factory, monkeypatch, ran):
-    clone = ran.copied(tmp_path_factory.mktemp("outdated") / "mine")
+def test_stages_that_have_not_run_or_lack_what_git_keeps(stubbed, tmp_path, monkeypatch):
+    clone = stubbed.copied(tmp_path / "mine")
     monkeypatch.chdir(clone.folder)
     assert stale.stale_stages() == {}
     lock = clone.folder / "dvc.lock"

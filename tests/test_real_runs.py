@@ -11,8 +11,9 @@ import yaml
 from chaos import processes
 from clone import TINY, Clone
 from params_file import write_params
-from recipes import shrunk
 from stub_stages import stages_run
+
+from recipes import shrunk
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +60,7 @@ def test_two_clones_give_the_same_bits_though_one_was_killed(tmp_path):
     assert stages_run(output) == {f"train@{RUN}", f"evaluate@{RUN}", "compare", "winner"}
     for path in SAME:
         assert (first.folder / path).read_bytes() == (second.folder / path).read_bytes(), path
-    assert not list((second.folder / ".checkpoints").glob("*/state.pt"))
+    assert not list((second.folder / ".checkpoints").glob("*/checkpoint.pt"))
 
 
 def test_a_temp_experiment_on_a_reference_recipe_runs_its_own_code_and_parameters(tmp_path):

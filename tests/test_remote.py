@@ -1,4 +1,4 @@
-"""Sharing through remotes: what docs/SHARING.md promises, by real dvc commands against an S3 server."""
+"""Sharing through remotes: what docs/SHARING.md promises, by real DVC with stub stages and an S3 server."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ import yaml
 from clone import TINY, Clone
 from moto.server import ThreadedMotoServer
 from params_file import write_params
-from test_dvc import stages_run
+from stub_stages import stages_run
 
 pytestmark = pytest.mark.slow
 
 RUN = "resnet18-0"
-AFTER_A_RATE = {f"train@{RUN}", f"evaluate@{RUN}", "compare", "winner"}
+AFTER_LR = {f"train@{RUN}", f"evaluate@{RUN}", "compare", "winner"}
 KEY, SECRET = secrets.token_hex(10), secrets.token_hex(20)
 ARCHIVE = "data/sample/archive/sample.zip"
 MODEL = [f"models/sample/{RUN}.safetensors", f"models/sample/{RUN}.json"]
@@ -82,8 +82,8 @@ class Team:
 
 
 @pytest.fixture(scope="module")
-def team(tmp_path_factory, bucket, ran) -> Team:
-    author = ran.copied(tmp_path_factory.mktemp("team") / "author")
+def team(tmp_path_factory, bucket, stubbed) -> Team:
+    author = stubbed.copied(tmp_path_factory.mktemp("team") / "author")
     author(f"dvc remote add -d team s3://{bucket.name}/finegrain")
     author(f"dvc remote modify team endpointurl {bucket.endpoint} && dvc remote modify team verify true")
     author.commit("share")
@@ -98,11 +98,16 @@ def team(tmp_path_factory, bucket, ran) -> Team:
 
 
 @pytest.fixture(scope="module")
-def pulled(team) -> Clone:
-    """A colleague who has pulled all there is."""
-    made = team.colleague("pulled")
+def puller(team) -> Clone:
+    """A colleague who has pulled all there is; to be copied."""
+    made = team.colleague("puller")
     made("dvc pull --allow-missing")
     return made
+
+
+@pytest.fixture
+def pulled(puller, tmp_path) -> Clone:
+    return puller.copied(tmp_path / "pulled")
 
 
 def same(one: Clone, other: Clone, paths: list[str]) -> bool:
@@ -167,9 +172,11 @@ def test_a_file_that_was_changed_in_the_bucket_is_refused(team, bucket):
     clone = team.colleague("wary")
     sidecar = (team.author.folder / MODEL[1]).read_bytes()
     bucket.put(f"finegrain/{key(sidecar)}", b"{}")
-    assert MODEL[1] in clone("dvc pull train", code=1)
+    try:
+        assert MODEL[1] in clone("dvc pull train", code=1)
+    finally:
+        bucket.put(f"finegrain/{key(sidecar)}", sidecar)
     assert not (clone.folder / MODEL[1]).exists()
-    bucket.put(f"finegrain/{key(sidecar)}", sidecar)
     clone("dvc pull train")
     assert same(team.author, clone, MODEL)
 
@@ -184,24 +191,24 @@ def test_one_model_without_a_clone(team, tmp_path):
 
 @pytest.fixture(scope="module")
 def faster(team) -> Clone:
-    """A colleague who has pushed an experiment with another rate."""
+    """A colleague who has pushed an experiment with another learning rate."""
     made = team.colleague("faster")
     output = made("dvc exp run --pull -n faster -S lr=0.003")
-    assert stages_run(output) == {"pack", *AFTER_A_RATE}  # `--pull` has fetched what these need
+    assert stages_run(output) == {"pack", *AFTER_LR}  # `--pull` has fetched what these need
     made("dvc exp push --run-cache origin faster")
     return made
 
 
-def test_an_experiment_of_a_colleague_is_taken_over_without_training(team, faster):
-    team.author("dvc exp pull origin faster && dvc exp apply faster")
-    assert yaml.safe_load((team.author.folder / "params.yaml").read_text())["lr"] == 0.003
-    assert not stages_run(team.author("dvc repro"))
-    assert same(team.author, faster, [*SHARED, f"metrics/sample/{RUN}.json", "reports/leaderboard.md"])
-    team.author("git checkout -q . && dvc checkout")
+def test_an_experiment_of_a_colleague_is_taken_over_without_training(team, faster, tmp_path):
+    author = team.author.copied(tmp_path / "author")
+    author("dvc exp pull origin faster && dvc exp apply faster")
+    assert yaml.safe_load((author.folder / "params.yaml").read_text())["lr"] == 0.003
+    assert not stages_run(author("dvc repro"))
+    assert same(author, faster, [*SHARED, f"metrics/sample/{RUN}.json", "reports/leaderboard.md"])
 
 
 def test_a_training_that_somebody_has_done_is_not_done_again(team, faster):
-    """By the run-cache: dvc.lock of this clone knows nothing of the rate."""
+    """By the run-cache: dvc.lock of this clone knows nothing of the learning rate."""
     clone = team.colleague("repeats")
     write_params(clone.folder, **{**TINY, "lr": 0.003})
     assert stages_run(clone(f"dvc repro --pull train@{RUN}")) == {"pack"}
@@ -210,24 +217,25 @@ def test_a_training_that_somebody_has_done_is_not_done_again(team, faster):
 
 def test_the_winner_is_fetched_by_its_version(team, tmp_path):
     """Whichever model it is, and whatever is committed later; a stage of its life is a tag as well."""
-    author = team.author
+    origin, author = tmp_path / "origin.git", team.author.copied(tmp_path / "author")
+    author(f"git clone -q --bare . {origin} && git remote set-url origin {origin}")
     author("git tag -a winner@v1.0.0 -m first && gto assign winner --version v1.0.0 --stage prod")
     author("git commit -q --allow-empty -m later && git push -q --tags origin main")
     for name, which in (("version", "--rev v1.0.0"), ("stage", "--stage prod")):
-        author(f"dvc artifacts get {team.origin} winner {which} -o {tmp_path / name}")
+        author(f"dvc artifacts get {origin} winner {which} -o {tmp_path / name}")
         for file, own in zip(("model.safetensors", "model.json"), MODEL, strict=True):
             assert (tmp_path / name / file).read_bytes() == (author.folder / own).read_bytes()
 
 
 def test_a_shared_folder(team, tmp_path):
     share = tmp_path / "share"
-    clone = team.colleague("folder")
-    for each in (team.author, clone):
+    author, clone = team.author.copied(tmp_path / "author"), team.colleague("folder")
+    for each in (author, clone):
         each(f"dvc remote add --local folder {share}")
-    team.author("dvc push -r folder")
+    author("dvc push -r folder")
     clone("dvc pull -r folder train")
-    assert same(team.author, clone, MODEL)
-    assert team.author("git status --porcelain") == ""
+    assert same(author, clone, MODEL)
+    assert author("git status --porcelain") == ""
 
 
 def test_two_clones_with_one_cache(team):

@@ -47,8 +47,8 @@ def test_a_run_cache_folder_is_removed_only_if_it_is_empty(history, capsys):
 
 
 @pytest.mark.slow
-def test_dvc_runs_again_after_an_empty_run_cache_folder(tmp_path, ran, monkeypatch, capsys):
-    clone = ran.copied(tmp_path / "clone")
+def test_dvc_runs_again_after_an_empty_run_cache_folder(tmp_path, stubbed, monkeypatch, capsys):
+    clone = stubbed.copied(tmp_path / "clone")
     (clone.folder / "dvc.lock").unlink()
     kept = [file for file in (clone.folder / repair.RUN_CACHE).rglob("*") if file.is_file()]
     (kept_of_download,) = (file for file in kept if "src/download.py" in file.read_text().split("\n")[0])

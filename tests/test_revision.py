@@ -3,14 +3,12 @@
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from history import History
-from pipeline import ROOT
-from test_dvc import stages_run
+from stub_stages import stages_run
 
 from finegrain import cli
 from finegrain.core import file_io, paths
@@ -192,9 +190,9 @@ def test_a_folder_of_a_larger_repository_is_refused(history, monkeypatch):
 
 
 @pytest.mark.slow
-def test_commits_experiments_a_remote_and_a_cache_that_was_cleared(tmp_path_factory, monkeypatch, ran):
-    """Real DVC: what is compared was trained, and is read from the cache, then a remote, then is gone."""
-    clone = ran.copied(tmp_path_factory.mktemp("diff") / "clone")
+def test_commits_experiments_a_remote_and_a_cache_that_was_cleared(stubbed, tmp_path, monkeypatch, capsys):
+    """Real DVC, stub stages: what is compared is read from the cache, then from a remote, then is gone."""
+    clone = stubbed.copied(tmp_path / "clone")
     clone(f"dvc remote add -q --local -d store {clone.folder.parent / 'store'}")  # in no revision
     clone("dvc push -q")
     clone("dvc exp run -n tried -S lr=0.01")
@@ -218,19 +216,22 @@ def test_commits_experiments_a_remote_and_a_cache_that_was_cleared(tmp_path_fact
         side = read(name)
         assert side.models["resnet18"].predictions.tolist() == [wanted] and side.stale_parameters == []
 
-    def diff(words: str, code: int = 0) -> str:
-        return clone(f"PYTHONPATH={ROOT / 'src'} {sys.executable} -m finegrain.cli diff {words}", code)
+    def diff(*words: str) -> str:
+        assert run(*words) == 0
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        return printed.out
 
     for before, after, other in (("main~1", "tried", {"lr"}), ("main", "", {"evaluate.flip"})):
-        said = diff(f"{before} {after} --json ../facts.json")
-        assert said.startswith("**") and f"`{before}` (" in said  # and nothing on standard error
+        said = diff(before, *([after] if after else []), "--json", "../facts.json")
+        assert said.startswith("**") and f"`{before}` (" in said
         facts = json.loads((clone.folder.parent / "facts.json").read_text())
         assert {each["name"] for each in facts["parameters"]} == other and not facts["inputs"]
         assert facts["images"] == len(expected["main"]) > 20
 
     cached = clone.folder / ".dvc/cache"
     shutil.rmtree(cached)
-    diff("main~1 main")
+    diff("main~1", "main")
     shutil.rmtree(clone.folder.parent / "store")
     shutil.rmtree(cached, ignore_errors=True)
     commit = clone("git rev-parse --short=7 main").strip()

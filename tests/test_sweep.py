@@ -279,7 +279,7 @@ def test_trials_are_experiments_and_an_interrupted_one_is_run_again(clone):
     )
     held = hold.with_name("held")
     for _ in range(1200):
-        if held.exists():
+        if held.exists() or running.poll() is not None:
             break
         time.sleep(0.05)
     started = psutil.Process(running.pid).children(recursive=True)

@@ -9,11 +9,14 @@ import hashlib
 import json
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from finegrain.core import paths
 
 STAGE = Path(__file__).stem
 PREPARED = Path(__file__).parent / "stub"
@@ -134,8 +137,20 @@ def content(file: Path) -> str | bytes:
     return as_json({"stub": text}) if file.suffix == ".json" else text
 
 
+def wait_while_held() -> None:
+    """Stand still in a training while the test keeps the file .checkpoints/hold; ``held`` tells it so."""
+    hold = paths.checkpoints_folder() / "hold"
+    if STAGE == "train" and hold.exists():
+        hold.with_name("held").touch()
+        for _ in range(1200):
+            if not hold.exists():
+                break
+            time.sleep(0.05)
+
+
 def main() -> None:
     print(f"stub {STAGE} {RUN} of {CODE_MARK}", flush=True)
+    wait_while_held()
     for out in declared_outs():
         if out.suffix:
             write(out, content(out))
