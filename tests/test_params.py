@@ -1,4 +1,4 @@
-"""params.yaml is a closed, typed record, and each refusal names key, value, what is allowed and the cure."""
+"""params.yaml is a closed, typed record; each error names the key, the value, what is allowed and the fix."""
 
 import re
 from pathlib import Path
@@ -9,20 +9,22 @@ import torchvision
 from params_file import write_params
 from pipeline import ROOT
 
-from finegrain.config import params
+from finegrain.config import base, params
+from finegrain.config.training import Phase
 from finegrain.core.errors import UserError
 
-BARE = {
+MINIMAL_PHASE = {
     "trainable": "all",
     "epochs": 1,
     "image_size": 32,
     "optimizer": {"kind": "sgd"},
     "schedule": {"kind": "constant"},
 }
-"""A phase with its required keys alone."""
+"""A phase with only the required keys."""
 
 
-def refusal(file: Path) -> str:
+def error_message(file: Path) -> str:
+    """The message of the error that the file causes, the same for every folder."""
     with pytest.raises(UserError) as caught:
         params.load_params(file)
     return str(caught.value).replace(str(file), "params.yaml")
@@ -36,7 +38,7 @@ def test_every_committed_params_file_is_valid(file):
 
 @pytest.mark.parametrize("written", ["1e-05", "1e-5", "1E-5", "0.1e-4", ".00001", "1.0e-05"])
 def test_a_number_is_one_however_it_is_written(tmp_path, written):
-    """DVC writes 1e-05 for `-S lr=0.00001`, which PyYAML alone takes for text."""
+    """DVC writes 1e-05 for `-S lr=0.00001`, which PyYAML alone reads as text."""
     file = tmp_path / "params.yaml"
     text = (ROOT / "params.yaml").read_text()
     file.write_text(re.sub(r"^lr: \S+", f"lr: {written}", text, flags=re.M))
@@ -44,12 +46,12 @@ def test_a_number_is_one_however_it_is_written(tmp_path, written):
 
 
 def test_model_names_are_torchvision_s():
-    wanted = {
+    expected = {
         name
         for name in torchvision.models.list_models(module=torchvision.models)
         if name.startswith(("resnet", "resnext", "wide_resnet", "efficientnet"))
     }
-    assert set(get_args(params.ModelName)) == wanted
+    assert set(get_args(params.ModelName)) == expected
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_model_names_are_torchvision_s():
             {"phases__all__optimizer": {"kind": "sgd", "momentum": 0.0, "nesterov": True}},
             ["needs a momentum"],
         ),
-        ({"phases": {"a/b": BARE}}, ["phases.a/b", "pattern"]),
+        ({"phases": {"a/b": MINIMAL_PHASE}}, ["phases.a/b", "pattern"]),
         ({"head__dropouts": [0.5]} | {"head__widths": [8]}, ["head", "one for each of the 2 linear layers"]),
         ({"head__pool": "max"}, ["head.pool: 'max'", "'avg'"]),
         ({"normalization": "cifar"}, ["normalization: 'cifar'", "'imagenet'"]),
@@ -88,21 +90,22 @@ def test_model_names_are_torchvision_s():
         ({"evaluate__flips": True}, ["evaluate: unknown key 'flips'", "did you mean 'flip'?"]),
         (
             {"augment__pad_crop_pixels": 40, "phases__all__image_size": 32},
-            ["augment.pad_crop_pixels: 40 is not less than the smallest image, 32 px"],
+            ["augment.pad_crop_pixels: 40", "32"],
         ),
         ({"batch_size": 1}, ["batch_size: 1", "greater than or equal to 2"]),
         ({"phases__all__batch_size": 1}, ["phases.all.batch_size: 1", "greater than or equal to 2"]),
         ({"refit": None}, ["refit: is missing"]),
         ({"phases__all__epochs": 0}, ["phases.all.epochs: 0", "greater than 0"]),
         ({"phases__all__epochs": 2.5}, ["phases.all.epochs: 2.5", "valid integer"]),
-        ({"phases__all__schedule__kind": "cosin"}, ["phases.all.schedule", "cosine"]),
+        ({"phases__all__schedule__kind": "cosin"}, ["phases.all.schedule.kind: 'cosin'", "'cosine'"]),
         ({"phases": {}}, ["phases", "at least 1"]),
         ({"models": []}, ["models", "at least 1"]),
         ({"models": ["resnet81"]}, ["models.0: 'resnet81'", "did you mean 'resnet18'?"]),
         ({"models": ["resnet18", "resnet18"]}, ["models: resnet18 is listed twice"]),
         ({"seeds": [1, 0, 1]}, ["seeds: 1 is listed twice"]),
         ({"seeds": []}, ["seeds", "at least 1"]),
-        ({"dataset__source": "kagle"}, ["dataset", "kaggle"]),
+        ({"dataset__source": "kagle"}, ["dataset.source: 'kagle'", "did you mean 'kaggle'?"]),
+        ({"dataset__source": None}, ["dataset.source: is missing"]),
         (
             {"dataset": {"name": "a", "source": "kaggle", "slug": "owner/data"}},
             ["dataset.slug: 'owner/data'"],
@@ -116,29 +119,73 @@ def test_model_names_are_torchvision_s():
     ],
     ids=str,
 )
-def test_refusals_name_key_value_and_cure(tmp_path, changes, parts):
-    message = refusal(write_params(tmp_path, **changes))
+def test_errors_name_key_value_and_fix(tmp_path, changes, parts):
+    message = error_message(write_params(tmp_path, **changes))
     assert all(part in message for part in parts), message
     assert message.startswith("params.yaml: ")
     assert "\n" not in message
 
 
-def test_every_mistake_is_listed_at_once(tmp_path):
-    assert len(refusal(write_params(tmp_path, lr=-1.0, seed=-1, batch_size=0)).splitlines()) == 3
+OLD_KEYS = {
+    "colour_probability": "augment__",
+    "lr_decay": "phases__all__",
+    "lr_factors": "phases__all__",
+    "normalisation": "",
+    "part": "phases__all__",
+    "side_pixels": "phases__all__",
+    "tilt": "augment__",
+    "up_ratio": "phases__all__schedule__",
+    "start_ratio": "phases__all__schedule__",
+    "end_ratio": "phases__all__schedule__",
+}
+"""Keys of earlier versions and the section that they were in."""
+
+
+@pytest.mark.parametrize("key", [*base.RENAMED_KEYS, *base.REPLACED_KEYS])
+def test_the_error_for_an_old_key_gives_the_new_one(tmp_path, key):
+    message = error_message(write_params(tmp_path, **{OLD_KEYS[key] + key: 0.5}))
+    new = f"is now called '{base.RENAMED_KEYS[key]}'" if key in base.RENAMED_KEYS else base.REPLACED_KEYS[key]
+    assert message.splitlines()[0].startswith("params.yaml: ")
+    assert f"unknown key '{key}' (value 0.5)" in message and new in message
+
+
+@pytest.mark.parametrize(
+    ("trainable", "norm_statistics", "freezes"),
+    [("head", None, True), ("all", None, False), ("head", "update", False), ("all", "frozen", True)],
+)
+def test_norm_statistics_are_frozen_by_default_where_only_the_head_trains(
+    trainable, norm_statistics, freezes
+):
+    phase = Phase(**MINIMAL_PHASE | {"trainable": trainable, "norm_statistics": norm_statistics})
+    assert phase.freezes_norm_statistics is freezes
+
+
+@pytest.mark.parametrize(("processes", "key"), [(1, None), (2, None), (3, "batch_size"), (8, "phases.all")])
+def test_batch_sizes_must_be_divisible_among_the_processes(tmp_path, processes, key):
+    config = params.load_params(write_params(tmp_path, batch_size=16, phases__all__batch_size=8))
+    if key is None:
+        config.require_divisible_batches(processes)
+    else:
+        with pytest.raises(UserError, match=f"params.yaml: {key}.*{processes} devices"):
+            config.require_divisible_batches(processes)
+
+
+def test_all_errors_are_listed_at_once(tmp_path):
+    assert len(error_message(write_params(tmp_path, lr=-1.0, seed=-1, batch_size=0)).splitlines()) == 3
 
 
 @pytest.mark.parametrize(
     ("text", "part"),
     [("- a\n- b\n", "must be a mapping"), ("a: [1\n", "not readable as YAML"), ("", "must be a mapping")],
 )
-def test_files_that_are_no_mapping_are_refused(tmp_path, text, part):
+def test_files_that_are_no_mapping_are_rejected(tmp_path, text, part):
     file = tmp_path / "params.yaml"
     file.write_text(text)
-    assert part in refusal(file)
+    assert part in error_message(file)
 
 
-def test_a_missing_file_says_where_to_get_one(tmp_path):
-    assert "recipes/" in refusal(tmp_path / "params.yaml")
+def test_the_error_for_a_missing_file_points_to_recipes(tmp_path):
+    assert "recipes/" in error_message(tmp_path / "params.yaml")
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path):
@@ -147,12 +194,12 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path):
     assert params.load_params(file) == params.load_params(ROOT / "params.yaml")
 
 
-def test_integers_are_taken_where_a_number_is_wanted(tmp_path):
+def test_an_integer_is_accepted_as_a_number(tmp_path):
     assert params.load_params(write_params(tmp_path, lr=1)).lr == 1.0
 
 
 @pytest.mark.parametrize(
-    ("sides", "epochs", "wanted"),
+    ("image_size", "epochs", "expected"),
     [
         (224, 3, [224, 224, 224]),
         ([64, 128], 5, [64, 64, 96, 128, 128]),
@@ -161,7 +208,7 @@ def test_integers_are_taken_where_a_number_is_wanted(tmp_path):
         ([64, 96], 1, [96]),
     ],
 )
-def test_images_grow_from_epoch_to_epoch(tmp_path, sides, epochs, wanted):
-    file = write_params(tmp_path, phases__all__image_size=sides, phases__all__epochs=epochs)
+def test_images_grow_from_epoch_to_epoch(tmp_path, image_size, epochs, expected):
+    file = write_params(tmp_path, phases__all__image_size=image_size, phases__all__epochs=epochs)
     phase = params.load_params(file).phases["all"]
-    assert [phase.image_size_at(epoch) for epoch in range(epochs)] == wanted
+    assert [phase.image_size_at(epoch) for epoch in range(epochs)] == expected

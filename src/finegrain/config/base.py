@@ -1,4 +1,4 @@
-"""What every mapping of params.yaml is: closed, frozen, without silent conversions."""
+"""The type of each mapping in params.yaml (closed, frozen, no type conversions), and types of numbers."""
 
 import difflib
 from typing import Annotated, Any
@@ -10,9 +10,9 @@ Ratio = Annotated[float, Field(ge=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 BatchSize = Annotated[int, Field(ge=2)]
-"""Batch norm has no variance of one image."""
+"""At least 2, because batch norm needs the variance over several images."""
 ImageSize = Annotated[int, Field(ge=32, le=1024)]
-
+"""Height and width in pixels."""
 
 RENAMED_KEYS = {
     "colour_probability": "color_probability",
@@ -24,8 +24,9 @@ RENAMED_KEYS = {
     "tilt": "perspective",
     "up_ratio": "pct_start",
 }
-"""Keys of earlier versions, in whatever section."""
+"""Old names of keys, in any section, and their new names."""
 REPLACED_KEYS = {"start_ratio": "div_factor, its inverse", "end_ratio": "final_div_factor"}
+"""Old keys whose value must be converted too, and what replaces them."""
 
 
 def _unknown_key(key: Any, value: Any, allowed: list[str]) -> PydanticCustomError:
@@ -44,13 +45,13 @@ def _unknown_key(key: Any, value: Any, allowed: list[str]) -> PydanticCustomErro
 
 
 class Section(BaseModel):
-    """A mapping of params.yaml: an unknown key is refused with the nearest known one."""
+    """A mapping in params.yaml; an error about an unknown key suggests the closest known one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unknown_keys(cls, data: Any) -> Any:
+    def _reject_unknown_keys(cls, data: Any) -> Any:
         if isinstance(data, dict):
             for key, value in data.items():
                 if key not in cls.model_fields:
@@ -58,8 +59,8 @@ class Section(BaseModel):
         return data
 
 
-def ordered(pair: tuple[float, float]) -> tuple[float, float]:
-    """Refuse a range whose first number is above its second."""
+def require_order(pair: tuple[float, float]) -> tuple[float, float]:
+    """Reject a pair whose first number is above its second."""
     if pair[0] > pair[1]:
         raise PydanticCustomError("order", "the first number must not be above the second")
     return pair

@@ -1,7 +1,5 @@
-"""Typed view of params.yaml: the only module that reads it."""
+"""params.yaml as typed values; no other module reads the file."""
 
-import difflib
-import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from finegrain.config.base import BatchSize, ImageSize, NonNegativeFloat, Ratio, Section
+from finegrain.config.messages import describe_error
 from finegrain.config.training import (
     AugmentParams,
     EvaluateParams,
@@ -31,25 +30,25 @@ ModelName = Literal[
     "efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7",
     "efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l",
 ]  # fmt: skip
-"""Written out so that the file is checked without importing torchvision; a test compares the two lists."""
+"""Listed here so that the file is checked without importing torchvision; a test compares the two lists."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Slug = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+/[1-9]\d*$")]
-"""``owner/dataset/version``: the version is pinned, or a new upload would change the results unseen."""
+"""``owner/dataset/version``; without the version, a new upload would change the results unnoticed."""
 PhaseName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=64)]
-"""Names the phase's files too."""
-
-
+"""Part of the names of the phase's files."""
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class DatasetParams(Section):
+    """Where the images come from; the subclasses are the sources."""
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """Folder of this dataset's files under data/, models/, metrics/ and plots/."""
+    """Name of this dataset's folders in data/, models/, metrics/, plots/ and reports/."""
 
 
 class SampleDataset(DatasetParams):
-    """Vehicles drawn on the spot: needs no download."""
+    """Drawings of vehicles, generated without a download."""
 
     source: Literal["sample"]
     images_per_class: Annotated[int, Field(ge=3, le=100_000)]
@@ -57,30 +56,33 @@ class SampleDataset(DatasetParams):
 
 
 class KaggleDataset(DatasetParams):
+    """A dataset that is downloaded from Kaggle."""
+
     source: Literal["kaggle"]
     slug: Slug
     sha256: Sha256 | None = None
-    """Of the downloaded archive; checked where given, recorded always."""
+    """Expected SHA-256 of the downloaded archive; null means that it is recorded but not checked."""
 
 
 class ArchiveDataset(DatasetParams):
-    """A local .zip, .tar, .tar.gz or folder of class folders; several part files count as one."""
+    """A local .zip, .tar or .tar.gz file, or a folder, with a folder for each class."""
 
     source: Literal["archive"]
     path: str | Annotated[list[str], Field(min_length=1)]
+    """The file or folder; a list of part files counts as one archive."""
     sha256: Sha256 | None = None
-    """Of the archive (of the part files' sha256 lines if there are several); checked where given."""
+    """Expected SHA-256 of the archive, or of its parts' sha256 lines; null means that it is not checked."""
 
 
 class Cifar100Dataset(DatasetParams):
-    """The python version of CIFAR-100, from Kaggle or from a local .tar.gz, .zip or folder."""
+    """The Python version of CIFAR-100, from Kaggle or from a local .tar.gz file, .zip file or folder."""
 
     source: Literal["cifar100"]
     slug: Slug | None = None
     path: str | None = None
 
     @model_validator(mode="after")
-    def _one_place(self) -> "Cifar100Dataset":
+    def _require_slug_or_path(self) -> "Cifar100Dataset":
         if (self.slug is None) == (self.path is None):
             raise PydanticCustomError(
                 "one_place", "give either slug (Kaggle) or path (local), not both or none"
@@ -89,29 +91,33 @@ class Cifar100Dataset(DatasetParams):
 
 
 class SplitParams(Section):
+    """How the images are divided into train, val and test."""
+
     val_ratio: Annotated[float, Field(gt=0, lt=1)]
-    """Share of each class for validation; of the train folder where the archive has its own test folder."""
+    """Share of each class for validation, taken from the train folder if the archive has a test folder."""
     test_ratio: Annotated[float, Field(gt=0, lt=1)]
-    """Share of each class for test; not used where the archive has its own test folder."""
+    """Share of each class for test; not used if the archive has a test folder."""
     max_bad_ratio: Ratio = 0.01
-    """The stage fails where a larger share of the images cannot be read."""
+    """The stage fails if a larger share of the images cannot be read."""
     near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 4
-    """Two images are near-duplicates when their 64-bit perceptual hashes differ in at most so many bits."""
+    """Two images are near-duplicates if their 64-bit perceptual hashes differ in at most this many bits."""
 
     @model_validator(mode="after")
-    def _leaves_train(self) -> "SplitParams":
+    def _require_training_images(self) -> "SplitParams":
         if self.val_ratio + self.test_ratio >= 1:
             raise PydanticCustomError("no_train", "val_ratio + test_ratio must be less than 1")
         return self
 
 
 class PackParams(Section):
+    """How the decoded images are stored."""
+
     image_size: ImageSize
-    """Every image is stored as a square of this side; a training size above it gains nothing."""
+    """Every image is stored as a square of this size; larger training images gain nothing."""
 
 
 class Params(Section):
-    """The whole file. No key may be left out: DVC reads each one from the file too."""
+    """The whole file. No key may be left out, because DVC reads the keys from the file, too."""
 
     dataset: Annotated[
         SampleDataset | KaggleDataset | ArchiveDataset | Cifar100Dataset, Field(discriminator="source")
@@ -124,100 +130,106 @@ class Params(Section):
     head: HeadParams
     normalization: Normalization
     seed: Seed
-    """Of the data: the split, and the drawn sample."""
+    """Seed of the split and of the embedded sample's drawings."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
-    """Of the trainings: each model is trained once a seed. Two or more show how much chance does."""
+    """Each model is trained once with each seed; two or more show the variance between seeds."""
     lr: LearningRate
-    """Peak rate of every phase that does not set its own."""
+    """Peak learning rate of every phase that does not set its own."""
     batch_size: BatchSize
     label_smoothing: Ratio
     ema_decay: Ratio | None
-    """An exponential moving average of the weights is validated and kept; none: the weights themselves."""
+    """Decay of an exponential moving average of the weights, which is then validated and saved.
+
+    null means that the weights themselves are.
+    """
     augment: AugmentParams
     phases: Annotated[dict[PhaseName, Phase], Field(min_length=1)]
-    """Run in the order of the file."""
+    """Phases by name, in the order in which they run."""
     refit: bool
-    """Once the run has chosen its epochs and rates by validation, train anew on train + val; keep the end."""
+    """Train again on train + val, with the number of epochs and the learning rates that validation chose.
+
+    The weights of the last epoch are kept.
+    """
     lr_range_test: LRRangeTest
     evaluate: EvaluateParams
     device: Literal["auto", "cpu", "cuda"]
     devices: Annotated[int, Field(ge=1, le=1024)]
-    """Processes on this machine that train one model together, each with a GPU of its own if there is one."""
+    """Processes on this machine that train one model together, each on its own GPU if there are any."""
     deterministic: bool
-    """The same bits on the same kind of GPU, or an error; the CPU gives them anyway."""
+    """Bit-identical results on the same kind of GPU, or an error; on the CPU they always are."""
     precision: Literal["auto", "fp32", "bf16"]
-    """auto: bfloat16 autocast where the hardware multiplies it natively."""
+    """auto means bfloat16 autocast if the hardware multiplies bfloat16 natively, else fp32."""
     checkpoint_seconds: NonNegativeFloat
-    """The most that a kill repeats: a checkpoint is written at the first step after so much time."""
+    """Time between checkpoints, and so the most that is lost when a run is killed."""
 
     @model_validator(mode="after")
-    def _runs_once(self) -> "Params":
+    def _reject_duplicates(self) -> "Params":
         lists: dict[str, list[Any]] = {"models": self.models, "seeds": self.seeds}
         for key, values in lists.items():
-            if twice := sorted({value for value in values if values.count(value) > 1}):
-                text = "{key}: {twice} is listed twice"
-                raise PydanticCustomError("twice", text, {"key": key, "twice": twice[0]})
+            if duplicates := sorted({value for value in values if values.count(value) > 1}):
+                text = "{key}: {value} is listed twice"
+                raise PydanticCustomError("duplicate", text, {"key": key, "value": duplicates[0]})
         return self
 
     @model_validator(mode="after")
-    def _pads_less_than_the_image(self) -> "Params":
+    def _require_padding_below_image_size(self) -> "Params":
         smallest = min(phase.image_size_at(0) for phase in self.phases.values())
         if self.augment.pad_crop_pixels >= smallest:
             raise PydanticCustomError(
                 "padding",
-                "augment.pad_crop_pixels: {pixels} is not less than the smallest image, {side} px",
-                {"pixels": self.augment.pad_crop_pixels, "side": smallest},
+                "augment.pad_crop_pixels: {pixels} is not less than the smallest image size, {size}",
+                {"pixels": self.augment.pad_crop_pixels, "size": smallest},
             )
         return self
 
     @model_validator(mode="after")
-    def _batches_divide(self) -> "Params":
-        for key, size in self._batch_sizes().items():
-            if size % self.devices or size < 2 * self.devices:
-                raise PydanticCustomError(
-                    "devices", _INDIVISIBLE, {"key": key, "size": size, "n": self.devices}
-                )
+    def _require_batches_for_devices(self) -> "Params":
+        if found := self._indivisible_batch(self.devices):
+            raise PydanticCustomError("devices", _INDIVISIBLE, found)
         return self
 
-    def _batch_sizes(self) -> dict[str, int]:
-        own = {f"phases.{name}.batch_size": phase.batch_size for name, phase in self.phases.items()}
-        return {"batch_size": self.batch_size} | {key: size for key, size in own.items() if size}
+    def _indivisible_batch(self, processes: int) -> dict[str, Any] | None:
+        """The fields of ``_INDIVISIBLE`` for the first batch size that cannot be divided, if there is one."""
+        sizes = {f"phases.{name}.batch_size": phase.batch_size for name, phase in self.phases.items()}
+        for key, size in {"batch_size": self.batch_size, **sizes}.items():
+            if size and (size % processes or size < 2 * processes):
+                return {"key": key, "size": size, "processes": processes}
+        return None
 
     def require_divisible_batches(self, processes: int) -> None:
-        """Check every batch size against the processes that torchrun has really started.
+        """Check every batch size against the number of processes that torchrun has started.
 
         Raises:
-            UserError: one cannot be divided among them.
+            UserError: a batch size cannot be divided among them.
         """
-        for key, size in self._batch_sizes().items():
-            if size % processes or size < 2 * processes:
-                raise UserError(f"params.yaml: {_INDIVISIBLE.format(key=key, size=size, n=processes)}")
+        if found := self._indivisible_batch(processes):
+            raise UserError(f"params.yaml: {_INDIVISIBLE.format(**found)}")
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-5 as a number, as YAML 1.2 and DVC do: `dvc exp run -S lr=1e-5` writes it so."""
+    """Reads 1e-5 as a number, as YAML 1.2 does: `dvc exp run -S lr=1e-5` writes it like this."""
 
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"), list("-+.0123456789")
 )
-_INDIVISIBLE = "{key}: {size} images must be divisible by {n} devices, with two images or more for each"
+_INDIVISIBLE = "{key}: {size} images must be divisible by {processes} devices, with at least two for each"
 
 
 def load_params(file: Path = paths.PARAMS) -> Params:
     """Read and check the whole file before any work starts.
 
     Raises:
-        UserError: the file is missing or not YAML, or as ``check``.
+        UserError: the file is missing, is not YAML, or fails ``validate``.
     """
     return validate(load_yaml(file), str(file))
 
 
 def load_yaml(file: Path = paths.PARAMS) -> dict[str, Any]:
-    """What the file says, unchecked.
+    """Read the file without checking its keys and values.
 
     Raises:
-        UserError: it is missing or not YAML.
+        UserError: the file is missing, is not YAML, or is not a mapping.
     """
     try:
         data = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=_Loader)
@@ -233,56 +245,16 @@ def load_yaml(file: Path = paths.PARAMS) -> dict[str, Any]:
 
 
 def validate(data: dict[str, Any], where: str) -> Params:
-    """Parameters as typed values.
+    """Convert unchecked parameters to typed values.
 
     Args:
-        where: they come from, for the message.
+        where: where the parameters come from, for the message.
 
     Raises:
-        UserError: a key is unknown, missing, mistyped or out of range; one line each, with the key, the
-            value, what is allowed and the nearest known key.
+        UserError: keys are unknown or missing, or values have a wrong type or are out of range. The message
+            has a line for each, with the key, the value and what is allowed.
     """
     try:
         return Params.model_validate(data)
     except ValidationError as error:
-        raise UserError("\n".join(f"{where}: {_describe_error(e)}" for e in error.errors())) from None
-
-
-_UNION_TAGS = frozenset("sample kaggle archive cifar100 sgd adamw constant step cosine one_cycle".split())
-
-
-def _describe_error(error: Any) -> str:
-    """One line: key, value, what is allowed."""
-    loc = list(error["loc"])
-    # pydantic puts the tag of a union into the location; a user never wrote it there
-    where = ".".join(
-        str(p)
-        for i, p in enumerate(loc)
-        if not (i and p in _UNION_TAGS and loc[i - 1] in ("dataset", "optimizer", "schedule"))
-        and not str(p).startswith("@")
-        and p != "[key]"
-    )
-    value = error["input"]
-    kind = error["type"]
-    if kind == "missing":
-        return f"{where}: is missing"
-    if kind == "unknown_key":
-        return f"{where}: {error['msg']}" if where else str(error["msg"])
-    shown = "" if isinstance(value, dict) else f"{value!r}: "
-    message = str(error["msg"])
-    message = message[0].lower() + message[1:]
-    if isinstance(value, str) and kind in ("float_type", "int_type") and _is_number(value):
-        message += f"; in quotes it is text: write {float(value)!r}"
-    elif kind == "float_type" and loc[-1] == "@number or auto":
-        message += " or auto"
-    if kind == "literal_error" and isinstance(value, str):
-        near = difflib.get_close_matches(value, re.findall(r"'([^']*)'", message), n=1)
-        message += f"; did you mean '{near[0]}'?" if near else ""
-    return f"{where}: {shown}{message}" if where else f"{shown}{message}"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+        raise UserError("\n".join(f"{where}: {describe_error(e)}" for e in error.errors())) from None
