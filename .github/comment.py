@@ -1,7 +1,7 @@
 """Put a report into its pull request: one comment, which later reports of the same pull request replace.
 
-Started by workflow comment.yml after workflow report.yml, whose code may be a stranger's: nothing of that run
-is executed here, its report is text, and which pull request it belongs to is asked of GitHub.
+Workflow comment.yml runs this after workflow report.yml, whose code anyone may have written. Nothing of that
+run is executed here: its report is text, and GitHub says which pull request it belongs to.
 """
 
 import json
@@ -12,37 +12,47 @@ from urllib.parse import quote
 
 from github import Auth, Github
 from github.PullRequest import PullRequest
+from github.Repository import Repository
 
-MARK = "<!-- finegrain review -->"
-MOST = 65_536
-"""Characters that GitHub takes in a comment."""
+MARKER = "<!-- finegrain review -->"
+MAX_LENGTH = 65_536
+"""Characters that GitHub allows in a comment."""
 
 
 def main() -> None:
     report = Path(sys.argv[1]).read_text(encoding="utf-8")
-    if not report.startswith(MARK) or len(report) > MOST:
+    if not report.startswith(MARKER) or len(report) > MAX_LENGTH:
         sys.exit(
             f"error: {sys.argv[1]} is not what `finegrain review` writes; see the run of workflow report"
         )
-    event = json.loads(Path(os.environ["GITHUB_EVENT_PATH"]).read_text())["workflow_run"]
+    run = json.loads(Path(os.environ["GITHUB_EVENT_PATH"]).read_text())["workflow_run"]
     token = Auth.Token(os.environ["GITHUB_TOKEN"])
     github = Github(auth=token, base_url=os.environ["GITHUB_API_URL"], lazy=True)
-    repository = github.get_repo(os.environ["GITHUB_REPOSITORY"])
-    # GitHub does not name the pull request of a fork's run
-    head = f"{event['head_repository']['owner']['login']}:{event['head_branch']}"
-    found = [p for p in repository.get_pulls(state="open", head=head) if p.head.sha == event["head_sha"]]
-    base = report.splitlines()[1:2]
-    found = [pull for pull in found if base == [f"<!-- base {quote(pull.base.ref, safe='')} -->"]]
-    for pull in found:
+    pulls = pull_requests(github.get_repo(os.environ["GITHUB_REPOSITORY"]), run, report)
+    for pull in pulls:
         print(f"pull request {pull.number}: comment {post(pull, report)}")
-    if not found:
-        print(f"no open pull request of this base has {event['head_sha']} as its last commit: nothing to say")
+    if not pulls:
+        print(f"no open pull request of this base has {run['head_sha']} as its last commit: nothing to do")
+
+
+def pull_requests(repository: Repository, run: dict, report: str) -> list[PullRequest]:
+    """The open pull requests of a run's last commit into the base that the report names in its second line.
+
+    GitHub's event of a fork's run names none. A report for an earlier commit belongs to none any more.
+    """
+    head = f"{run['head_repository']['owner']['login']}:{run['head_branch']}"
+    base = report.splitlines()[1:2]
+    return [
+        pull
+        for pull in repository.get_pulls(state="open", head=head)
+        if pull.head.sha == run["head_sha"] and base == [f"<!-- base {quote(pull.base.ref, safe='')} -->"]
+    ]
 
 
 def post(pull: PullRequest, report: str) -> str:
-    """Returns ``updated`` or ``created``."""
+    """Replace the comment of an earlier report, or add one; returns ``updated`` or ``created``."""
     for comment in pull.get_issue_comments():
-        if comment.user.type == "Bot" and comment.body.startswith(MARK):
+        if comment.user.type == "Bot" and comment.body.startswith(MARKER):
             comment.edit(report)
             return "updated"
     pull.create_issue_comment(report)

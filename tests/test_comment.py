@@ -1,189 +1,155 @@
-"""One comment a pull request, by the clients that GitHub's and GitLab's users have, against servers here."""
+"""The comment of a pull request: where it goes, what it replaces, and that a fork's code cannot write it."""
 
+import importlib.util
 import json
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from types import ModuleType
+from unittest.mock import MagicMock, create_autospec
 
 import pytest
 import yaml
+from github import Github
+from github.IssueComment import IssueComment
+from github.PullRequest import PullRequest
+from github.Repository import Repository
 from pipeline import ROOT
 
 from finegrain.experiments import pull_request
 
 WORKFLOWS = {file.stem: file for file in (ROOT / ".github/workflows").glob("*.yml")}
 GITLAB = (ROOT / "docs/PULL_REQUESTS.md").read_text()
-PAGE = 30
 ONE, TWO = (f"{pull_request.MARKER}\n{pull_request.base_marker('main')}\n{text}" for text in ("one", "two"))
 
 
-@dataclass
-class Forge:
-    """A server with the pull request 7, and its comments."""
-
-    url: str = ""
-    comments: list[dict[str, Any]] = field(default_factory=list)
-    head: str = "someone:change"
-    sha: str = "a" * 40
-    written: list[tuple[str, str]] = field(default_factory=list)
-    tokens: set[str] = field(default_factory=set)
-
-    def bodies(self) -> list[str]:
-        return [comment["body"] for comment in self.comments]
-
-    def add(self, body: str, kind: str = "Bot") -> dict[str, Any]:
-        number = len(self.comments) + 1
-        api = f"{self.url}/repos/o/r/issues/comments/{number}"
-        self.comments.append({"id": number, "body": body, "user": {"type": kind}, "url": api})
-        return self.comments[-1]
-
-    def pulls(self, head: str) -> list[dict[str, Any]]:
-        api = f"{self.url}/repos/o/r/issues/7"
-        pull = {
-            "number": 7,
-            "issue_url": api,
-            "head": {"sha": self.sha},
-            "base": {"ref": "main"},
-            "url": f"{self.url}/pulls/7",
-        }
-        return [pull] if head == self.head else []
+@pytest.fixture
+def script() -> ModuleType:
+    """.github/comment.py as a module."""
+    spec = importlib.util.spec_from_file_location("comment", ROOT / ".github/comment.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-class Handler(BaseHTTPRequestHandler):
-    forge: Forge
-
-    def _any(self) -> None:
-        forge, (path, query) = self.forge, urlsplit(self.path)[2:4]
-        asked = parse_qs(query)
-        forge.tokens.add(self.headers.get("Authorization") or self.headers.get("PRIVATE-TOKEN") or "")
-        size = int(self.headers.get("Content-Length") or 0)
-        body = json.loads(self.rfile.read(size) or "{}").get("body", "")
-        if self.command != "GET":
-            forge.written.append((self.command, path))
-        answer: Any
-        headers = {}
-        if path == "/repos/o/r/pulls":
-            answer = forge.pulls(asked["head"][0])
-        elif re.fullmatch("/repos/o/r/issues/7/comments|/api/v4/projects/3/merge_requests/7/notes", path):
-            if self.command == "POST":
-                answer = forge.add(body)
-            else:
-                page = int(asked.get("page", ["1"])[0])
-                answer = forge.comments[(page - 1) * PAGE : page * PAGE]
-                if len(forge.comments) > page * PAGE:
-                    headers["Link"] = f'<{forge.url}{path}?page={page + 1}>; rel="next"'
-        elif found := re.fullmatch(r"/.*/(?:comments|notes)/(\d+)", path):
-            answer = forge.comments[int(found[1]) - 1]
-            answer["body"] = body
-        else:
-            self.send_error(404)
-            return
-        content = json.dumps(answer).encode()
-        self.send_response(201 if self.command == "POST" else 200)
-        for name, value in {"Content-Type": "application/json", **headers}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    do_GET = do_POST = do_PATCH = do_PUT = _any
-
-    def log_message(self, *_: object) -> None:
-        pass
+def comment(body: str, kind: str = "Bot") -> MagicMock:
+    made = create_autospec(IssueComment, instance=True, body=body)
+    made.user.type = kind
+    return made
 
 
 @pytest.fixture
-def forge() -> Iterator[Forge]:
-    made = Forge()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"forge": made}))
-    made.url = f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield made
-    server.shutdown()
+def pull() -> MagicMock:
+    """Pull request 7 of a fork, into main."""
+    made = create_autospec(PullRequest, instance=True, number=7)
+    made.head.sha, made.base.ref = "a" * 40, "main"
+    made.get_issue_comments.return_value = []
+    return made
 
 
-def run(script: str, folder: Path, report: str, environment: dict[str, str], code: int = 0) -> str:
-    (folder / "report.md").write_text(report)
-    (folder / "comment.py").write_text(script)
-    done = subprocess.run(
-        [sys.executable, "comment.py", "report.md"],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == code, done.stderr
-    return done.stdout + done.stderr
+@pytest.fixture
+def run(script, pull, tmp_path, monkeypatch, capsys) -> Callable[..., str]:
+    """Run the script after a run of workflow report on ``someone:change``; returns what it prints."""
+
+    def get_pulls(state: str, head: str) -> Sequence[MagicMock]:
+        return [pull] if (state, head) == ("open", "someone:change") else []
+
+    repository = create_autospec(Repository, instance=True)
+    repository.get_pulls.side_effect = get_pulls
+    github = create_autospec(Github)
+    github.return_value.get_repo.side_effect = {"o/r": repository}.__getitem__
+    monkeypatch.setattr(script, "Github", github)
+
+    def run_script(report: str, sha: str = "a" * 40) -> str:
+        (tmp_path / "report.md").write_text(report)
+        event = {"head_repository": {"owner": {"login": "someone"}}, "head_branch": "change", "head_sha": sha}
+        (tmp_path / "event.json").write_text(json.dumps({"workflow_run": event}))
+        environment = {
+            "GITHUB_API_URL": "https://api.github.com",
+            "GITHUB_EVENT_PATH": str(tmp_path / "event.json"),
+            "GITHUB_REPOSITORY": "o/r",
+            "GITHUB_TOKEN": "secret",
+        }
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["comment.py", str(tmp_path / "report.md")])
+        script.main()
+        return str(capsys.readouterr().out)
+
+    return run_script
 
 
-def on_github(forge: Forge, folder: Path, report: str, code: int = 0, sha: str = "a" * 40) -> str:
-    owner, branch = forge.head.split(":")
-    event = {"head_repository": {"owner": {"login": owner}}, "head_branch": branch, "head_sha": sha}
-    (folder / "event.json").write_text(json.dumps({"workflow_run": event}))
-    environment = {
-        "GITHUB_API_URL": forge.url,
-        "GITHUB_EVENT_PATH": str(folder / "event.json"),
-        "GITHUB_REPOSITORY": "o/r",
-        "GITHUB_TOKEN": "secret",
-    }
-    return run((ROOT / ".github/comment.py").read_text(), folder, report, environment, code)
+def is_unchanged(pull: MagicMock) -> bool:
+    edited = [each.edit.called for each in pull.get_issue_comments()]
+    return not any(edited) and not pull.create_issue_comment.called
 
 
-def test_the_first_report_of_a_fork_is_a_comment_and_the_next_replaces_it(forge, tmp_path):
-    forge.add(f"{pull_request.MARKER}\nquoted by somebody", kind="User")
-    for number in range(PAGE):
-        forge.add(f"other bot's {number}")
-    others = forge.bodies()
-    assert on_github(forge, tmp_path, ONE) == "pull request 7: comment created\n"
-    assert on_github(forge, tmp_path, TWO) == "pull request 7: comment updated\n"
-    assert forge.bodies() == [*others, TWO]
-    assert [method for method, _ in forge.written] == ["POST", "PATCH"]
-    assert forge.tokens <= {"token secret", "Bearer secret"}
+def test_it_looks_for_the_marker_that_review_writes(script):
+    assert script.MARKER == pull_request.MARKER
 
 
-def test_a_report_that_a_newer_commit_has_overtaken_says_nothing(forge, tmp_path):
-    assert "nothing to say" in on_github(forge, tmp_path, ONE, sha="b" * 40)
-    assert not forge.written
+def test_the_first_report_of_a_fork_is_a_new_comment(pull, run):
+    quoted = comment(f"{pull_request.MARKER}\nquoted by somebody", kind="User")
+    pull.get_issue_comments.return_value = [quoted, comment("another bot's")]
+    assert run(ONE) == "pull request 7: comment created\n"
+    pull.create_issue_comment.assert_called_once_with(ONE)
+    assert not any(each.edit.called for each in pull.get_issue_comments())
 
 
-def test_a_report_against_another_base_is_not_this_pull_request_s(forge, tmp_path):
+def test_the_next_report_replaces_the_first(pull, run):
+    pull.get_issue_comments.return_value = [comment("another bot's"), comment(ONE), comment("a later one")]
+    assert run(TWO) == "pull request 7: comment updated\n"
+    before, own, after = pull.get_issue_comments()
+    own.edit.assert_called_once_with(TWO)
+    assert not (before.edit.called or after.edit.called or pull.create_issue_comment.called)
+
+
+def test_a_report_for_an_earlier_commit_is_not_posted(pull, run):
+    assert "nothing to do" in run(ONE, sha="b" * 40)
+    assert is_unchanged(pull)
+
+
+def test_a_report_against_another_base_is_not_posted(pull, run):
     """The same branch may be proposed to a release too."""
-    other = f"{pull_request.MARKER}\n{pull_request.base_marker('release/1')}\none"
-    assert "nothing to say" in on_github(forge, tmp_path, other)
-    assert not forge.written
+    pull.get_issue_comments.return_value = [comment(ONE)]
+    assert "nothing to do" in run(f"{pull_request.MARKER}\n{pull_request.base_marker('release/1')}\none")
+    assert is_unchanged(pull)
 
 
 @pytest.mark.parametrize("report", ["hello", f"{pull_request.MARKER}\n{'x' * 65_536}"])
-def test_what_is_no_report_is_not_posted(forge, tmp_path, report):
-    assert "is not what `finegrain review` writes" in on_github(forge, tmp_path, report, code=1)
-    assert not forge.written
+def test_a_file_that_is_not_a_report_is_not_posted(pull, run, report):
+    with pytest.raises(SystemExit, match="report.md is not what `finegrain review` writes"):
+        run(report)
+    assert is_unchanged(pull)
 
 
-def test_on_gitlab_as_the_docs_say(forge, tmp_path):
-    script = re.search(r"```python\n(.*?)```", GITLAB, re.S)[1]
-    environment = {
-        "CI_SERVER_URL": forge.url,
-        "CI_PROJECT_ID": "3",
-        "CI_MERGE_REQUEST_IID": "7",
-        "REPORT_TOKEN": "secret",
-    }
-    forge.add("other")
-    for report in (ONE, TWO):
-        run(script, tmp_path, report, environment)
-    assert forge.bodies() == ["other", TWO]
-    assert [method for method, _ in forge.written] == ["POST", "PUT"] and forge.tokens == {"secret"}
+@pytest.mark.parametrize("existing", [[], ["other"], ["other", ONE]])
+def test_the_script_for_gitlab_in_the_docs(monkeypatch, tmp_path, existing):
+    """With a stand-in for python-gitlab."""
+    gitlab = MagicMock()
+    project = gitlab.Gitlab.return_value.projects.get.return_value
+    notes = project.mergerequests.get.return_value.notes
+    notes.list.return_value = [MagicMock(body=body) for body in existing]
+    environment = {"CI_SERVER_URL": "https://gitlab.com", "CI_PROJECT_ID": "3", "CI_MERGE_REQUEST_IID": "7"}
+    for name, value in {**environment, "REPORT_TOKEN": "secret"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(sys.modules, "gitlab", gitlab)
+    (tmp_path / "report.md").write_text(TWO)
+    monkeypatch.setattr(sys, "argv", ["comment.py", str(tmp_path / "report.md")])
+    exec(re.search(r"```python\n(.*?)```", GITLAB, re.S)[1], {})
+    gitlab.Gitlab.assert_called_once_with("https://gitlab.com", private_token="secret")
+    assert [note.save.called for note in notes.list()] == [body == ONE for body in existing]
+    if ONE in existing:
+        assert notes.list()[-1].body == TWO and not notes.create.called
+    else:
+        notes.create.assert_called_once_with({"body": TWO})
 
 
 def test_the_workflows_are_valid(tmp_path):
-    """By the schemas that the services publish."""
+    """By the schemas that GitHub and GitLab publish."""
     check = [Path(sys.executable).parent / "check-jsonschema", "--builtin-schema"]
     subprocess.run([*check, "vendor.github-workflows", *WORKFLOWS.values()], check=True)
     job = tmp_path / ".gitlab-ci.yml"
@@ -191,23 +157,22 @@ def test_the_workflows_are_valid(tmp_path):
     subprocess.run([*check, "vendor.gitlab-ci", "--data-transform", "gitlab-ci", job], check=True)
 
 
-def test_what_runs_a_stranger_s_code_may_not_write_and_what_writes_runs_none():
+def test_workflows_that_run_a_fork_s_code_may_not_write_and_the_one_that_writes_runs_none():
     read = {name: yaml.safe_load(file.read_text()) for name, file in WORKFLOWS.items()}
     for name in ("tests", "report"):
         assert read[name]["permissions"] == {"contents": "read"}
     assert "pull_request_target" not in "".join(file.read_text() for file in WORKFLOWS.values())
     assert read["comment"]["permissions"]["pull-requests"] == "write"
-    (checkout,) = [
-        step
-        for step in read["comment"]["jobs"]["comment"]["steps"]
-        if step.get("uses", "").startswith("actions/checkout")
-    ]
+    steps = read["comment"]["jobs"]["comment"]["steps"]
+    (checkout,) = [step for step in steps if step.get("uses", "").startswith("actions/checkout")]
     assert "with" not in checkout  # the main branch, not the run's
-    assert read["comment"][True]["workflow_run"]["workflows"] == [read["report"]["name"]]  # `on` is a yes
+    assert read["comment"][True]["workflow_run"]["workflows"] == [
+        read["report"]["name"]
+    ]  # YAML reads `on` as true
 
 
-def test_no_text_from_outside_stands_in_a_shell_command():
-    """An expression is put in before the shell reads the line; a branch may be called $(anything)."""
+def test_no_text_from_outside_is_in_a_shell_command():
+    """Expressions are expanded before the shell reads the line; a branch may be called $(anything)."""
     for file in WORKFLOWS.values():
         for job in yaml.safe_load(file.read_text())["jobs"].values():
             assert not [step["run"] for step in job["steps"] if "${{" in step.get("run", "")]
