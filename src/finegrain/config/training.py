@@ -248,7 +248,7 @@ class LRRangeTest(Section):
     end: PositiveFloat
     steps: Annotated[int, Field(ge=10, le=10_000)]
     suggestion: Literal["valley", "steepest"]
-    """Learning rate of ``lr: auto``: half way down the longest decrease of the loss, or its steepest point."""
+    """Learning rate of ``lr: auto``: halfway down the longest decrease of the loss, or its steepest point."""
 
     @model_validator(mode="after")
     def _require_start_below_end(self) -> "LRRangeTest":
