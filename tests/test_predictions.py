@@ -1,4 +1,4 @@
-"""The kept predictions say what the probabilities said."""
+"""The table of predictions holds the probabilities, and the text file which predictions are correct."""
 
 import numpy as np
 import pandas as pd
@@ -20,16 +20,16 @@ def manifest(project, classes):
     return file
 
 
-def of(probabilities, labels, temperature=1.0):
+def predict(probabilities, labels, temperature=1.0):
     return outputs.from_logits(np.log(probabilities).astype(np.float32), np.array(labels), temperature)
 
 
 def test_round_trip(project):
     probabilities = np.array([[0.5, 0.2, 0.1, 0.1, 0.06, 0.04], [0.02, 0.9, 0.02, 0.02, 0.02, 0.02]])
-    plain, calibrated = of(probabilities, [0, 5]), of(probabilities, [0, 5], 2.0)
+    raw, calibrated = predict(probabilities, [0, 5]), predict(probabilities, [0, 5], 2.0)
     file = project / "p" / "m.parquet"
     predictions.write_predictions(
-        file, predictions.predictions_table(manifest(project, ["a", "NA"]), plain, calibrated, NAMES)
+        file, predictions.predictions_table(manifest(project, ["a", "NA"]), raw, calibrated, NAMES)
     )
     frame = predictions.read_predictions(file)
     assert frame["path"].tolist() == ["0.png", "1.png"]
@@ -43,21 +43,21 @@ def test_round_trip(project):
 
 
 def test_the_same_bytes_twice(project):
-    plain = of(np.full((2, 6), 1 / 6), [0, 5])
+    raw = predict(np.full((2, 6), 1 / 6), [0, 5])
     for name in ("one", "two"):
-        table = predictions.predictions_table(manifest(project, ["a", "NA"]), plain, plain, NAMES)
+        table = predictions.predictions_table(manifest(project, ["a", "NA"]), raw, raw, NAMES)
         predictions.write_predictions(project / name, table)
     assert (project / "one").read_bytes() == (project / "two").read_bytes()
 
 
-def test_a_manifest_of_other_images_is_refused(project):
-    plain = of(np.full((1, 6), 1 / 6), [0])
-    with pytest.raises(UserError, match="not those of the pack"):
-        predictions.predictions_table(manifest(project, ["b"]), plain, plain, NAMES)
+def test_a_manifest_of_other_images_is_rejected(project):
+    raw = predict(np.full((1, 6), 1 / 6), [0])
+    with pytest.raises(UserError, match="manifest.csv: its test images are not those of the pack"):
+        predictions.predictions_table(manifest(project, ["b"]), raw, raw, NAMES)
 
 
-def test_a_missing_or_damaged_file_says_how_to_get_it(project):
-    with pytest.raises(UserError, match="dvc pull"):
+def test_a_missing_or_damaged_file_is_reported_with_the_command_that_replaces_it(project):
+    with pytest.raises(UserError, match="no.parquet: not found.*dvc pull"):
         predictions.read_predictions(project / "no.parquet")
     (project / "bad.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="bad.parquet: not a Parquet file"):
@@ -73,20 +73,20 @@ FRAME = pd.DataFrame(
 )
 
 
-def test_which_are_right_survives_as_text_without_the_images_names(project):
+def test_correct_predictions_are_written_as_text_without_the_names_of_the_images(project):
     file = project / "correct.csv"
     file_io.write_csv(file, predictions.CORRECT_COLUMNS, predictions.correct_rows(FRAME))
     text = file.read_text()
     assert [line[-2:] for line in text.splitlines()] == ["ct", "10", "01", ",1"] and ".jpg" not in text
-    back = predictions.parse_correct(file.read_bytes())
-    assert back["class"].tolist() == ["a", "a", 'b, "c"', 'b, "c"', "NA"]
-    assert (back["class"] == back["class_1"]).tolist() == [True, False, False, True, True]
-    assert back["class_1"].tolist()[1:3] == [predictions.OTHER_CLASS] * 2
-    assert back["path"].is_unique
-    pd.testing.assert_frame_equal(back, predictions.anonymize(FRAME))
+    parsed = predictions.parse_correct(file.read_bytes())
+    assert parsed["class"].tolist() == ["a", "a", 'b, "c"', 'b, "c"', "NA"]
+    assert (parsed["class"] == parsed["class_1"]).tolist() == [True, False, False, True, True]
+    assert parsed["class_1"].tolist()[1:3] == [predictions.OTHER_CLASS] * 2
+    assert parsed["path"].is_unique
+    pd.testing.assert_frame_equal(parsed, predictions.anonymize(FRAME))
 
 
-def test_a_class_keeps_its_nameless_images_where_another_one_changes():
+def test_anonymous_paths_of_a_class_do_not_change_with_another_class():
     moved = FRAME.assign(path=["a/1.jpg", "b/1.jpg", "a/2.jpg", "b/3.jpg", "NA/1.jpg"])
     one, other = (predictions.anonymize(frame) for frame in (FRAME, moved))
     assert (one["path"] == other["path"]).tolist() == [True, True, False, False, True]
@@ -95,6 +95,6 @@ def test_a_class_keeps_its_nameless_images_where_another_one_changes():
 @pytest.mark.parametrize(
     "content", [b"", b"PAR1", b"class,images,correct\na,b,12\n", b"class,images\na,b\n", b"\xff\xfe"]
 )
-def test_other_text_is_refused(content):
+def test_other_content_is_rejected(content):
     with pytest.raises(ValueError):
         predictions.parse_correct(content)

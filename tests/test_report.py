@@ -1,4 +1,4 @@
-"""The page is complete, safe and offline; the Markdown table says what the rows say."""
+"""The report page is complete, safe and works offline; the Markdown table shows the leaderboard."""
 
 import json
 from html.parser import HTMLParser
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from finegrain.comparison import formatting, report
+from finegrain.comparison.report_data import ModelFigures, ReportData
 from finegrain.evaluation.car_groups import GroupRow
 
 HOSTILE = '<script>alert("x")</script> & Söhne'
@@ -45,11 +46,11 @@ TILE = {
     "image": "data:image/jpeg;base64,aa", "truth": HOSTILE, "predicted": "Aero Sedan 2012",
     "confidence": 0.93, "loss": 4.25, "heat": None,
 }  # fmt: skip
-RIGHT = {**TILE, "truth": "Aero Sedan 2012", "confidence": 0.88}
-PHOTOS = {
-    "random": [TILE, RIGHT],
+CORRECT_TILE = {**TILE, "truth": "Aero Sedan 2012", "confidence": 0.88}
+GALLERY = {
+    "random": [TILE, CORRECT_TILE],
     "worst": [TILE],
-    "looked_at": [{**RIGHT, "heat": "data:image/jpeg;base64,bb"}],
+    "looked_at": [{**CORRECT_TILE, "heat": "data:image/jpeg;base64,bb"}],
     "confused": [
         {
             "truth": HOSTILE, "predicted": "Aero Sedan 2012", "mistakes": 3, "images": 9,
@@ -57,12 +58,12 @@ PHOTOS = {
         }
     ],
 }  # fmt: skip
-NO_PHOTOS: dict[str, Any] = {"random": [], "worst": [], "looked_at": [], "confused": []}
+EMPTY_GALLERY: dict[str, Any] = {"random": [], "worst": [], "looked_at": [], "confused": []}
 GROUPS = [GroupRow("AM General", 1, 20, 0.5, 0.75)]
 
 
 def page(**changes: Any) -> str:
-    facts: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "dataset": "cars",
         "rows": ROWS,
         "pairs": PAIRS,
@@ -70,13 +71,13 @@ def page(**changes: Any) -> str:
         "curves": b"curves",
         "accuracy_vs_time": b"cost",
         "models": [
-            report.ModelFigures(
+            ModelFigures(
                 r["model"],
                 b"confusion",
                 b"reliability",
                 b"recall",
                 [(HOSTILE, "Aero Sedan 2012", 3, 9)],
-                PHOTOS,
+                GALLERY,
                 [("make", {"top1": 0.75, "of_mistakes": 0.5, "of_mistakes_by_chance": 0.125}, GROUPS)],
                 [("all", b"sweep")],
             )
@@ -93,17 +94,17 @@ def page(**changes: Any) -> str:
         "parameters": "lr: 0.1  # <rate>",
         "environment": {"revision": "abc123", "torch": "2.15.0"},
     }  # fmt: skip
-    return report.render(report.Report(**{**facts, **changes}))
+    return report.render(ReportData(**{**fields, **changes}))
 
 
 class Parsed(HTMLParser):
-    """Tags with their attributes, the text, and what was left open."""
+    """Tags with their attributes, the text, and the tags that were not closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
-        self.words = ""
+        self.text = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -115,7 +116,7 @@ class Parsed(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.words += data
+        self.text += data
 
 
 def test_the_page_is_well_formed_and_holds_every_section():
@@ -128,25 +129,14 @@ def test_the_page_is_well_formed_and_holds_every_section():
         "reproduce",
     }
     wanted = [
-        "resnet50 wins",
-        "91.23\xa0%",
-        "90.2\xa0%",
-        "0.457",
-        "1 h 02 min",
-        "1,234",
-        "11.2 M",
-        "3.00 GiB",
-    ]
-    wanted += ["5,000 train", "o/d/2", "abc123", "lr: 0.1  # <rate>", "3 of 9", "2 exact duplicates"]
-    wanted += [
-        "AM General",
-        "right make: of the mistakes 50\xa0% stay within it, where chance would give 12\xa0%",
-    ]
-    wanted += ["✗ False, 93\xa0% loss 4.2", "✓ True, 88\xa0%", "... were taken for Aero Sedan 2012"]
-    wanted += ["One seed was run", "97\xa0%"]
-    wanted += ["+6.2", "+5.2 to +7.2", "−0.5", "p < 0.001"]
+        "resnet50 wins", "91.23\xa0%", "90.2\xa0%", "0.457", "1 h 02 min", "1,234", "11.2 M", "3.00 GiB",
+        "5,000 train", "o/d/2", "abc123", "lr: 0.1  # <rate>", "3 of 9", "2 exact duplicates",
+        "AM General", "50\xa0% stay within the correct make; by chance it would be 12\xa0%",
+        "✗ Incorrect, 93\xa0% loss 4.2", "✓ Correct, 88\xa0%", "were predicted as Aero Sedan 2012",
+        "One seed was run", "+6.2", "+5.2 to +7.2", "−0.5", "p < 0.001",
+    ]  # fmt: skip
     for words in wanted:
-        assert words in parsed.words, words
+        assert words in parsed.text, words
     assert sum(tag == "img" for tag, _ in parsed.tags) == 3 + (4 + 3 + 5) * len(ROWS)
     opened = [list(a) for t, a in parsed.tags if t == "details"]
     assert opened.count(["open"]) == 1  # the winner's mistakes
@@ -163,32 +153,32 @@ def test_the_page_loads_nothing_from_elsewhere_and_runs_no_script():
 
 def test_names_from_the_archive_are_text_not_markup():
     assert "<script>" not in page()
-    assert HOSTILE in Parsed(page()).words
+    assert HOSTILE in Parsed(page()).text
 
 
-def test_a_class_without_mistakes_and_a_clean_dataset_need_no_tables():
-    models = [report.ModelFigures("resnet50", b"", b"", b"", [], NO_PHOTOS, [], [])]
-    text = Parsed(page(rows=ROWS[:1], pairs=[], models=models, rejected=[], near_duplicates=[])).words
-    assert "No mistake on any test image" in text and "only model of this run" in text
+def test_without_mistakes_and_rejected_images_there_are_no_tables_of_them():
+    models = [ModelFigures("resnet50", b"", b"", b"", [], EMPTY_GALLERY, [], [])]
+    text = Parsed(page(rows=ROWS[:1], pairs=[], models=models, rejected=[], near_duplicates=[])).text
+    assert "No mistake on any test image" in text and "It is the only model" in text
     assert "images left out" not in text
 
 
-def test_several_seeds_show_their_spread():
+def test_several_seeds_show_their_standard_deviation():
     rows = [{**r, "seeds": 3, "test_top1_sd": 0.0123} for r in ROWS]
-    text = Parsed(page(rows=rows)).words
-    assert "means over 3 trainings" in text and "Every training" in text and "One seed" not in text
+    text = Parsed(page(rows=rows)).text
+    assert "means over 3 runs" in text and "All runs" in text and "One seed" not in text
     assert "| 3 (sd 1.2) |" in report.leaderboard_markdown(rows)
 
 
-def test_the_statement_tells_real_differences_from_noise():
+def test_the_statement_separates_significant_differences_from_noise():
     assert report.statement(ROWS) == (
         "On the same test images it is significantly better than resnet18 and within noise of resnet34."
     )
     worse = [ROWS[0], row("a", 0.95, "significantly better", 0.001)]
-    assert "significantly worse than a, which validation could not foresee" in report.statement(worse)
+    assert "significantly worse than a, although it is best on validation" in report.statement(worse)
 
 
-def test_the_markdown_table_has_a_line_a_model():
+def test_the_markdown_table_has_one_line_for_each_model():
     lines = report.leaderboard_markdown(ROWS).splitlines()
     assert len(lines) == 2 + len(ROWS)
     cells = [cell.strip().replace("\xa0", " ") for cell in lines[2].strip("|").split("|")]

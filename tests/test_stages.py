@@ -162,7 +162,7 @@ def test_a_model_of_several_seeds_is_their_mean(finished):
         best = max(runs, key=lambda name: (runs[name]["val"]["top1"], -runs[name]["val"]["loss"]))
         assert board[model]["run"] == best
     page = (folder / "reports/index.html").read_text()
-    assert "means over 2 trainings" in page and "Every training" in page
+    assert "means over 2 runs" in page and "All runs" in page
 
 
 def test_the_winner_is_its_best_training_s_files_under_fixed_names(finished):

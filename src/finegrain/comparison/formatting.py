@@ -4,23 +4,23 @@ from typing import Any
 
 
 def seeds(row: dict[str, Any]) -> str:
-    """How many trainings, and by how many points their test top-1 scatters."""
-    spread = row["test_top1_sd"]
-    return str(row["seeds"]) if spread is None else f"{row['seeds']} (sd {spread * 100:.1f})"
+    """Number of seeds, and the standard deviation of test top-1 between them in points."""
+    seed_sd = row["test_top1_sd"]
+    return str(row["seeds"]) if seed_sd is None else f"{row['seeds']} (sd {seed_sd * 100:.1f})"
 
 
 def percent(share: float, digits: int = 2) -> str:
-    """With a no-break space, so that no line ends between number and sign."""
+    """Such as 12.34 %, with a no-break space."""
     return f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def points(share: float) -> str:
-    """A difference of shares, in percentage points with its sign."""
+    """A difference of shares in percentage points, with its sign."""
     return f"{share * 100:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def duration(seconds: float) -> str:
-    """Such as 12.3 s, 4 min 05 s or 3 h 07 min."""
+    """Text such as 12.3 s, 4 min 05 s or 3 h 07 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

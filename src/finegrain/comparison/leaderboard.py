@@ -1,15 +1,15 @@
-"""Rank the models: the winner by validation; every two of them by a paired test on the test images."""
+"""Rank the models by validation, and compare each pair of them on the same test images."""
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from finegrain.comparison import significance
-from finegrain.comparison.significance import Bools
+from finegrain.comparison.significance import Bools, Comparison
 from finegrain.core import file_io, paths
 from finegrain.core.errors import UserError
 from finegrain.evaluation import predictions
@@ -18,114 +18,122 @@ from finegrain.evaluation import predictions
 @dataclass(frozen=True)
 class Leaderboard:
     rows: list[dict[str, Any]]
-    """One a model, best validation top-1 first (validation loss breaks ties): means over its seeds, the
-    ``run`` that is best on validation, ``seeds``, ``test_top1_sd`` between them (None: there is one), and
-    ``p_value`` and ``verdict`` against the winner; the winner's are None and ``winner``."""
+    """One for each model, best validation top-1 first (validation loss breaks ties): means over its seeds,
+    the ``run`` that is best on validation, the number of ``seeds``, their standard deviation
+    ``test_top1_sd`` (None for one seed), and ``p_value`` and ``verdict`` against the winner, whose own are
+    None and ``winner``."""
     pairs: list[dict[str, Any]]
-    """One for every two models: ``model``, ``other``, which ranks lower, ``difference`` of their test top-1
-    with its 95 % interval ``low`` to ``high``, ``p_value`` and ``verdict`` on the first one."""
+    """One for each pair of models: ``model``, the lower ranked ``other``, ``difference`` of their test top-1
+    with its 95 % interval ``low`` to ``high``, ``p_value``, and ``verdict`` on the first one."""
     runs: list[dict[str, Any]]
-    """One a training, in the order of ``rows`` and of the seeds."""
+    """One for each run, in the order of ``rows`` and of the seeds."""
+
+    @property
+    def winner(self) -> str:
+        """Name of the model that is best on validation."""
+        return self.rows[0]["model"]
+
+    def summary(self) -> dict[str, Any]:
+        """Content of leaderboard.json: the winner, and each model's row without its name."""
+        models = {
+            row["model"]: {key: value for key, value in row.items() if key != "model"} for row in self.rows
+        }
+        return {"winner": self.winner, "models": models}
 
 
 def rank_models(dataset: str, models: Sequence[str], seeds: Sequence[int]) -> Leaderboard:
-    """Compare the models on the same test images.
+    """Rank the models and compare each pair.
 
-    p-values are ``paired.compare``'s, corrected by Holm for the number of pairs; a difference is called real
-    where the corrected one is below 0.05.
+    p-values are those of ``significance.compare``, corrected by Holm for the number of pairs; a difference is
+    significant where the corrected p-value is below 0.05.
 
     Raises:
-        UserError: metrics or predictions are missing, or are of different test images.
+        UserError: metrics or predictions are missing, or belong to different test images.
     """
-    trained = {model: [paths.Run(dataset, model, seed) for seed in seeds] for model in models}
-    runs = {model: [_run_row(run) for run in each] for model, each in trained.items()}
-    right = _correct(trained)
-    rows = [_model_row(model, runs[model], right[model]) for model in models]
+    runs = {model: [paths.Run(dataset, model, seed) for seed in seeds] for model in models}
+    run_rows = {model: [_run_row(run) for run in each] for model, each in runs.items()}
+    correct = _correct(runs)
+    rows = [_model_row(model, run_rows[model], correct[model]) for model in models]
     rows.sort(key=validation_rank)
     order = [row["model"] for row in rows]
-    pairs = _pairs({model: right[model] for model in order})
+    comparisons = _compare_pairs({model: correct[model] for model in order})
     rows[0] |= {"p_value": None, "verdict": "winner"}
-    for row, pair in zip(rows[1:], pairs, strict=False):  # the winner's pairs come first
-        against = pair["comparison"].reverse()
+    for row in rows[1:]:
+        against = comparisons[order[0], row["model"]].reverse()
         row |= {"p_value": against.p_value, "verdict": against.verdict}
     return Leaderboard(
-        rows, [_flatten_pair(pair) for pair in pairs], [run for model in order for run in runs[model]]
+        rows,
+        [_pair_row(model, other, each) for (model, other), each in comparisons.items()],
+        [row for model in order for row in run_rows[model]],
     )
 
 
 def validation_rank(row: Mapping[str, Any]) -> tuple[float, float]:
-    """Sorts models, or trainings, best first: by ``val_top1``, and where that is equal by ``val_loss``."""
+    """Sort key of models or runs, best first: by ``val_top1``, then by ``val_loss``."""
     return -row["val_top1"], row["val_loss"]
 
 
-def require_same_images(kept: Mapping[str, pd.DataFrame]) -> None:
-    """Trainings that are compared must have been scored on the same test images.
+def require_same_images(tables: Mapping[str, pd.DataFrame]) -> None:
+    """Check that all runs were evaluated on the same test images in the same order.
 
     Args:
-        kept: name of each training and its predictions.
+        tables: predictions of each run, by its name.
 
     Raises:
-        UserError: two of them were not.
+        UserError: two runs were evaluated on different images.
     """
-    first, paths_of_first = next((name, frame["path"]) for name, frame in kept.items())
-    for name, frame in kept.items():
-        if not frame["path"].equals(paths_of_first):
+    first, first_paths = next((name, table["path"]) for name, table in tables.items())
+    for name, table in tables.items():
+        if not table["path"].equals(first_paths):
             raise UserError(f"{name} was scored on other test images than {first}; run `dvc repro`")
 
 
-def _correct(trained: dict[str, list[paths.Run]]) -> dict[str, Bools]:
-    """Of each model ``[seeds, N]``: which test images each of its trainings gets right."""
-    kept = {
-        run.name: predictions.read_predictions(run.predictions) for runs in trained.values() for run in runs
+def _correct(runs: Mapping[str, Sequence[paths.Run]]) -> dict[str, Bools]:
+    """Which test images each run of each model predicts correctly, ``[seeds, N]`` for each model."""
+    tables = {
+        run.name: predictions.read_predictions(run.predictions) for each in runs.values() for run in each
     }
-    require_same_images(kept)
+    require_same_images(tables)
     return {
-        model: np.stack([kept[run.name]["correct"].to_numpy() for run in runs])
-        for model, runs in trained.items()
+        model: np.stack([tables[run.name]["correct"].to_numpy() for run in each])
+        for model, each in runs.items()
     }
 
 
-def _pairs(right: dict[str, Bools]) -> list[dict[str, Any]]:
-    two = list(itertools.combinations(right, 2))
-    found = significance.holm_corrected(
-        [significance.compare(right[model], right[other]) for model, other in two]
-    )
-    return [
-        {"model": model, "other": other, "comparison": comparison}
-        for (model, other), comparison in zip(two, found, strict=True)
-    ]
+def _compare_pairs(correct: Mapping[str, Bools]) -> dict[tuple[str, str], Comparison]:
+    """The comparison of each pair of models, with p-values corrected for the number of pairs."""
+    pairs = list(itertools.combinations(correct, 2))
+    comparisons = [significance.compare(correct[model], correct[other]) for model, other in pairs]
+    return dict(zip(pairs, significance.holm_corrected(comparisons), strict=True))
 
 
-def _flatten_pair(pair: dict[str, Any]) -> dict[str, Any]:
-    found: significance.Comparison = pair["comparison"]
-    return {
-        "model": pair["model"],
-        "other": pair["other"],
-        "difference": found.difference,
-        "low": found.low,
-        "high": found.high,
-        "p_value": found.p_value,
-        "verdict": found.verdict,
-    }
+def _pair_row(model: str, other: str, comparison: Comparison) -> dict[str, Any]:
+    """A row of ``Leaderboard.pairs``."""
+    return {"model": model, "other": other, **asdict(comparison), "verdict": comparison.verdict}
 
 
 def _run_row(run: paths.Run) -> dict[str, Any]:
-    quality, cost = file_io.read_json(run.metrics), file_io.read_json(run.cost)
-    test = {f"test_{name}": value for name, value in quality["test"].items()}
-    part = {
-        "val_top1": quality["val"]["top1"],
-        "val_loss": quality["val"]["loss"],
-        "train_top1": quality["train"]["top1"],
+    """Metrics and cost of one run: a row of ``Leaderboard.runs``."""
+    scores, cost = file_io.read_json(run.metrics), file_io.read_json(run.cost)
+    return {
+        "model": run.model,
+        "seed": run.seed,
+        "run": run.name,
+        "val_top1": scores["val"]["top1"],
+        "val_loss": scores["val"]["loss"],
+        "train_top1": scores["train"]["top1"],
+        **{f"test_{name}": value for name, value in scores["test"].items()},
+        **cost,
     }
-    return {"model": run.model, "seed": run.seed, "run": run.name, **part, **test, **cost}
 
 
-def _model_row(model: str, runs: Sequence[dict[str, Any]], right: Bools) -> dict[str, Any]:
+def _model_row(model: str, runs: Sequence[dict[str, Any]], correct: Bools) -> dict[str, Any]:
+    """Means over the runs of one model, without the verdict: a row of ``Leaderboard.rows``."""
     names = [name for name in runs[0] if name not in ("model", "seed", "run")]
     table = pd.DataFrame(runs)
     best = min(runs, key=validation_rank)
-    low, high = significance.accuracy_interval(right)
-    spread = float(table["test_top1"].std()) if len(runs) > 1 else None
+    low, high = significance.accuracy_interval(correct)
+    seed_sd = float(table["test_top1"].std()) if len(runs) > 1 else None
     means = {name: float(table[name].mean()) for name in names}
     means["parameters"] = runs[0]["parameters"]
     return {
@@ -135,5 +143,5 @@ def _model_row(model: str, runs: Sequence[dict[str, Any]], right: Bools) -> dict
         **means,
         "test_top1_low": low,
         "test_top1_high": high,
-        "test_top1_sd": spread,
+        "test_top1_sd": seed_sd,
     }

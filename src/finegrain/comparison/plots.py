@@ -1,6 +1,6 @@
-"""Charts of training runs.
+"""Plots of training runs: training curves, LR range test, and accuracy against time.
 
-Every share (top-1) is in [0, 1] and shown in percent.
+Top-1 is in [0, 1] and shown in percent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,64 +17,90 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from finegrain.evaluation.plot_style import COLORS, DPI, GRAY, MARKERS, shorten, styled
 
+_Style = dict[str, Any]
+_TRAIN_LINE: _Style = {"lw": 1.2, "ls": (0, (4, 2))}
+
 
 @styled
 def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
-    """Loss, top-1 and learning rate by epoch; thin vertical lines where a phase ends.
+    """Loss, top-1 and learning rate by epoch, with a dotted vertical line after each phase.
 
     Args:
-        histories: model -> one row per epoch with epoch (from 1, counted over phases), phase, image_size,
-            lr, train_loss, train_top1, val_loss and val_top1. NaN is left out.
+        histories: maps each model to one row per epoch with epoch (from 1, counted over phases), phase,
+            image_size, lr, train_loss, train_top1, val_loss and val_top1. NaN is left out.
     """
     figure = Figure((11, 7.2), dpi=DPI, layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=(2.4, 1), hspace=0.06)
-    loss, top1, rate, key = (figure.add_subplot(grid[i, j]) for i in (0, 1) for j in (0, 1))
-    for axes, title in ((loss, "Loss"), (top1, "Top-1 accuracy"), (rate, "Learning rate")):
-        axes.set_title(title, pad=22 if axes is rate else None)
+    loss, top1, lr, legend = (figure.add_subplot(grid[i, j]) for i in (0, 1) for j in (0, 1))
+    for axes, title in ((loss, "Loss"), (top1, "Top-1 accuracy"), (lr, "Learning rate")):
+        axes.set_title(title, pad=22 if axes is lr else None)
         axes.set_xlabel("epoch")
         axes.set_xlim(0.5, max(history["epoch"].max() for history in histories.values()) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     top1.yaxis.set_major_formatter(PercentFormatter(1))
-
-    looks, handles = _model_styles(histories), []
-    rates = {tuple(history["lr"]) for history in histories.values()}
+    styles = _model_styles(histories)
     for model, history in histories.items():
-        look = {**looks[model], "markersize": 4, "markevery": max(1, len(history) // 10)}
-        for axes, what in ((loss, "loss"), (top1, "top1")):
-            axes.plot(history["epoch"], history[f"train_{what}"], **look, lw=1.2, ls=(0, (4, 2)), alpha=0.75)
-            axes.plot(history["epoch"], history[f"val_{what}"], **look, lw=1.9)
-        if len(rates) > 1 or len(histories) == 1:
-            rate.plot(history["epoch"], history["lr"], **look, lw=1.6)
-        best = history["val_top1"]
-        text = model or "validation"
-        if best.notna().any():
-            text += f": best val {best.max():.1%} in epoch {history['epoch'].iloc[int(best.argmax())]}"
-        handles.append(Line2D([], [], **looks[model], lw=1.9, label=text))
-    if len(rates) == 1 and len(histories) > 1:
-        rate.plot(history["epoch"], history["lr"], color=GRAY, lw=1.6, marker=".")
-        rate.set_title("Learning rate (the same for all)", pad=22)
-    rate.set_ylim(bottom=0)
-    _draw_phases(list(histories.values()), rate, (loss, top1, rate))
-    handles += [Line2D([], [], color=GRAY, lw=1.9, label="validation: solid")]
-    handles += [Line2D([], [], color=GRAY, lw=1.2, ls=(0, (4, 2)), label="training: dashed")]
-    key.axis("off")
-    key.legend(handles=handles, loc="center left", fontsize=9.5, labelspacing=0.5, handlelength=2.6)
+        style = styles[model] | _sparse_markers(history)
+        for axes, metric in ((loss, "loss"), (top1, "top1")):
+            axes.plot(history["epoch"], history[f"train_{metric}"], **style, **_TRAIN_LINE, alpha=0.75)
+            axes.plot(history["epoch"], history[f"val_{metric}"], **style, lw=1.9)
+    _draw_learning_rates(lr, histories, styles)
+    _draw_phases(list(histories.values()), lr, (loss, top1, lr))
+    _draw_curve_legend(legend, histories, styles)
     return figure
 
 
-def _model_styles(models: Mapping[str, Any] | Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A model looks the same in all figures of one set of models, whatever their order."""
+def _draw_learning_rates(
+    axes: Axes, histories: Mapping[str, pd.DataFrame], styles: Mapping[str, _Style]
+) -> None:
+    """Draw the learning rate of each model, or one gray line if several models share the schedule."""
+    shared = len({tuple(history["lr"]) for history in histories.values()}) == 1 < len(histories)
+    if shared:
+        history = next(iter(histories.values()))
+        axes.plot(history["epoch"], history["lr"], color=GRAY, lw=1.6, marker=".")
+        axes.set_title("Learning rate (the same for all)", pad=22)
+    else:
+        for model, history in histories.items():
+            style = styles[model] | _sparse_markers(history)
+            axes.plot(history["epoch"], history["lr"], **style, lw=1.6)
+    axes.set_ylim(bottom=0)
+
+
+def _draw_curve_legend(
+    axes: Axes, histories: Mapping[str, pd.DataFrame], styles: Mapping[str, _Style]
+) -> None:
+    """Fill a panel with the legend: each model with its best validation top-1, and the two line styles."""
+    handles = []
+    for model, history in histories.items():
+        best, label = history["val_top1"], model or "validation"
+        if best.notna().any():
+            label += f": best val {best.max():.1%} in epoch {history['epoch'].iloc[int(best.argmax())]}"
+        handles.append(Line2D([], [], **styles[model], lw=1.9, label=label))
+    handles += [Line2D([], [], color=GRAY, lw=1.9, label="validation: solid")]
+    handles += [Line2D([], [], color=GRAY, **_TRAIN_LINE, label="training: dashed")]
+    axes.axis("off")
+    axes.legend(handles=handles, loc="center left", fontsize=9.5, labelspacing=0.5, handlelength=2.6)
+
+
+def _model_styles(models: Mapping[str, Any] | Sequence[str]) -> dict[str, _Style]:
+    """Color and marker of each model; they do not depend on the order of the models."""
     return {
         model: {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}
         for i, model in enumerate(sorted(models))
     }
 
 
+def _sparse_markers(history: pd.DataFrame) -> _Style:
+    """A marker at about every tenth of the epochs."""
+    return {"markersize": 4, "markevery": max(1, len(history) // 10)}
+
+
 def _draw_phases(histories: Sequence[pd.DataFrame], named: Axes, panels: Sequence[Axes]) -> None:
+    """Draw a line after each phase in all panels, and the name of each phase above one of them."""
     phases: dict[tuple[str, int, int], None] = {}
     for history in histories:
-        stretch = (history["phase"] != history["phase"].shift()).cumsum()
-        for _, part in history.groupby(stretch.to_numpy()):
+        phase_number = (history["phase"] != history["phase"].shift()).cumsum()
+        for _, part in history.groupby(phase_number.to_numpy()):
             label = f"{part['phase'].iloc[0]}, {part['image_size'].iloc[-1]} px"
             phases[label, int(part["epoch"].iloc[0]), int(part["epoch"].iloc[-1])] = None
     total = max(last for _, _, last in phases)
@@ -82,11 +108,11 @@ def _draw_phases(histories: Sequence[pd.DataFrame], named: Axes, panels: Sequenc
         for axes in panels:
             axes.axvline(end + 0.5, color=GRAY, lw=0.8, ls=":")
     firsts = [first for _, first, _ in phases]
-    if len(set(firsts)) < len(firsts):  # models differ in their phases: no one name per stretch
+    if len(set(firsts)) < len(firsts):  # the models differ in their phases, so that names would overlap
         return
     for label, first, last in phases:
         share = (last - first + 1) / total
-        fits = int(share * 72)  # so many letters of this size go on the panel's whole width
+        fits = int(share * 72)  # the panel is 72 letters of this size wide
         named.text(
             (first + last) / 2,
             1.02,
@@ -104,28 +130,29 @@ def _draw_phases(histories: Sequence[pd.DataFrame], named: Axes, panels: Sequenc
 def lr_range_plot(
     phase: str, points: pd.DataFrame, suggestions: Mapping[str, float], chosen: float
 ) -> Figure:
-    """Loss against learning rate on a log scale, with the suggested rates and the one that was taken.
+    """Loss against learning rate on a log scale, with the suggested learning rates and the chosen one.
 
     Args:
-        phase: its name.
-        points: of the sweep, with lr, loss and smoothed_loss; at least one.
-        suggestions: name -> rate.
+        phase: name of the phase.
+        points: lr, loss and smoothed_loss of each step of the test; at least one.
+        suggestions: maps the name of each method to the learning rate that it suggests.
+        chosen: the learning rate that the phase was trained with.
     """
     figure = Figure((9, 5.2), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
-    rates, smoothed = points["lr"].to_numpy(), points["smoothed_loss"].to_numpy()
-    axes.plot(rates, points["loss"], color="#B8C4CC", lw=1, label="loss of each batch")
-    axes.plot(rates, smoothed, color=COLORS[0], lw=2, label="smoothed")
-    for (name, rate), colour, marker in zip(suggestions.items(), COLORS[1:], MARKERS[1:], strict=False):
-        height = smoothed[np.abs(rates - rate).argmin()]
-        axes.plot([rate], [height], marker, color=colour, ms=9, label=f"{name}: {rate:.2g}")
-    axes.axvline(chosen, color=GRAY, lw=1.2, ls=(0, (4, 2)), label=f"taken: {chosen:.2g}")
+    lrs, smoothed = points["lr"].to_numpy(), points["smoothed_loss"].to_numpy()
+    axes.plot(lrs, points["loss"], color="#B8C4CC", lw=1, label="loss of each batch")
+    axes.plot(lrs, smoothed, color=COLORS[0], lw=2, label="smoothed")
+    for (name, lr), color, marker in zip(suggestions.items(), COLORS[1:], MARKERS[1:], strict=False):
+        height = smoothed[np.abs(lrs - lr).argmin()]
+        axes.plot([lr], [height], marker, color=color, ms=9, label=f"{name}: {lr:.2g}")
+    axes.axvline(chosen, color=GRAY, lw=1.2, ls=(0, (4, 2)), label=f"chosen: {chosen:.2g}")
     axes.set_xscale("log")
-    # the first averages are of few batches and jump; a loss that diverges leaves the picture
+    # limits without the first steps, whose averages jump, and without a loss that diverges
     settled = smoothed[len(smoothed) // 5 :]
     plateau, low = float(np.median(settled[: len(settled) // 2 + 1])), float(settled.min())
-    reach = max(plateau - low, 0.05 * abs(plateau))
-    axes.set_ylim(low - 0.6 * reach, plateau + 1.2 * reach)
+    height = max(plateau - low, 0.05 * abs(plateau))
+    axes.set_ylim(low - 0.6 * height, plateau + 1.2 * height)
     axes.set_title(f"LR range test before phase {phase}", parse_math=False)
     axes.set_xlabel("peak learning rate")
     axes.set_ylabel("training loss")
@@ -138,27 +165,27 @@ def accuracy_vs_time_plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Test top-1 with its 95 % interval against training time.
 
     Args:
-        rows: each with model, test_top1, test_top1_low, test_top1_high and seconds.
+        rows: model, test_top1, test_top1_low, test_top1_high and seconds of each model.
     """
     longest, shortest = max(row["seconds"] for row in rows), min(row["seconds"] for row in rows)
     unit, size = ("s", 1) if longest < 180 else ("min", 60) if longest < 3 * 3600 else ("h", 3600)
     figure = Figure((9, 5.2), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title("Test top-1 (95 % interval) and what it cost")
+    axes.set_title("Test top-1 (95 % interval) against training time")
     axes.set_xlabel(f"training time, {unit}")
     axes.set_ylabel("test top-1")
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     if shortest > 0 and longest > 8 * shortest:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    looks = _model_styles([row["model"] for row in rows])
+    styles = _model_styles([row["model"] for row in rows])
     for row in rows:
-        reach = [[row["test_top1"] - row["test_top1_low"]], [row["test_top1_high"] - row["test_top1"]]]
+        errors = [[row["test_top1"] - row["test_top1_low"]], [row["test_top1_high"] - row["test_top1"]]]
         axes.errorbar(
-            [row["seconds"] / size], [row["test_top1"]], reach, **looks[row["model"]], ms=8, capsize=4
+            [row["seconds"] / size], [row["test_top1"]], errors, **styles[row["model"]], ms=8, capsize=4
         )
     axes.margins(x=0.18, y=0.12)
-    figure.draw_without_rendering()  # from here on the axes stay where they are
+    figure.draw_without_rendering()  # fixes the position of the axes
     _label_points(
         axes, [(r["seconds"] / size, r["test_top1"], f"{r['model']} {r['test_top1']:.1%}") for r in rows]
     )
@@ -166,14 +193,14 @@ def accuracy_vs_time_plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _label_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write each label beside its point, at the first place that hides no other label or point."""
+    """Write each label beside its point, at the first position that hides no other label or point."""
     renderer = FigureCanvasAgg(axes.get_figure(root=True)).get_renderer()
-    taken = [line.get_window_extent(renderer).padded(4) for line in axes.lines]
+    occupied = [line.get_window_extent(renderer).padded(4) for line in axes.lines]
     frame = axes.get_window_extent(renderer)
     heights = (5, 14, 23, 37, 51, 65)
-    places = [(across, up * height) for height in heights for up in (1, -1) for across in (9, -9)]
+    offsets = [(across, up * height) for height in heights for up in (1, -1) for across in (9, -9)]
     for x, y, label in points:
-        for across, up in places:
+        for across, up in offsets:
             text = axes.annotate(
                 label, (x, y), (across, up), fontsize=9.5, textcoords="offset points", va="center",
                 ha="left" if across > 0 else "right",
@@ -182,7 +209,7 @@ def _label_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> Non
             text.update_positions(renderer)
             box = Text.get_window_extent(text, renderer)  # without the arrow
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            if (inside and not any(box.overlaps(other) for other in taken)) or (across, up) == places[-1]:
+            if (inside and not any(box.overlaps(other) for other in occupied)) or (across, up) == offsets[-1]:
                 break
             text.remove()
-        taken.append(box)
+        occupied.append(box)

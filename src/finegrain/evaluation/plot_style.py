@@ -21,6 +21,8 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 GRAY = "#555555"
 DPI = 144
+FEW_CLASSES = 30
+"""Up to this number, plots show every class with its name and number; above it, a summary."""
 # matplotlib brings DejaVu; class names in other scripts need one of these fonts, or show as boxes
 _OTHER_SCRIPTS = ("Noto Sans CJK JP", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari")
 _STYLE: dict[Any, Any] = {

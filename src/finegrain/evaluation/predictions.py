@@ -63,9 +63,10 @@ def read_predictions(file: Path) -> pd.DataFrame:
     try:
         return parse_predictions(file)
     except FileNotFoundError:
-        raise UserError(f"{file}: not found; `dvc repro` makes it, `dvc pull` fetches it") from None
+        raise UserError(f"{file}: not found; run `dvc repro` or `dvc pull` to get it") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: not a Parquet file ({error}); run `dvc repro` or `dvc pull`") from None
+        fix = "run `dvc repro` or `dvc pull` to replace it"
+        raise UserError(f"{file}: not a Parquet file ({error}); {fix}") from None
 
 
 def parse_predictions(source: Path | BinaryIO) -> pd.DataFrame:

@@ -20,7 +20,7 @@ CARS = {
 }
 
 
-def test_real_names_are_taken_apart():
+def test_names_of_stanford_cars_have_make_body_and_year():
     found = car_groups.from_class_names(list(CARS))
     assert list(zip(found["make"], found["body"], found["year"], strict=True)) == list(CARS.values())
 
@@ -33,16 +33,14 @@ def test_real_names_are_taken_apart():
         ["Class of 2012", "a"],
     ],
 )
-def test_other_names_carry_no_groups(names):
+def test_other_names_have_no_groups(names):
     assert car_groups.from_class_names(names) == {}
 
 
-def test_a_few_odd_names_are_a_group_of_their_own():
+def test_a_few_other_names_form_a_group_of_their_own():
     names = [*list(CARS)[:9], "unknown"]
-    assert (
-        car_groups.from_class_names(names)["make"][-1] == "other"
-        and car_groups.from_class_names(names)["year"][-1] == "other"
-    )
+    groups = car_groups.from_class_names(names)
+    assert groups["make"][-1] == "other" and groups["year"][-1] == "other"
 
 
 GROUPS = ["Audi", "Audi", "Audi", "BMW"]
@@ -50,7 +48,7 @@ GROUPS = ["Audi", "Audi", "Audi", "BMW"]
 
 def test_summary_by_hand():
     labels, predicted = np.array([0, 0, 1, 3, 3, 2]), np.array([0, 1, 3, 3, 0, 1])
-    # right 2 of 6; two of the four mistakes, of an Audi each, stay with Audi
+    # 2 of 6 are correct; two of the four mistakes, of an Audi each, stay with Audi
     found = car_groups.group_summary(GROUPS, labels, predicted)
     assert found["top1"] == pytest.approx(4 / 6) and found["of_mistakes"] == 0.5
     # of 3 other classes, an Audi has 2 of its make and the BMW none: mistakes of Audi, Audi, BMW, Audi

@@ -1,0 +1,138 @@
+"""What the report shows, read from the files that earlier stages wrote."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from finegrain.comparison import plots
+from finegrain.comparison.leaderboard import Leaderboard
+from finegrain.core import file_io, paths
+from finegrain.evaluation import car_groups, class_plots, metrics, plot_style, predictions
+from finegrain.evaluation.car_groups import GroupRow
+
+CONFUSED_PAIRS = 12
+"""Most confused pairs of classes in the table of each model."""
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """What the report shows about one model; plots are PNG bytes."""
+
+    model: str
+    confusion: bytes
+    reliability: bytes
+    per_class: bytes
+    confused_pairs: Sequence[tuple[str, str, int, int]]
+    """True class, predicted class, mistakes, images of the true class."""
+    gallery: dict[str, Any]
+    """``gallery.Gallery`` as JSON data."""
+    groups: Sequence[tuple[str, dict[str, float], Sequence[GroupRow]]]
+    """Kind (make, body, year), ``group_summary`` and ``group_table``; empty for classes that are not cars."""
+    lr_range: Sequence[tuple[str, bytes]]
+    """Phase and plot of each LR range test."""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All that the report shows; plots are PNG bytes."""
+
+    dataset: str
+    rows: Sequence[dict[str, Any]]
+    """``Leaderboard.rows``, winner first."""
+    pairs: Sequence[dict[str, Any]]
+    """``Leaderboard.pairs``."""
+    runs: Sequence[dict[str, Any]]
+    """``Leaderboard.runs``."""
+    curves: bytes
+    accuracy_vs_time: bytes
+    models: Sequence[ModelFigures]
+    class_balance: bytes
+    split: dict[str, Any]
+    """metrics/<name>/data/split.json."""
+    source: dict[str, Any]
+    """metrics/<name>/data/source.json."""
+    rejected: Sequence[tuple[str, str]]
+    """Path and reason of each image left out."""
+    near_duplicates: Sequence[tuple[str, str, int]]
+    """Path of the test image, path of the other image, and how many bits of their hashes differ."""
+    parameters: str
+    """params.yaml as text."""
+    environment: dict[str, Any]
+    """Git revision, software and hardware of the winner's run."""
+
+
+def read_report_data(
+    dataset: str,
+    board: Leaderboard,
+    best_runs: Mapping[str, paths.Run],
+    curves: bytes,
+    accuracy_vs_time: bytes,
+) -> ReportData:
+    """Read everything else that the report shows.
+
+    Args:
+        best_runs: maps each model to the run whose plots and images are shown, winner first.
+    """
+    data = paths.Dataset(dataset)
+    metadata = file_io.read_json(best_runs[board.winner].sidecar)
+    balance = class_plots.class_balance_plot(read_table(data.class_balance))
+    return ReportData(
+        dataset=dataset,
+        rows=board.rows,
+        pairs=board.pairs,
+        runs=board.runs,
+        curves=curves,
+        accuracy_vs_time=accuracy_vs_time,
+        models=[read_model_figures(run) for run in best_runs.values()],
+        class_balance=plot_style.render_png(balance),
+        split=file_io.read_json(data.split_metrics),
+        source=file_io.read_json(data.source),
+        rejected=read_table(data.rejected).to_records(index=False).tolist(),
+        near_duplicates=read_table(data.near_duplicates).to_records(index=False).tolist(),
+        parameters=paths.PARAMS.read_text(),
+        environment={"revision": metadata["revision"], **metadata["environment"]},
+    )
+
+
+def read_model_figures(run: paths.Run) -> ModelFigures:
+    """Read the plots, the gallery and the predictions of one run."""
+    table, per_class = predictions.read_predictions(run.predictions), read_table(run.per_class)
+    names = per_class["class"].tolist()
+    ids = {name: index for index, name in enumerate(names)}
+    labels = np.array([ids[name] for name in table["class"]])
+    predicted = np.array([ids[name] for name in table["class_1"]])
+    return ModelFigures(
+        model=run.model,
+        confusion=run.confusion.read_bytes(),
+        reliability=run.reliability.read_bytes(),
+        per_class=plot_style.render_png(class_plots.per_class_recall_plot(per_class)),
+        confused_pairs=metrics.confused_pairs(labels, predicted, names, CONFUSED_PAIRS),
+        gallery=file_io.read_json(run.gallery),
+        groups=[
+            (
+                kind,
+                car_groups.group_summary(groups, labels, predicted),
+                car_groups.group_table(groups, labels, predicted),
+            )
+            for kind, groups in car_groups.from_class_names(names).items()
+        ],
+        lr_range=list(_lr_range_plots(run)),
+    )
+
+
+def _lr_range_plots(run: paths.Run) -> Iterator[tuple[str, bytes]]:
+    """Phase and plot of each LR range test of a run."""
+    metadata = file_io.read_json(run.sidecar)
+    for phase, suggestions in metadata["lr_suggestions"].items():
+        points = pd.read_csv(run.lr_range / f"{phase}.csv")
+        figure = plots.lr_range_plot(phase, points, suggestions, metadata["lr"][phase])
+        yield phase, plot_style.render_png(figure)
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """Read a CSV without changing text: a class may be named NA or 007."""
+    return pd.read_csv(file, keep_default_na=False, dtype={"class": str})

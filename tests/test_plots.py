@@ -1,0 +1,70 @@
+"""Plots of runs are drawn for any number of models, with readable labels."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from finegrain.comparison import plots
+from finegrain.evaluation import plot_style
+
+
+def random_history(seed: int) -> pd.DataFrame:
+    rng, epochs = np.random.default_rng(seed), np.arange(1, 7)
+    columns = {f"{s}_{w}": rng.uniform(0, 1, 6) for s in ("train", "val") for w in ("loss", "top1")}
+    phases = {"epoch": epochs, "phase": ["head"] * 2 + ["all"] * 4, "image_size": 64, "lr": 0.1 / epochs}
+    return pd.DataFrame({**phases, **columns})
+
+
+def row(model: str, seconds: float, top1: float, margin: float) -> dict[str, str | float]:
+    return {
+        "model": model, "seconds": seconds, "test_top1": top1,
+        "test_top1_low": top1 - margin, "test_top1_high": top1 + margin,
+    }  # fmt: skip
+
+
+def is_png(content: bytes) -> bool:
+    return content.startswith(b"\x89PNG") and len(content) > 5000
+
+
+@pytest.mark.parametrize("models", [1, 2, 5])
+def test_training_curves_and_accuracy_against_time_are_drawn(models):
+    histories = {f"model{i}": random_history(i) for i in range(models)}
+    assert is_png(plot_style.render_png(plots.training_curves(histories)))
+    rows = [row(f"model{i}", 10.0 + i, 0.8, 0.1) for i in range(models)]
+    assert is_png(plot_style.render_png(plots.accuracy_vs_time_plot(rows)))
+
+
+def test_labels_of_points_are_inside_the_axes_and_do_not_overlap():
+    rows = [row(f"model{i}", 10.0 + i / 50, top1, 0.05) for i, top1 in enumerate((0.80, 0.81, 0.5))]
+    figure = plots.accuracy_vs_time_plot(rows)
+    axes = figure.axes[0]
+    boxes = [super(type(text), text).get_window_extent() for text in axes.texts]
+    assert len(boxes) == 3
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+    frame = axes.get_window_extent()
+    assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 and frame.y0 <= b.y0 and b.y1 <= frame.y1 for b in boxes)
+
+
+def test_save_png_creates_the_folder_and_the_file(project):
+    plot_style.save_png(plots.training_curves({"": random_history(0)}), project / "a" / "b.png")
+    assert is_png((project / "a" / "b.png").read_bytes())
+
+
+def test_the_lr_range_plot_is_limited_to_the_decrease_of_the_loss():
+    lrs = [10.0 ** (i / 10 - 6) for i in range(70)]
+    # two steps far off, a plateau, a decrease, a divergence
+    smoothed = [
+        2.0,
+        4.0,
+        *[5.0] * 30,
+        *[5.0 - 0.1 * i for i in range(20)],
+        *[3.0 * 1.3**i for i in range(18)],
+    ]
+    losses = [loss + 0.2 * (-1) ** i for i, loss in enumerate(smoothed)]
+    points = pd.DataFrame({"lr": lrs, "loss": losses, "smoothed_loss": smoothed})
+    figure = plots.lr_range_plot("all", points, {"steepest": 1e-3, "valley": 3e-3}, 0.01)
+    low, high = figure.axes[0].get_ylim()
+    assert low < 3.0 and 5.0 < high < 8
+    assert figure.axes[0].get_title(loc="left") == "LR range test before phase all"
+    assert is_png(plot_style.render_png(figure))
+    assert is_png(plot_style.render_png(plots.lr_range_plot("$a", points[:1], {}, 0.01)))
