@@ -6,7 +6,7 @@ What bounds the step is counted, and a model that falls short of its ceiling is 
 
 Random weights, bfloat16, photos from zips of class folders, else drawn images. Every figure is of whole
 epochs between two waits for the GPU, after one epoch to warm up. All ways run in this process, so the
-allocator's setting of finegrain.runtime holds for each. Results are printed at the end and written to OUT as
+allocator's setting of finegrain.core holds for each. Results are printed at the end and written to OUT as
 they come; what does not fit into --minutes is left out and named.
 """
 
@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finegrain.runtime import devices  # isort: skip  (sets the allocator before torch is imported)
+from finegrain.core import process  # isort: skip  # noqa: F401  (sets the allocator before torch is imported)
 import gpu_bound
 import gpu_table
 import inputs
@@ -41,9 +41,9 @@ from finegrain.augmentation import transform
 from finegrain.config import params
 from finegrain.core import file_io
 from finegrain.dataset import manifest, pack_writer
-from finegrain.runtime import provenance
+from finegrain.runtime import devices, provenance
 from finegrain.sources import archive
-from finegrain.training.train_step import StepRunner
+from finegrain.training.cuda_graph import GraphedFunction
 
 MODELS = ["resnet18", "resnet34", "resnet50", "wide_resnet50_2", "resnext50_32x4d"]
 TOY = {"models": ["resnet18"], "batch_sizes": [8], "side": 64, "images": 16, "seconds": 0.0, "minutes": 0.7}
@@ -106,9 +106,9 @@ class Bench:
         config = self.config(batch_size, augment=ALL_AUGMENTATION if name == "ours, all augmentation" else {})
         job = ways.our_job(config, self.split, model)
         if name == "ceiling, kernel by kernel":
-            vars(job)["passes"] = StepRunner(job.net, job.bf16, config.label_smoothing, planned=None)
+            vars(job)["graphed"] = GraphedFunction(job.setup.net, None, batch_size)
         if name == gpu_table.COMPILED:
-            job.net.compile()
+            job.setup.net.compile()
         start = ways.ceiling_epochs if name.startswith("ceiling") else ways.our_epochs
         return start(job, FirstStep(0.0))
 
@@ -134,7 +134,8 @@ class Bench:
             images, seconds = once(epoch, number)
             row = {"model": model, "batch_size": batch_size, "epoch": number}
             self.results["growing"].append(
-                row | {"image_size": job.phase.side(number - 1), "images_per_second": images / seconds}
+                row
+                | {"image_size": job.phase.image_size_at(number - 1), "images_per_second": images / seconds}
             )
 
     def batches_alone(self, name: str, batch_size: int) -> None:
@@ -161,7 +162,7 @@ class Bench:
         ours, _ = next(job.batches(1, self.args.side))
         with by_operators():
             slow, _ = next(job.batches(1, self.args.side))
-        _, factor = self.split._normal
+        _, factor = self.split.normalization
         largest = ((ours - slow).abs() / factor[:, None, None]).max().item()
         if not largest < AGREE:
             raise RuntimeError(f"kernels and operators are {largest:.2f} of 255 apart")

@@ -57,9 +57,7 @@ def device() -> Any:
 
 
 def bf16(on: Any) -> bool:
-    """The rule of finegrain.runtime, which cannot be imported here: it sets the allocator."""
-    import torch
+    """Whether the hardware multiplies bfloat16 natively."""
+    from finegrain.runtime import devices
 
-    if on.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    return devices.use_bf16("auto", on)

@@ -35,9 +35,12 @@ def ceiling(task: Task, after_step: FirstStep) -> Epoch:
 
 def job(model: str) -> Any:
     """As stage train sets it up in the current folder."""
-    from finegrain.runtime import devices  # isort: skip  (sets the allocator before torch is imported)
+    from finegrain.core import allocator
+
+    allocator.keep_freed_memory()  # before torch is imported
     from finegrain.config import params
     from finegrain.core import paths
+    from finegrain.runtime import devices
 
     config = params.load_params()
     pack = paths.Dataset(config.dataset.name).pack

@@ -22,7 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from finegrain.config import params
 from finegrain.config.training import HeadParams
 from finegrain.models import build
-from finegrain.training import checkpoint, loop
+from finegrain.training import checkpoint, choose_lr, loop
 from finegrain.training.history import TrainingHistory
 from finegrain.training.train_step import TrainingSetup
 
@@ -263,7 +263,7 @@ def test_every_step_of_a_reference_project_is_the_one_of_its_source(name, tiny_p
     if data["batch_size"] > 42:  # the tiny dataset holds 42 images: smaller batches, so that there are steps
         data["batch_size"] = 8
         stretches = [dataclasses.replace(stretch, batch=8) for stretch in stretches]
-    monkeypatch.setattr(loop, "run_lr_range_test", lambda job: [])
+    monkeypatch.setattr(choose_lr, "run_lr_range_test", lambda context: [])
     seen = watched(data, tiny_pack, tmp_path)
 
     everything = {key for key, _ in Tiny(nn.Linear(4, 3)).named_parameters()}
