@@ -26,7 +26,7 @@ CLASSES = ["bars", "dots", "plain"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests are slow too. Files with slow tests run first: no worker begins one when all others are done."""
+    """Long tests are slow too. Files with slow tests run first, so that no worker begins one last."""
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker("slow")

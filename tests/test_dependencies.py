@@ -48,7 +48,9 @@ def modified_code(clone: Clone) -> dict[str, set[str]]:
     for stage, changes in json.loads(clone("dvc status --json")).items():
         assert set(change for each in changes for change in each) == {"changed deps"}
         paths = {path for change in changes for path in change["changed deps"]}
-        found[stage.partition("@")[0]] = {path.removeprefix("src/").removeprefix("finegrain/") for path in paths}
+        found[stage.partition("@")[0]] = {
+            path.removeprefix("src/").removeprefix("finegrain/") for path in paths
+        }
     return found
 
 
@@ -81,7 +83,9 @@ def test_an_edit_of_a_package_runs_the_stages_that_use_it(clone):
     assert {file.parent.name for file in package.glob("*/__init__.py")} == READERS.keys()
     for number, name in enumerate(READERS):
         first, *_ = sorted(file for file in (package / name).glob("*.py") if file.stem != "__init__")
-        (append_comment, Path.unlink, lambda file: append_comment(file.with_name("new.py")))[number % 3](first)
+        (append_comment, Path.unlink, lambda file: append_comment(file.with_name("new.py")))[number % 3](
+            first
+        )
     expected: dict[str, set[str]] = {}
     for name, stages in READERS.items():
         for stage in stages:

@@ -32,8 +32,7 @@ def test_two_queue_workers_side_by_side_do_not_harm_each_other(tmp_path):
         clone(f"dvc get -q . params.yaml --rev {name} -o {tmp_path / name}.yaml")
         lr = yaml.safe_load((tmp_path / f"{name}.yaml").read_text())["lr"]
         weights[lr] = (tmp_path / name).read_bytes()
-    clone(
-        "dvc exp run --temp --force --single-item -n alone -S phases.all.epochs=3 -S lr=0.004 train@resnet18-0"
-    )
+    alone = "dvc exp run --temp --force --single-item -n alone -S phases.all.epochs=3 -S"
+    clone(f"{alone} lr=0.004 train@resnet18-0")
     clone(f"dvc get -q . {MODEL} --rev alone -o {tmp_path / 'alone'}")
     assert weights[0.004] == (tmp_path / "alone").read_bytes() != weights[0.002]

@@ -4,12 +4,14 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import stage_process
 import torch
 from params_file import write_params
 from pipeline import ROOT
 from safetensors.torch import load_file
 
+import train
 from finegrain.config import params
 from finegrain.config.training import AugmentParams
 from finegrain.core.errors import UserError
@@ -51,15 +55,22 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "s
 COMMAND = [sys.executable, str(ROOT / "src" / "train.py"), "--model", "resnet18", "--seed", "0"]
 
 
+def run_two(folder: Path) -> None:
+    """Run the two processes of a training, as torchrun starts them."""
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    each = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    processes = [
+        stage_process.start("train", COMMAND[2:], folder, folder / "log", environment) for environment in each
+    ]
+    for process in processes:
+        process.join(100)
+    assert [process.exitcode for process in processes] == [0, 0], (folder / "log").read_text()
+
+
 def head_only() -> dict[str, Any]:
     """Without norm layers that follow a batch, two processes compute what one computes, but for rounding."""
     phase = {**TINY["phases"]["all"], "trainable": "head", "norm_statistics": "frozen"}
     return {**TINY, "phases": {"all": phase}}
-
-
-def train(folder: Path, command: list[str] = COMMAND, **changes: Any) -> subprocess.CompletedProcess[str]:
-    write_params(folder, **changes)
-    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
 
 
 def history(folder: Path) -> pd.DataFrame:
@@ -122,37 +133,19 @@ def test_each_process_needs_a_gpu_and_has_random_numbers_of_its_own(monkeypatch)
 
 
 @pytest.mark.slow
-def test_two_processes_compute_what_one_does(project, tiny_pack):
-    """Losses and weights within 1e-4: sums of float32 in another order."""
-    one = train(project, **head_only(), devices=1)
-    assert one.returncode == 0, one.stderr
-    rows, weights = history(project), load_file(project / f"models/tiny/{RUN}.safetensors")
-    two = train(project, **head_only(), devices=2)
-    assert two.returncode == 0, two.stderr
-    again, same = history(project), load_file(project / f"models/tiny/{RUN}.safetensors")
-    assert two.stderr.count("epoch 3: train loss") == 1  # only the main process reports
-    np.testing.assert_allclose(again.select_dtypes("number"), rows.select_dtypes("number"), rtol=1e-4)
-    for name, value in weights.items():
-        torch.testing.assert_close(same[name], value, rtol=1e-4, atol=1e-5)
-    sidecar = json.loads((project / f"models/tiny/{RUN}.json").read_text())
-    assert sidecar["environment"]["devices"] == 2
-    cost = json.loads((project / f"metrics/tiny/cost/{RUN}.json").read_text())
-    assert cost["images_per_second"] > 0
-
-
-@pytest.mark.slow
 def test_a_whole_network_learns_as_well_on_two(project, tiny_pack):
     """Norm layers follow each process's own half of the batch: the same within what a seed changes."""
-    found = {}
-    for devices in (1, 2):
-        # 12 images for each process: with 6 the statistics are so rough that learning suffers
-        changes = {**TINY, "batch_size": 24, "ema_decay": 0.5, "refit": True, "lr": 0.01}
-        done = train(project, **changes, devices=devices)
-        assert done.returncode == 0, done.stderr
-        found[devices] = history(project).iloc[-1]
+    # 12 images for each process: with 6 the statistics are so rough that learning suffers
+    changes = {**TINY, "batch_size": 24, "ema_decay": 0.5, "refit": True, "lr": 0.01}
+    write_params(project, **changes, devices=1)
+    train.main(COMMAND[2:])
+    alone = history(project)["train_loss"]
+    write_params(project, **changes, devices=2)
+    run_two(project)
+    together = history(project)["train_loss"]
     # of the third epoch; the first begins at ln 3 = 1.1; another seed alone changes it by 0.1
-    assert found[2]["train_loss"] == pytest.approx(found[1]["train_loss"], abs=0.25)
-    assert max(run["train_loss"] for run in found.values()) < 0.9
+    assert together.iloc[-1] == pytest.approx(alone.iloc[-1], abs=0.25)
+    assert together.tolist() != alone.tolist() and max(together.iloc[-1], alone.iloc[-1]) < 0.9
 
 
 def repacked(folder: Path, images: int, side: int) -> int:
@@ -184,7 +177,7 @@ def peaks(folder: Path) -> list[int]:
     return sorted(found.values())[-2:]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_process_holds_the_array(project, tiny_pack):
     """An array of 800 MB adds less than half of it to both together; if each held its share, all of it.
 
@@ -243,7 +236,7 @@ def started(
                 process.kill()
 
 
-def trainers(*of: Running) -> list[psutil.Process]:
+def trainers(*of: Running | BaseProcess) -> list[psutil.Process]:
     children = [child for one in of for child in psutil.Process(one.pid).children()]
     return [child for child in children if "train.py" in " ".join(child.cmdline())]
 
@@ -252,30 +245,52 @@ def gone(workers: list[psutil.Process]) -> bool:
     return not any(worker.is_running() and worker.status() != "zombie" for worker in workers)
 
 
-def six_epochs(folder: Path, devices: int) -> None:
-    phase = {**TINY["phases"]["all"], "epochs": 6}
-    write_params(folder, **{**TINY, "phases": {"all": phase}}, devices=devices, checkpoint_seconds=0.0)
+def six_epochs(folder: Path, devices: int, **changes: Any) -> None:
+    recipe = {**TINY, **changes}
+    phase = {**recipe["phases"]["all"], "epochs": 6}
+    write_params(folder, **recipe | {"phases": {"all": phase}}, devices=devices, checkpoint_seconds=0.0)
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_all_and_the_next_run_goes_on(project, tiny_pack):
-    six_epochs(project, devices=2)
-    with started(project, COMMAND) as (running,):
-        workers = trainers(running)
+def test_two_processes_compute_what_one_does_though_one_was_killed(project, tiny_pack):
+    """Losses and weights within 1e-4: sums of float32 in another order. All end with the killed process."""
+    six_epochs(project, devices=1, **head_only())
+    train.main(COMMAND[2:])
+    rows, weights = history(project), load_file(project / f"models/tiny/{RUN}.safetensors")
+    for made in ("plots", "models", "metrics"):
+        shutil.rmtree(project / made)
+
+    six_epochs(project, devices=2, **head_only())
+    log = project / "log"
+    launcher = stage_process.start("train", COMMAND[2:], project, log, {"OMP_NUM_THREADS": "1"})
+    try:
+        wait_for(lambda: log.exists() and "epoch 2: train loss" in log.read_text())
+        workers = trainers(launcher)
         assert len(workers) == 2
         workers[1].send_signal(signal.SIGKILL)
-        assert running.wait(60) == 1
-        assert gone(workers)
-    log = (project / "log").read_text()
-    assert log.splitlines()[-1].startswith("error: process 1 of 2 was killed by signal 9")
-    assert "Traceback" not in log
-    done = subprocess.run(COMMAND, cwd=project, env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "resumed after epoch" in done.stderr
-    assert history(project)["epoch"].tolist() == list(range(1, 7))
+        launcher.join(60)
+        assert launcher.exitcode == 1 and gone(workers)
+    finally:
+        launcher.terminate()
+    assert log.read_text().splitlines()[-1].startswith("error: process 1 of 2 was killed by signal 9")
+    assert "Traceback" not in log.read_text()
+
+    log.unlink()
+    run_two(project)
+    assert log.read_text().count("resumed after epoch") == 1
+    assert log.read_text().count("epoch 6: train loss") == 1  # only the main process reports
+    again, same = history(project), load_file(project / f"models/tiny/{RUN}.safetensors")
+    assert again["epoch"].tolist() == list(range(1, 7))
+    np.testing.assert_allclose(again.select_dtypes("number"), rows.select_dtypes("number"), rtol=1e-4)
+    for name, value in weights.items():
+        torch.testing.assert_close(same[name], value, rtol=1e-4, atol=1e-5)
+    sidecar = json.loads((project / f"models/tiny/{RUN}.json").read_text())
+    assert sidecar["environment"]["devices"] == 2
+    cost = json.loads((project / f"metrics/tiny/cost/{RUN}.json").read_text())
+    assert cost["images_per_second"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("machines", [1, 2])
 def test_torchrun_s_restart_goes_on_by_itself(project, tiny_pack, machines):
     """Two agents of torchrun that meet by the network, as on two machines."""

@@ -39,11 +39,15 @@ def small_clone(folder) -> Clone:
 
 def test_two_clones_give_the_same_bits_though_one_was_killed(tmp_path):
     first, second = small_clone(tmp_path / "first"), small_clone(tmp_path / "second")
-    first("dvc repro")
+    first(f"dvc repro evaluate@{RUN}")
 
     with (tmp_path / "log").open("w") as log:
         running = subprocess.Popen(
-            ["dvc", "repro"], cwd=second.folder, env=second.environment, stdout=log, stderr=log
+            ["dvc", "repro", f"evaluate@{RUN}"],
+            cwd=second.folder,
+            env=second.environment,
+            stdout=log,
+            stderr=log,
         )
         for _ in range(2400):
             if f"{RUN} epoch 1:" in (tmp_path / "log").read_text() or running.poll() is not None:
@@ -55,12 +59,11 @@ def test_two_clones_give_the_same_bits_though_one_was_killed(tmp_path):
     assert running.returncode == -signal.SIGKILL and trainer, (tmp_path / "log").read_text()
     for process in trainer:
         process.wait(10)  # it ends with dvc
-    output = second("dvc repro")
+    output = second(f"dvc repro evaluate@{RUN}")
     assert "resumed after epoch" in output
-    assert stages_run(output) == {f"train@{RUN}", f"evaluate@{RUN}", "compare", "winner"}
+    assert stages_run(output) == {f"train@{RUN}", f"evaluate@{RUN}"}
     for path in SAME:
         assert (first.folder / path).read_bytes() == (second.folder / path).read_bytes(), path
-    assert not list((second.folder / ".checkpoints").glob("*/checkpoint.pt"))
 
 
 def test_a_temp_experiment_on_a_reference_recipe_runs_its_own_code_and_parameters(tmp_path):
@@ -76,9 +79,8 @@ def test_a_temp_experiment_on_a_reference_recipe_runs_its_own_code_and_parameter
     code = file.read_text()
     file.write_text(code.replace('"loss": float(', '"loss": 1234.5 + 0 * float('))
     assert file.read_text() != code
-    output = clone(
-        "dvc exp run --temp -n changed -S lr=0.004 -S phases.all.epochs=2 -S weights=none -S 'models=[resnet34]'"
-    )
+    changes = ("lr=0.004", "phases.all.epochs=2", "weights=none", "'models=[resnet34]'")
+    output = clone("dvc exp run --temp -n changed -S " + " -S ".join(changes))
     file.write_text(code)  # the experiment has its own copy
     runs = {f"{stage}@resnet34-0" for stage in ("train", "evaluate")}
     assert stages_run(output) == {"download", "split", "pack", *runs, "compare", "winner"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from clone import TINY, Clone
+from clone import Clone
 
 from finegrain.evaluation import predictions
 
