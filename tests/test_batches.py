@@ -28,7 +28,7 @@ def collect(batches) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat(images), torch.cat(labels)
 
 
-def test_plain_batches_are_the_images_in_order_normalised(tiny_pack, train):
+def test_eval_batches_are_the_images_in_order_normalized(tiny_pack, train):
     images, labels = collect(train.eval_batches(8, 32))
     assert torch.equal(labels, train.labels)
     stored = torch.from_numpy(np.load(tiny_pack / "train.npy"))
@@ -36,15 +36,15 @@ def test_plain_batches_are_the_images_in_order_normalised(tiny_pack, train):
     assert torch.allclose(images.double(), slow, atol=1e-5)
 
 
-def test_an_epoch_holds_every_image_once_in_an_order_of_its_own(train):
-    # without augmentation an image is found again by its sum
+def test_each_epoch_holds_every_image_once_in_another_order(train):
+    # without augmentation an image is recognized by its sum
     sums = [collect(train.train_batches(epoch, 8, 32, PLAIN, seed=0))[0].sum((1, 2, 3)) for epoch in (1, 2)]
     whole = collect(train.eval_batches(8, 32))[0].sum((1, 2, 3))
     assert torch.allclose(sums[0].sort().values, whole.sort().values, atol=1e-3)
     assert not torch.allclose(sums[0], sums[1])
 
 
-def test_batches_are_a_function_of_seed_and_epoch(train):
+def test_batches_depend_on_seed_and_epoch(train):
     first = collect(train.train_batches(3, 8, 32, MILD, seed=1))
     again = collect(train.train_batches(3, 8, 32, MILD, seed=1))
     other = collect(train.train_batches(3, 8, 32, MILD, seed=2))
@@ -52,7 +52,7 @@ def test_batches_are_a_function_of_seed_and_epoch(train):
     assert not torch.equal(first[0], other[0])
 
 
-def test_views_differ_per_image_and_are_channels_last(train):
+def test_batches_are_resized_and_channels_last(train):
     images, _ = next(train.train_batches(1, 8, 24, MILD, seed=0))
     assert images.shape == (8, 3, 24, 24)
     assert images.is_contiguous(memory_format=torch.channels_last)
@@ -66,7 +66,7 @@ def test_a_last_batch_of_one_image_is_left_out(train):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "pretrained", "mean"),
+    ("normalization", "pretrained", "mean"),
     [
         ("auto", True, batches.IMAGENET_MEAN_STD[0]),
         ("auto", False, [0.2, 0.2, 0.2]),
@@ -75,11 +75,11 @@ def test_a_last_batch_of_one_image_is_left_out(train):
         (ChannelStatistics(mean=(0.4, 0.5, 0.6), std=(0.1, 0.1, 0.1)), True, [0.4, 0.5, 0.6]),
     ],
 )
-def test_the_normalisation_is_the_one_asked_for(tiny_pack, wanted, pretrained, mean):
-    assert batches.normalization_mean_std(tiny_pack, wanted, pretrained)[0] == mean
+def test_the_mean_is_the_one_of_the_parameter(tiny_pack, normalization, pretrained, mean):
+    assert batches.normalization_mean_std(tiny_pack, normalization, pretrained)[0] == mean
 
 
-def test_two_splits_are_seen_as_one(tiny_pack, train):
+def test_two_splits_are_read_as_one(tiny_pack, train):
     val, both = split(tiny_pack, "val"), split(tiny_pack, "train+val")
     assert len(both) == len(train) + len(val) == 57
     assert torch.equal(both.labels, torch.cat((train.labels, val.labels)))
@@ -90,9 +90,9 @@ def test_two_splits_are_seen_as_one(tiny_pack, train):
     assert (labels.bincount() <= both.labels.bincount()).all()
 
 
-def test_squares_are_the_packed_pixels(tiny_pack):
+def test_images_are_as_they_were_packed(tiny_pack):
     both = split(tiny_pack, "val+test")
     stored = np.concatenate([np.load(tiny_pack / f"{name}.npy") for name in ("val", "test")])
-    chosen = torch.tensor([20, 3, 3, 14, 15])
-    assert np.array_equal(both.images(chosen), stored[chosen.numpy()])
+    indices = torch.tensor([20, 3, 3, 14, 15])
+    assert np.array_equal(both.images(indices), stored[indices.numpy()])
     assert both.images(torch.empty(0, dtype=torch.int64)).shape == (0, 32, 32, 3)
