@@ -18,7 +18,7 @@ from finegrain.dataset import decoding, manifest, pack_writer
 from finegrain.sources import archive
 
 FILES = drawn.classes({"b": 6, "a": 5, "C": 7}) | {
-    f"a/photo {n}.jpg": drawn.encode(drawn.picture(100 + n, 300, 200), "JPEG") for n in range(3)
+    f"a/photo {n}.jpg": drawn.encode(drawn.pattern(100 + n, 300, 200), "JPEG") for n in range(3)
 }
 
 

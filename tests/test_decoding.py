@@ -25,7 +25,7 @@ def png_16_bit(values: np.ndarray) -> bytes:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
 def test_exif_orientation_gives_the_upright_image_and_its_size(orientation, kind):
-    upright = drawn.picture(1)
+    upright = drawn.pattern(1)
     turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # how a camera in this orientation stores it
     stored = upright.transpose(turn[orientation]) if orientation > 1 else upright
     exif = Image.Exif()
@@ -38,7 +38,7 @@ def test_exif_orientation_gives_the_upright_image_and_its_size(orientation, kind
 
 
 def test_a_damaged_exif_block_is_ignored():
-    data = drawn.encode(drawn.picture(1), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    data = drawn.encode(drawn.pattern(1), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert pixels(data).shape == (32, 48, 3)
 
 
@@ -83,14 +83,14 @@ def test_an_animation_gives_its_first_frame():
 
 
 def test_a_camera_jpeg_of_several_images_is_read():
-    data = drawn.encode(drawn.picture(1), "MPO", save_all=True, append_images=[drawn.picture(2)])
+    data = drawn.encode(drawn.pattern(1), "MPO", save_all=True, append_images=[drawn.pattern(2)])
     assert pixels(data).shape == (32, 48, 3)
 
 
 @pytest.mark.parametrize("target_size", [None, 32])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
 def test_a_truncated_file_is_rejected_at_any_scale(kind, target_size):
-    data = drawn.encode(drawn.picture(1, 600, 400), kind)
+    data = drawn.encode(drawn.pattern(1, 600, 400), kind)
     decoding.decode(data, target_size)
     for share in (0.3, 0.6, 0.95):
         with pytest.raises(decoding.BadImage):
@@ -129,14 +129,14 @@ def test_a_decompression_bomb_is_rejected_by_its_header():
 
 
 def test_reasons_are_one_line_without_a_memory_address():
-    for data in (b"junk", drawn.encode(drawn.picture(1, 600, 400), "JPEG")[:2000], drawn.png(1)[:60]):
+    for data in (b"junk", drawn.encode(drawn.pattern(1, 600, 400), "JPEG")[:2000], drawn.png(1)[:60]):
         with pytest.raises(decoding.BadImage) as error:
             decoding.decode(data)
         assert "0x" not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_jpeg_decoded_at_reduced_size_is_almost_the_same():
-    data = drawn.encode(drawn.picture(1, 1200, 900), "JPEG", quality=95)
+    data = drawn.encode(drawn.pattern(1, 1200, 900), "JPEG", quality=95)
     full = Image.open(io.BytesIO(data))
     assert decoding.decode(data, 64).size == (300, 225)  # decoded at a quarter
     slow = np.asarray(full.resize((64, 64), Image.Resampling.BILINEAR)).astype(int)

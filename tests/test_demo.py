@@ -63,7 +63,7 @@ def served(tmp_path_factory) -> Path:
         pack.mkdir(parents=True)
         file_io.write_json(pack / "pack.json", {"classes": CLASSES})
         for split in ("train", "test"):
-            images = [np.asarray(drawn.picture(seed, 32, 32)) for seed in range(len(CLASSES))]
+            images = [np.asarray(drawn.pattern(seed, 32, 32)) for seed in range(len(CLASSES))]
             np.save(pack / f"{split}.npy", np.stack(images))
             np.save(pack / f"{split}_labels.npy", np.arange(len(CLASSES)))
     (folder / "photo.png").write_bytes(PHOTO)

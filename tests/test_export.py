@@ -26,7 +26,7 @@ from finegrain.export import model_card, model_folder, onnx_graph, output_folder
 from finegrain.serving.predictor import Predictor
 
 FILES = {"README.md", "config.json", "labels.txt", "model.json", "model.onnx", "model.safetensors"}
-PHOTO = drawn.encode(drawn.picture(5, 640, 400), "JPEG", quality=95)
+PHOTO = drawn.encode(drawn.pattern(5, 640, 400), "JPEG", quality=95)
 
 
 def run(*words: object) -> int:

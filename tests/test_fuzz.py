@@ -133,7 +133,7 @@ def test_any_value_of_any_parameter(key, value):
 
 
 IMAGES = {
-    kind: drawn.encode(drawn.picture(1), kind)
+    kind: drawn.encode(drawn.pattern(1), kind)
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 }
 

@@ -14,18 +14,18 @@ from finegrain.dataset import assignment
 def test_size_and_hashes_of_an_image_are_recorded(tmp_path):
     exif = drawn.Image.Exif()
     exif[0x0112] = 6
-    rotated = drawn.encode(drawn.picture(9, 600, 400), "JPEG", exif=exif)
+    rotated = drawn.encode(drawn.pattern(9, 600, 400), "JPEG", exif=exif)
     result = assign(tmp_path, drawn.classes({"cat": 3, "dog": 3}) | {"cat/rotated.jpg": rotated})
     row = next(row for row in result.rows() if row.path == "cat/rotated.jpg")
     assert row[1:3] + row[4:7] == ("a.zip", "cat", 400, 600, len(rotated))
     assert row.sha256 == hashlib.sha256(rotated).hexdigest()
-    upright = drawn.picture(9, 600, 400).rotate(-90, expand=True)
+    upright = drawn.pattern(9, 600, 400).rotate(-90, expand=True)
     assert (int(row.phash, 16) ^ int(str(imagehash.phash(upright)), 16)).bit_count() <= 2
     assert len(row.phash) == 16
 
 
 def test_bad_images_are_listed_and_too_many_stop_the_stage(tmp_path):
-    cut = drawn.encode(drawn.picture(1, 200, 200), "JPEG")[:2000]
+    cut = drawn.encode(drawn.pattern(1, 200, 200), "JPEG")[:2000]
     files = drawn.classes({"a": 5, "b": 5}) | {"b/page.jpg": b"<html>", "a/cut.jpg": cut, "a/none.gif": b""}
     found = inspect(tmp_path, files)
     rejected = list(found.rejected_rows())

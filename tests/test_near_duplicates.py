@@ -49,7 +49,7 @@ def test_equal_hashes_give_the_first_pairs_and_the_number_of_all():
 
 def test_a_recompressed_copy_in_train_is_reported_and_stays(tmp_path):
     files = official(train={"a": 3, "b": 3}, test={"a": 1, "b": 1})
-    copy = drawn.encode(drawn.picture(700, 90, 60), "JPEG", quality=80)
+    copy = drawn.encode(drawn.pattern(700, 90, 60), "JPEG", quality=80)
     result = assign(tmp_path, files | {"test/a/x.png": drawn.png(700, 120, 80), "train/b/copy.jpg": copy})
     assert [(a, b) for a, b, _ in result.near_duplicate_rows()] == [("test/a/x.png", "train/b/copy.jpg")]
     assert splits_by_path(result)["train/b/copy.jpg"] in ("train", "val")
