@@ -1,4 +1,4 @@
-"""A git repository with the results of trainings that nobody has run."""
+"""A git repository with invented results of runs."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from finegrain.evaluation import predictions
 
 
 class History:
-    """A project whose results are in git itself: no stage has to run."""
+    """A project with its results in git, so that no stage has to run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -20,19 +20,24 @@ class History:
         (folder / ".dvc/config").touch()
         self.git("init", "-q", "-b", "main")
 
-    def git(self, *words: str) -> str:
-        who = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    def git(self, *arguments: str) -> str:
+        author = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
         return subprocess.run(
-            ["git", *who, *words], cwd=self.folder, check=True, capture_output=True, text=True
+            ["git", *author, *arguments], cwd=self.folder, check=True, capture_output=True, text=True
         ).stdout
 
-    def dvc(self, *words: str) -> None:
-        subprocess.run([sys.executable, "-m", "dvc", *words], cwd=self.folder, check=True)
+    def dvc(self, *arguments: str) -> None:
+        subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=self.folder, check=True)
 
     def results(
         self, runs: dict[str, str], val_top1: float = 0.5, first: int = 0, **parameters: object
     ) -> None:
-        """Write what a run of the pipeline leaves; of each training, 1 for a right answer."""
+        """Write the files that the pipeline would leave.
+
+        Args:
+            runs: for each run, a 1 for each correct and a 0 for each incorrect test prediction.
+            first: number of the first test image.
+        """
         (self.folder / "params.yaml").write_text(yaml.safe_dump({"dataset": {"name": "d"}, **parameters}))
         stages = {}
         for run, marks in runs.items():
@@ -41,8 +46,8 @@ class History:
             file = self.folder / f"data/d/predictions/{run}.parquet"
             file.parent.mkdir(parents=True, exist_ok=True)
             frame.to_parquet(file)
-            right = self.folder / f"reports/d/correct/{run}.csv"
-            file_io.write_csv(right, predictions.CORRECT_COLUMNS, predictions.correct_rows(frame))
+            correct = self.folder / f"reports/d/correct/{run}.csv"
+            file_io.write_csv(correct, predictions.CORRECT_COLUMNS, predictions.correct_rows(frame))
             file_io.write_json(
                 self.folder / f"metrics/d/{run}.json", {"val": {"top1": val_top1, "loss": 0.1}}
             )

@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on 127.0.0.1 that knows the repositories it is given and notes every request."""
+"""A stand-in for the Hugging Face Hub on 127.0.0.1, which records every request."""
 
 import hashlib
 import json
@@ -10,12 +10,12 @@ COMMIT = "c" * 40
 
 
 class HubStub:
-    """A server of ``{"owner/name": {"file": bytes}}``; ``url`` is what HF_ENDPOINT must be."""
+    """A server for ``{"owner/name": {"file": bytes}}``; set HF_ENDPOINT to its ``url``."""
 
     def __init__(self, repositories: dict[str, dict[str, bytes]]) -> None:
         self.repositories = repositories
         self.requests: list[str] = []
-        """Method and path of each."""
+        """Method and path of each request."""
         handler = type("Handler", (_Handler,), {"stub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -35,7 +35,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         pass
 
-    def _answer(self, status: int, content: bytes, **headers: str) -> None:
+    def _respond(self, status: int, content: bytes, **headers: str) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -50,23 +50,23 @@ class _Handler(BaseHTTPRequestHandler):
         name, rest = "/".join(path.split("/")[:2]), path.split("/")[2:]
         files = self.stub.repositories.get(name)
         if files is None:
-            self._answer(404, b"{}", X_Error_Code="RepoNotFound")
+            self._respond(404, b"{}", X_Error_Code="RepoNotFound")
         elif rest[:1] == ["revision"] and rest[1] not in ("main", COMMIT):
-            self._answer(404, b"{}", X_Error_Code="RevisionNotFound")
+            self._respond(404, b"{}", X_Error_Code="RevisionNotFound")
         elif rest[:1] == ["revision"]:
-            facts = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}
-            self._answer(200, json.dumps(facts).encode(), Content_Type="application/json")
+            info = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}
+            self._respond(200, json.dumps(info).encode(), Content_Type="application/json")
         elif rest[:1] == ["tree"]:
             tree = [
                 {"type": "file", "path": file, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
                 for file, content in files.items()
             ]
-            self._answer(200, json.dumps(tree).encode(), Content_Type="application/json")
+            self._respond(200, json.dumps(tree).encode(), Content_Type="application/json")
         elif rest[:1] == ["resolve"]:
             content = files[rest[2]]
             etag = f'"{hashlib.sha1(content).hexdigest()}"'
-            self._answer(200, content, ETag=etag, X_Repo_Commit=COMMIT)
+            self._respond(200, content, ETag=etag, X_Repo_Commit=COMMIT)
         else:
-            self._answer(404, b"{}")
+            self._respond(404, b"{}")
 
     do_HEAD = do_GET

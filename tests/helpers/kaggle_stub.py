@@ -1,7 +1,7 @@
 """A stand-in for Kaggle's server on 127.0.0.1, and a way to run our code against it with the real client.
 
-It speaks what the client speaks: POST to DownloadDataset answers with a redirect to the file, which is served
-with ETag and ranges; POST to IntrospectToken says whose a token is.
+It implements what the client uses: POST to DownloadDataset redirects to the file, which is served with ETag
+and ranges; POST to IntrospectToken returns the user of a token.
 """
 
 import json
@@ -20,7 +20,7 @@ SECRET = "kgat-3cr3t-0f-the-test"
 
 
 class KaggleStub:
-    """Serves zips by ``owner/dataset/version``; ``fault`` chooses what goes wrong."""
+    """Serves zip files by ``owner/dataset/version``; ``fault`` chooses a failure to simulate."""
 
     def __init__(self, datasets: dict[str, bytes]) -> None:
         self.datasets = datasets
@@ -50,7 +50,7 @@ class KaggleStub:
             f"sys.path.insert(0, {str(ROOT / 'src')!r})\n"
             "from kagglesdk import kaggle_env\n"
             f"kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.PROD] = {self.url!r}\n"
-            "time.sleep = lambda seconds: None  # the client's pauses between tries\n"
+            "time.sleep = lambda seconds: None  # the client's pauses between attempts\n"
             "from pathlib import Path\n"
             "from finegrain.core import process\n"
             "from finegrain.sources import kaggle as source\n"
@@ -75,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
-    def answer(self, status: int, content: bytes, **headers: str) -> None:
+    def respond(self, status: int, content: bytes, **headers: str) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -90,20 +90,20 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.endswith("IntrospectToken"):
             known = body.get("token") == SECRET
             content = {"active": known, "username": "ann" if known else ""}
-            self.answer(200, json.dumps(content).encode(), Content_Type="application/json")
+            self.respond(200, json.dumps(content).encode(), Content_Type="application/json")
         elif fault == "stall":
             time.sleep(20)
         elif fault == "in-body-404":
-            content = {"code": 404, "message": f"not found, said {SECRET}"}
-            self.answer(200, json.dumps(content).encode(), Content_Type="application/json")
+            content = {"code": 404, "message": f"not found: {SECRET}"}
+            self.respond(200, json.dumps(content).encode(), Content_Type="application/json")
         elif isinstance(fault, int):
-            self.answer(fault, SECRET.encode())
+            self.respond(fault, SECRET.encode())
         else:
             slug = f"{body['ownerSlug']}/{body['datasetSlug']}/{body.get('datasetVersionNumber')}"
             if slug in self.stub.datasets:
-                self.answer(302, b"", Location=f"{self.stub.url}/files/{slug}?signature={SECRET}")
+                self.respond(302, b"", Location=f"{self.stub.url}/files/{slug}?signature={SECRET}")
             else:
-                self.answer(404, b"")
+                self.respond(404, b"")
 
     def do_GET(self) -> None:
         self.stub.requests.append((self.path, dict(self.headers), None))

@@ -1,4 +1,4 @@
-"""What the repository's dvc.yaml declares and what its scripts really import."""
+"""The stages of the repository's dvc.yaml, and the files that their scripts import."""
 
 import ast
 from pathlib import Path
@@ -11,7 +11,7 @@ STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages
 
 
 def local_imports(script: Path) -> set[str]:
-    """Files of src/ that a script runs: its own, and whatever it imports, at any depth and place."""
+    """Files of src/ that a script needs: itself and all its imports, direct or not, also inside functions."""
     found: set[Path] = set()
     queue = [ROOT / script]
     while queue:
@@ -37,4 +37,5 @@ def local_imports(script: Path) -> set[str]:
 
 
 def script_of(stage: str) -> Path:
+    """The script that a stage's command runs."""
     return Path(STAGES[stage]["cmd"].removeprefix("exec python ").split()[0])
