@@ -28,7 +28,7 @@ METADATA: dict[str, Any] = {
     "temperature": 0.37,
 }
 LINEAR, DEEP, FASTAI = HEADS
-CASES = {"resnet18": LINEAR, "resnext50_32x4d": FASTAI, "efficientnet_b0": DEEP}
+CASES = {"resnet18": LINEAR, "resnext50_32x4d": DEEP, "efficientnet_b0": FASTAI}
 """Each kind of block and head once: resnet34 has resnet18's blocks; resnet50 and wide_resnet50_2 have those
 of resnext50 with other widths."""
 
