@@ -62,7 +62,7 @@ def test_a_worse_model(history, capsys):
 def test_a_better_model(history, capsys):
     history.results({"net-0": BAD}, models=["net"], seeds=[0])
     history.commit("worse")
-    history.git("checkout", "-q", "-b", "mended")
+    history.git("checkout", "-q", "-b", "fixed")
     history.results({"net-0": GOOD}, val_top1=0.75, models=["net"], seeds=[0])
     history.commit("better")
     status, text = comment(capsys, "--fail-if-worse", base="change")
@@ -106,7 +106,7 @@ def test_a_failed_run(history, capsys, tmp_path):
     assert re.search(r"\| params.yaml \| models +\|", text)
 
 
-def test_what_the_other_branch_got_since_is_not_this_one_s_doing(history, capsys):
+def test_what_the_base_received_since_is_no_change_of_this_branch(history, capsys):
     history.git("checkout", "-q", "main")
     history.results({"net-0": BAD}, models=["net"], seeds=[0], lr=0.3)
     history.commit("later")
@@ -184,7 +184,7 @@ def test_another_branch_s_predictions_in_the_folder_are_not_taken_for_this_one_s
     assert status == 1 and headline(text) == "Significantly worse: net (−50.0) points of top-1."
 
 
-def test_a_leaderboard_of_other_predictions_is_told(history, capsys):
+def test_a_leaderboard_of_other_predictions_is_reported(history, capsys):
     """As after `dvc repro evaluate@net-0` alone."""
     history.results({"net-0": BAD}, models=["net"], seeds=[0])
     board = {"winner": "net", "models": {"net": {"test_top1": 1.0}}}
@@ -204,7 +204,7 @@ def test_a_leaderboard_of_other_predictions_is_told(history, capsys):
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "said"),
+    ("file", "text", "reason"),
     [
         ("dvc.lock", "<<<<<<< HEAD\n", "DVC cannot read this project: .*dvc.lock"),
         ("dvc.yaml", "stages: [1", "DVC cannot read this project: .*dvc.yaml"),
@@ -215,11 +215,12 @@ def test_a_leaderboard_of_other_predictions_is_told(history, capsys):
         ),
     ],
 )
-def test_a_project_that_dvc_cannot_read_gets_a_comment_too(history, capsys, file, text, said):
+def test_a_project_that_dvc_cannot_read_gets_a_comment_too(history, capsys, file, text, reason):
     (history.folder / file).write_text(text)
     history.commit("broken")
-    status, told = comment(capsys)
-    assert status == 1 and headline(told) == "No results to judge" and re.search(said, told)
+    status, printed = comment(capsys)
+    assert status == 1 and headline(printed) == "No results to judge"
+    assert re.search(reason, printed)
 
 
 def test_a_figure_that_is_not_yet_committed_is_named_instead(history, capsys):
@@ -247,7 +248,7 @@ def test_no_such_branch_and_no_common_commit(history):
         git.merge_base("main")
 
 
-def test_a_lock_with_a_conflict_is_told(history):
+def test_a_lock_with_a_conflict_is_reported(history):
     with (history.folder / "dvc.lock").open("a") as lock:
         lock.write("<<<<<<< HEAD\n")
     with pytest.raises(UserError, match="DVC cannot read this project: .*dvc.lock"):
@@ -261,8 +262,8 @@ def test_a_comment_keeps_within_the_limit(history, capsys, tmp_path):
     assert len(short) <= 1_200 < len(whole) and plain(Path("c.md").read_text()) == short
     assert headline(short) == headline(whole) and short.count("<details>") == short.count("</details>")
     left_out = whole.count("\n\n") - short.count("\n\n")
-    said = r"\n\d more parts are left out here; `finegrain review main --limit 1000000` shows them.\n$"
-    assert left_out > 0 and re.search(said, short)
+    last_line = r"\n\d more parts are left out here; `finegrain review main --limit 1000000` shows them.\n$"
+    assert left_out > 0 and re.search(last_line, short)
 
 
 @pytest.mark.slow

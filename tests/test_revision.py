@@ -1,4 +1,4 @@
-"""What a revision holds is read without checking it out, whatever its age; what is not there is told."""
+"""Results are read from revisions of any age without checking them out; what is missing is reported."""
 
 import json
 import re
@@ -63,7 +63,7 @@ def test_a_revision_from_before_there_were_seeds(history):
     assert read("workspace").models.keys() == {"a"}
 
 
-def test_results_that_are_older_than_a_parameter_are_told_and_1e_06_is_a_number(history):
+def test_results_that_are_older_than_a_parameter_are_reported_and_1e_06_is_a_number(history):
     history.results({"net-0": "1100"}, models=["net"], seeds=[0], lr=1e-6)
     lock = history.folder / "dvc.lock"
     lock.write_text(re.sub(r"lr: 1.0e-06", "lr: 1e-06", lock.read_text()))  # as DVC writes it
@@ -137,7 +137,7 @@ def test_markdown_json_and_exit_status(history, capsys):
         ),
     ],
 )
-def test_what_cannot_be_read_is_told_with_its_cure(history, spoil, message):
+def test_what_cannot_be_read_is_reported_with_a_remedy(history, spoil, message):
     history.results({"a-0": "11", "b-0": "11"}, models=["a", "b"], seeds=[0])
     spoil(history.folder)
     history.commit("spoilt")
@@ -157,7 +157,7 @@ def test_outside_a_project(tmp_path, monkeypatch):
         read("HEAD")
 
 
-def test_without_the_predictions_both_sides_are_judged_by_what_git_holds(history, capsys):
+def test_without_the_predictions_both_revisions_are_compared_by_what_git_holds(history, capsys):
     """As in a pull request from a fork, whose files are in no remote."""
     net = paths.Run("d", "net", 0)
     history.results({"net-0": "1" * 20}, models=["net"], seeds=[0])
@@ -169,10 +169,13 @@ def test_without_the_predictions_both_sides_are_judged_by_what_git_holds(history
     kept.unlink()
     capsys.readouterr()
     assert run("main", "--json", "nameless.json") == 0
-    said = capsys.readouterr().out
-    assert said.startswith("**Significantly worse: net (−50.0) points of top-1.**\n") and ".jpg" not in said
-    assert "Correct before, incorrect after: 10 images.\n" in said
-    assert "Which images flipped is not known here: " in said and "net-0.parquet not found" in said
+    printed = capsys.readouterr().out
+    assert (
+        printed.startswith("**Significantly worse: net (−50.0) points of top-1.**\n")
+        and ".jpg" not in printed
+    )
+    assert "Correct before, incorrect after: 10 images.\n" in printed
+    assert "Which images flipped is not known here: " in printed and "net-0.parquet not found" in printed
     named, nameless = (file_io.read_json(Path(f"{name}.json")) for name in ("named", "nameless"))
     assert named["nameless"] is None and "net-0.parquet" in nameless["nameless"]
     verdicts = ("difference", "low", "high", "p_value", "verdict", "classes")
@@ -182,7 +185,7 @@ def test_without_the_predictions_both_sides_are_judged_by_what_git_holds(history
         read("workspace")
 
 
-def test_a_folder_of_a_larger_repository_is_refused(history, monkeypatch):
+def test_a_folder_of_a_larger_repository_is_rejected(history, monkeypatch):
     (history.folder / "project").mkdir()
     monkeypatch.chdir(history.folder / "project")
     with pytest.raises(UserError, match="project/: a folder of a larger git repository"):
@@ -202,19 +205,19 @@ def test_commits_experiments_a_remote_and_a_cache_that_was_cleared(stubbed, tmp_
     assert stages_run(output) == {"evaluate@resnet18-0", "compare", "winner"}  # nothing is trained
     file = "data/sample/predictions/resnet18-0.parquet"
 
-    def answers(revision: str) -> list[str]:
+    def predictions(revision: str) -> list[str]:
         """By `dvc get`, in place of what is tested."""
         copy = clone.folder.parent / f"{revision}.parquet"
         clone(f"dvc get -q . {file} --rev {revision} -o {copy}")
         return pd.read_parquet(copy)["class_1"].tolist()
 
     monkeypatch.chdir(clone.folder)
-    expected = {name: answers(name) for name in ("main~1", "tried", "flipped")}
+    expected = {name: predictions(name) for name in ("main~1", "tried", "flipped")}
     expected |= {"main": expected["tried"], "workspace": expected["flipped"]}
     assert expected["main~1"] != expected["main"] != expected["workspace"]
     for name, wanted in expected.items():
-        side = read(name)
-        assert side.models["resnet18"].predictions.tolist() == [wanted] and side.stale_parameters == []
+        results = read(name)
+        assert results.models["resnet18"].predictions.tolist() == [wanted] and results.stale_parameters == []
 
     def diff(*words: str) -> str:
         assert run(*words) == 0
@@ -223,8 +226,8 @@ def test_commits_experiments_a_remote_and_a_cache_that_was_cleared(stubbed, tmp_
         return printed.out
 
     for before, after, other in (("main~1", "tried", {"lr"}), ("main", "", {"evaluate.flip"})):
-        said = diff(before, *([after] if after else []), "--json", "../facts.json")
-        assert said.startswith("**") and f"`{before}` (" in said
+        printed = diff(before, *([after] if after else []), "--json", "../facts.json")
+        assert printed.startswith("**") and f"`{before}` (" in printed
         facts = json.loads((clone.folder.parent / "facts.json").read_text())
         assert {each["name"] for each in facts["parameters"]} == other and not facts["inputs"]
         assert facts["images"] == len(expected["main"]) > 20
@@ -235,8 +238,9 @@ def test_commits_experiments_a_remote_and_a_cache_that_was_cleared(stubbed, tmp_
     shutil.rmtree(clone.folder.parent / "store")
     shutil.rmtree(cached, ignore_errors=True)
     commit = clone("git rev-parse --short=7 main").strip()
-    said = diff("main")  # of which git still knows what is right
+    printed = diff("main")  # git still holds which of its predictions are correct
     assert (
-        f"not known here: the verdicts come from what git holds of each class, because main: {file}" in said
+        f"not known here: the verdicts come from what git holds of each class, because main: {file}"
+        in printed
     )
-    assert f"`git checkout {commit}`, `dvc repro` and `dvc exp save -n again`" in said
+    assert f"`git checkout {commit}`, `dvc repro` and `dvc exp save -n again`" in printed
