@@ -54,7 +54,7 @@ def module(monkeypatch):
     return importlib.import_module
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_throughput_measures_every_way_on_the_same_images(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "throughput.py"), "--toy", "--out", "out", "--ways", *WAYS]
     printed = run(tmp_path, *command)
@@ -72,7 +72,7 @@ def test_throughput_measures_every_way_on_the_same_images(tmp_path):
     assert set(found["pack_seconds"]) == {"download", "split", "pack"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_predict_gives_evaluate_s_answers_and_both_speeds(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "predict.py"), "--toy", "--enlarge", "2", "--out", "out"]
     printed = run(tmp_path, *command)
@@ -107,11 +107,10 @@ def test_the_bytes_of_operators_are_their_inputs_and_outputs(module):
         assert moved.total == expected
 
 
-def test_the_kernels_move_a_fraction_of_what_operators_move(tmp_path):
+def test_the_kernels_move_a_fraction_of_what_operators_move(module, tmp_path, capsys):
     options = ["--side", "64", "--batch-size", "8", "--models", "resnet18"]
-    printed = run(
-        tmp_path, sys.executable, str(BENCHMARKS / "augmentation_bytes.py"), *options, "--out", "out"
-    )
+    module("augmentation_bytes").main([*options, "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
     assert printed.strip() == (tmp_path / "out" / "augmentation_bytes.md").read_text().strip()
     rows = [line.strip("| ").split(" | ") for line in printed.splitlines()[2:] if line]
     assert [row[0] for row in rows[2:]] == ["the step itself", *[
@@ -122,7 +121,7 @@ def test_the_kernels_move_a_fraction_of_what_operators_move(tmp_path):
     assert moved["all augmentation, kernels"] < moved["all augmentation, operators"] / 15
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_gpu_runs_on_a_cpu_too(tmp_path):
     printed = run(tmp_path, "bash", str(BENCHMARKS / "gpu.sh"), "out", "--toy", "--minutes", "5")
     found = json.loads((tmp_path / "out" / "gpu.json").read_text())
@@ -245,7 +244,7 @@ class Forked:
         return self._code
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_gpu_study_goes_on_where_it_ended_and_repeats_nothing(module, tmp_path, monkeypatch):
     study = module("gpu_study")
     monkeypatch.setattr(module("gpu_run"), "_popen", Forked)

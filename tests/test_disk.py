@@ -4,8 +4,8 @@ import importlib
 import shutil
 
 import pytest
+from clone import SMALL
 from params_file import write_params
-from test_stages import SMALL
 
 from finegrain.core import disk, file_io
 from finegrain.core.errors import UserError

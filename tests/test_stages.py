@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from clone import TINY
+from clone import SMALL
 from params_file import write_params
 from pipeline import STAGES, script_of
 
@@ -17,15 +17,8 @@ from finegrain.config import params
 from finegrain.core import paths
 from finegrain.sources import sample_vehicles
 
-MODELS, SEEDS = ["resnet18", "efficientnet_b0"], [0, 3]
+MODELS, SEEDS = SMALL["models"], SMALL["seeds"]
 RUNS = [f"{model}-{seed}" for model in MODELS for seed in SEEDS]
-SMALL = {
-    **TINY,
-    "dataset__images_per_class": 8,
-    "models": MODELS,
-    "seeds": SEEDS,
-    "phases": {"all": {**TINY["phases"]["all"], "epochs": 2}},
-}
 
 
 class Watched(params.Params):

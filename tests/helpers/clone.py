@@ -29,6 +29,14 @@ TINY: dict[str, Any] = {
     },
 }
 """One training of seconds."""
+SMALL: dict[str, Any] = {
+    **TINY,
+    "dataset__images_per_class": 8,
+    "models": ["resnet18", "efficientnet_b0"],
+    "seeds": [0, 3],
+    "phases": {"all": {**TINY["phases"]["all"], "epochs": 2}},
+}
+"""Two models, each with two seeds, for stages that run without DVC."""
 
 
 class Clone:
