@@ -74,10 +74,9 @@ def predict(
     bf16 = devices.use_bf16(config.precision, device)
     with devices.exclusive_cores(device):
         for name, split in splits.items():
-            found = inference.predict_split(net, split, image_size, bf16, flip, label=name)
-            logits, labels = (tensor.numpy() for tensor in found)
-            raw[name] = outputs.from_logits(logits, labels)
-            calibrated[name] = outputs.from_logits(logits, labels, temperature)
+            logits, labels = inference.predict_split(net, split, image_size, bf16, flip, label=name)
+            raw[name] = outputs.from_logits(logits.numpy(), labels.numpy())
+            calibrated[name] = outputs.from_logits(logits.numpy(), labels.numpy(), temperature)
     return raw, calibrated
 
 

@@ -1,0 +1,13 @@
+"""Metrics, predictions, plots and example images of one trained model.
+
+metrics           top-1, top-5, macro-F1, loss and calibration error with 95 % intervals; confused classes
+summary           the numbers of a model's metrics file and intervals file
+predictions       the table of predictions that is kept for comparisons
+car_groups        make, body type and year, and the mistakes that stay within them
+gallery           example images for the report
+gradcam           Grad-CAM heat maps
+confusion_plot    plot of the confusion matrix
+class_plots       plots of recall and number of images by class
+calibration_plot  reliability diagram
+plot_style        colors, fonts and PNG rendering of all plots
+"""

@@ -85,15 +85,15 @@ def build_gallery(
     order = np.random.default_rng(0).permutation(len(raw))
     mistakes = np.flatnonzero(~raw.correct)
     worst = mistakes[np.argsort(-raw.loss[mistakes], kind="stable")][:WORST_IMAGES]
-    correct_and_not = (order[raw.correct[order]], order[~raw.correct[order]])
-    explained = np.concatenate([chosen[:GRADCAM_IMAGES] for chosen in correct_and_not])
-    heat = _gradcam_images(net, preprocess, test, raw, explained)
+    correct, incorrect = order[raw.correct[order]], order[~raw.correct[order]]
+    for_gradcam = np.concatenate((correct[:GRADCAM_IMAGES], incorrect[:GRADCAM_IMAGES]))
+    heat = _gradcam_images(net, preprocess, test, raw, for_gradcam)
     gallery = Gallery(
         random=_tiles(test, raw, calibrated, order[:RANDOM_IMAGES]),
         worst=_tiles(test, raw, calibrated, worst),
         looked_at=[
             replace(tile, heat=image)
-            for tile, image in zip(_tiles(test, raw, calibrated, explained), heat, strict=True)
+            for tile, image in zip(_tiles(test, raw, calibrated, for_gradcam), heat, strict=True)
         ],
         confused=list(_confused_pairs(test, train, raw)),
     )
