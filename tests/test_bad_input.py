@@ -11,10 +11,11 @@ import drawn
 import numpy as np
 import pandas as pd
 import pytest
+import stage_process
+from clone import SMALL
 from params_file import write_params
 from PIL import Image
 from pipeline import ROOT
-from test_stages import SMALL
 
 ODD_NAMES = [
     "长城 哈弗 H6", "it's a \"car\"", "a, b; c", "two\nlines", "<img src=x onerror=alert(1)>", " spaces ",
@@ -32,6 +33,7 @@ TINY = {
 TINY.pop("phases")
 TINY |= {"phases__all__image_size": 32, "dataset": {"name": "odd", "source": "archive", "path": "photos"}}
 TINY = {k: v for k, v in TINY.items() if not k.startswith("dataset__")}
+TRAIN = ["--model", "resnet18", "--seed", "0"]
 STAGES = (
     "download",
     "split",
@@ -40,13 +42,6 @@ STAGES = (
     "evaluate --model resnet18 --seed 0",
     "compare",
 )
-
-
-def run(stage: str, folder: Path, **options) -> subprocess.CompletedProcess[str]:
-    script, *arguments = stage.split()
-    command = [sys.executable, str(ROOT / "src" / f"{script}.py"), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, **options)
 
 
 def odd_images() -> dict[str, bytes]:
@@ -94,9 +89,10 @@ def odd(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     write_params(folder, **TINY, split__max_bad_ratio=0.5)
     printed = {}
     for stage in STAGES:
-        done = run(stage, folder)
-        assert done.returncode == 0, f"{stage}: {done.stdout}{done.stderr}"
-        printed[stage] = done.stderr
+        name, *words = stage.split()
+        done = stage_process.run(name, words, folder)
+        assert done.returncode == 0, f"{stage}: {done.output}"
+        printed[stage] = done.output
     return folder, printed
 
 
@@ -140,40 +136,36 @@ def test_nothing_is_left_beside_what_the_stages_declare(odd):
 
 def test_a_disk_that_fills_up_during_a_stage_is_one_message(tmp_path):
     write_params(tmp_path)
-
-    def limit_file_size() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))
-
-    done = run("download", tmp_path, preexec_fn=limit_file_size)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "File too large" in done.stderr and "`dvc repro`" in done.stderr
+    done = stage_process.run("download", [], tmp_path, RLIMIT_FSIZE=5_000)
+    assert done.returncode == 1 and "Traceback" not in done.output
+    assert "File too large" in done.output and "`dvc repro`" in done.output
     assert not list((tmp_path / "data").rglob("*.zip"))
-    assert run("download", tmp_path).returncode == 0
+    assert stage_process.run("download", [], tmp_path).returncode == 0
 
 
 def test_a_gpu_that_is_not_there(tmp_path, tiny_pack):
     write_params(tmp_path, device="cuda", dataset__name="tiny")
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "src" / "train.py"), "--model", "resnet18", "--seed", "0"],
-        cwd=tmp_path,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-    )
+    done = stage_process.run("train", TRAIN, tmp_path, {"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 1
-    assert "params.yaml: device: cuda" in done.stderr and "no GPU" in done.stderr
+    assert "params.yaml: device: cuda" in done.output and "no GPU" in done.output
 
 
 def test_too_little_memory_names_the_batch_size(tmp_path, tiny_pack):
-    """42 images of 1024 px through ResNet-50 need tens of GB of activations; this process may use 3 GB."""
+    """42 images of 1024 px through ResNet-18 need over 10 GB of activations; this process may use 3 GB.
+
+    Not forked: a process that has imported core.process has reserved addresses for half of the memory.
+    """
     write_params(
-        tmp_path, device="cpu", dataset__name="tiny", batch_size=42, models=["resnet50"],
+        tmp_path, device="cpu", dataset__name="tiny", batch_size=42, models=["resnet18"],
         phases__all__image_size=1024,
     )  # fmt: skip
-
-    def limit_memory() -> None:
-        resource.setrlimit(resource.RLIMIT_DATA, (3 * 2**30, 3 * 2**30))
-
-    done = run("train --model resnet50 --seed 0", tmp_path, preexec_fn=limit_memory)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "src/train.py"), *TRAIN],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (3 * 2**30, 3 * 2**30)),
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "params.yaml: batch_size: 42 images of 1024 px do not fit this machine's memory" in done.stderr

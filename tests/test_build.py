@@ -7,20 +7,12 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+from architectures import FAMILIES, HEADS, LINEAR
 from torch import nn
 
 from finegrain.config import params
-from finegrain.config.training import HeadParams
 from finegrain.core.errors import UserError
 from finegrain.models import build
-
-LINEAR = HeadParams()
-HEADS = [
-    LINEAR,
-    HeadParams(widths=[1024, 512, 256, 128], dropouts=[0.5, 0.2, 0.2, 0.2, 0.2], activation="none"),
-    HeadParams(widths=[512], dropouts=[0.25, 0.5], batch_norm=True, pool="avg+max"),
-]
-FAMILIES = ["resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d", "efficientnet_b0"]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

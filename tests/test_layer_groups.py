@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_build import FAMILIES, HEADS, LINEAR
+from architectures import FAMILIES, HEADS, LINEAR
 
 from finegrain.config import training
 from finegrain.models import build, layer_groups

@@ -5,6 +5,7 @@ import io
 import re
 from pathlib import Path
 
+import narrow_resnet
 import pytest
 import torch
 from params_file import write_params
@@ -38,6 +39,11 @@ TWO_PHASES = {
         "layer_lr_multipliers": [0.5, 1.0, 1.0],
     },
 }
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch) -> None:
+    narrow_resnet.use_for_all_models(monkeypatch)
 
 
 class Killed(Exception):

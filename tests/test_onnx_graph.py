@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from test_build import HEADS
+from architectures import HEADS
 from torch import nn
 
 from finegrain.config.training import HeadParams

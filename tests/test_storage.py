@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from test_build import LINEAR
+from architectures import LINEAR
 
 from finegrain.config.training import HeadParams
 from finegrain.core.errors import UserError

@@ -1,4 +1,4 @@
-"""A ResNet of 0.1 million parameters, for tests in which the network is not the subject."""
+"""A ResNet of 0.3 million parameters, for tests in which the network is not the subject."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-WIDTHS = (8, 16, 32, 64)
+WIDTHS = (16, 32, 64, 128)
 
 
 class NarrowResNet(nn.Module):
-    """torchvision's ResNet with one block a stage and an eighth of the channels; the same module names."""
+    """torchvision's ResNet with one block a stage and a quarter of the channels; the same module names."""
 
     def __init__(self) -> None:
         super().__init__()

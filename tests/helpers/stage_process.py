@@ -33,7 +33,7 @@ def start(
     Args:
         script: a path, or the name of a stage.
         environment: variables to set besides this process's own.
-        limits: ``resource`` limits by name, such as RLIMIT_DATA, in bytes.
+        limits: ``resource`` limits by name, such as RLIMIT_FSIZE, in bytes.
     """
     file = script if isinstance(script, Path) else ROOT / "src" / f"{script}.py"
     process = FORK_SERVER.Process(
