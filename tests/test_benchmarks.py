@@ -318,11 +318,9 @@ def test_the_reference_table_s_time_is_the_sum_of_its_runs(module):
     # twice the photos: the epochs' 36 and 60 seconds twice
     assert table.scaled_seconds(runs, 8144, 4072) == pytest.approx(160 + 96)
     text = table.markdown(results(runs))
-    assert "| 2 models | | 160.0 | | | | | 71 |" in text
+    assert "| 2 models | | 160.0 | | | | 71 |" in text
     assert "In proportion to 8,144 photos instead of 4,072, computed: 4.3 minutes." in text
-    assert (
-        "| resnet18 | reference | | 25.0% | | | | | 50.0% (48 s) |".replace("| | ", "|  | ", 1)[:22] in text
-    )
+    assert "| resnet18 | reference |  | 25.0% |  |  |  |  | 50.0% (48 s) |" in text
 
 
 def test_ours_is_compared_with_the_reference_on_the_same_images(module, tmp_path):
