@@ -1,9 +1,9 @@
-"""Speed is not paid for with accuracy: python benchmarks/accuracy.py
+"""Check that the speed costs no accuracy: python benchmarks/accuracy.py
 
-Trains the network of the embedded sample in three ways that should differ in nothing but speed: as the
-project does; in float32; and with plain torchvision's decoder, transforms and loader before the same step.
-Validation top-1 over several seeds, with 95 % intervals and differences paired by seed and image. Prints
-Markdown and writes it to the folder --out. About ten minutes on two cores.
+Trains the network of the embedded sample in three ways that should differ only in speed: as the project does;
+in float32; and with plain torchvision's decoder, transforms and loader before the same step. Reports
+validation top-1 over several seeds, with 95 % intervals and differences paired by seed and image, as
+Markdown, printed and written to the folder --out. Takes about ten minutes on two cores.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from finegrain.training.history import TrainingHistory  # noqa: E402
 from finegrain.training.train_step import TrainingSetup  # noqa: E402
 
 Splits = tuple[Any, Any]
-"""Of train and val: a packed.Split, or what gives batches as it does."""
+"""Train and val: each a ``batches.PackedSplit``, or an object that yields batches in the same way."""
 
 
 def main() -> None:
@@ -46,8 +46,8 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--epochs", type=int, help="other than the sample's own")
-    parser.add_argument("--out", type=Path, default=ROOT / ".accuracy", help="folder of the results")
+    parser.add_argument("--epochs", type=int, help="instead of the sample's own number")
+    parser.add_argument("--out", type=Path, default=ROOT / ".accuracy", help="folder for the results")
     args = parser.parse_args()
     config = params.load_params(ROOT / "params.yaml")
     if args.epochs:
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def prepare(config: params.Params, folder: Path) -> dict[str, tuple[Splits, bool]]:
-    """Draw the sample once, packed and as files; the splits of each way, and whether it computes in bf16."""
+    """Generate the sample, packed and as files; returns each way's splits and whether it computes in bf16."""
     dataset = config.dataset
     assert isinstance(dataset, params.SampleDataset), "params.yaml is not the sample's"
     sample.write_zip(folder, dataset.images_per_class, dataset.image_size, config.seed)
@@ -95,7 +95,7 @@ def prepare(config: params.Params, folder: Path) -> dict[str, tuple[Splits, bool
 
 
 class Files:
-    """Image files behind torchvision's transforms and loader, giving batches as ``PackedSplit`` does."""
+    """Image files with torchvision's transforms and loader, yielding batches as ``PackedSplit`` does."""
 
     def __init__(self, folder: Path, device: torch.device, mean: list[float], std: list[float]) -> None:
         self.device, self._folder, self.world = device, folder, SINGLE_PROCESS
@@ -137,7 +137,7 @@ def _read(path: str) -> Tensor:
 
 
 class NoCheckpoints:
-    """These runs are short: none is resumed."""
+    """A checkpoint store that stores nothing: these runs are too short to be resumed."""
 
     def read(self) -> None:
         return None
@@ -150,7 +150,7 @@ class NoCheckpoints:
 
 
 def run(config: params.Params, seed: int, name: str, splits: Splits, bf16: bool) -> np.ndarray:
-    """Train; which validation images the kept weights get right, ``[images]`` bool."""
+    """Train; returns which validation images the best weights predict correctly, ``[images]`` bool."""
     train, val = splits
     net = build.build_model(name, len(train.class_names), config.weights, config.head, seed)
     net = net.to(train.device)
@@ -163,7 +163,7 @@ def run(config: params.Params, seed: int, name: str, splits: Splits, bf16: bool)
 
 
 def table(right: dict[str, np.ndarray]) -> str:
-    """A row a way; ``right`` is ``[seeds, images]``."""
+    """Markdown table with one row per way; ``right`` holds the correct predictions, ``[seeds, images]``."""
     lines = ["| | val top-1, each seed | mean [95 %] | ours - this [95 %] |", "|---|---|---:|---:|"]
     ours = right["ours"]
     for name, values in right.items():

@@ -1,9 +1,9 @@
-"""GPU memory traffic of augmentation, as a share of a training step's; counted on a CPU, no GPU is needed.
+"""GPU memory traffic of augmentation, as a share of a training step's traffic; counted without a GPU.
 
     python benchmarks/augmentation_bytes.py [--side 224] [--batch-size 256]
 
-Operators: the inputs and outputs of each, once (gpu_bound.Bytes). Kernels: the tensors of each launch, once;
-whole, even where only a part is read. Nothing but shapes is computed.
+For operators it counts the inputs and outputs of each, once (gpu_bound.Bytes). For kernels it counts the
+tensors of each launch, once, and as a whole even if only a part is read. Only shapes are computed.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     size, n = args.side, args.batch_size
     steps = {name: step_bytes(name, size, n) / n for name in args.models}
-    text = f"{size} px, batches of {n}, torch {torch.__version__}; MB an image.\n\n"
+    text = f"{size} px, batches of {n}, torch {torch.__version__}; MB per image.\n\n"
     text += f"| | augmentation | {' | '.join(f'of a {name} step' for name in steps)} |\n"
     text += f"|---|---:|{'---:|' * len(steps)}\n"
     text += f"| the step itself | | {' | '.join(f'{step / 1e6:.0f}' for step in steps.values())} |\n"
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def augmentation_bytes(image_size: int, n: int) -> dict[str, float]:
-    """Bytes of a batch of ``n`` images, by augmentation and by what computes it."""
+    """Bytes moved for a batch of ``n`` images, by augmentation and by what computes it."""
     moved: dict[str, float] = {}
     for name, values in AUGMENTATIONS.items():
         config = AugmentParams(**values)
@@ -74,7 +74,7 @@ def operator_bytes(images: Tensor, augmentation: SampledAugmentation, image_size
 
 
 def kernel_bytes(images: Tensor, augmentation: SampledAugmentation, image_size: int) -> float:
-    """Replaces the kernels by stand-ins that count the bytes of their arguments."""
+    """Bytes of the kernels' arguments, counted by stand-ins that replace the kernels."""
     moved = 0.0
 
     class Counter:
@@ -102,7 +102,7 @@ def kernel_bytes(images: Tensor, augmentation: SampledAugmentation, image_size: 
 
 
 def mixup_bytes(config: AugmentParams, image_size: int, n: int) -> float:
-    """Bytes of torchvision's MixUp, which follows the operators or the kernels."""
+    """Bytes moved by torchvision's MixUp, which runs after the operators or the kernels."""
     mixup = train_step.mixup_or_cutmix(config, CLASSES)
     images = torch.empty(n, image_size, image_size, 3, device=META).permute(0, 3, 1, 2)
     assert mixup
@@ -112,7 +112,7 @@ def mixup_bytes(config: AugmentParams, image_size: int, n: int) -> float:
 
 
 def step_bytes(name: str, image_size: int, n: int) -> float:
-    """Bytes of a training step: forward, backward, SGD with momentum, in bfloat16 and channels_last."""
+    """Bytes moved by a training step: forward, backward, SGD with momentum, in bfloat16 and channels_last."""
     net = build.build_model(name, CLASSES, "none", HeadParams(), 0)
     with FakeTensorMode() as fake:  # on the device "meta" there is no autocast
         for part in net.modules():

@@ -1,8 +1,9 @@
-"""How long the demo's page takes from a photo to its answer, in a real browser, after a warm start.
+"""Time from dropping a photo on the demo's page to its prediction, in a real browser, after a warm-up.
 
     python benchmarks/demo.py photo.jpg ...
 
-Run it where `dvc repro` has made a leaderboard, with Chromium installed and requirements-dev.txt.
+Run it in a project in which `dvc repro` has made a leaderboard, with Chromium and requirements-dev.txt
+installed.
 """
 
 import argparse
@@ -30,7 +31,7 @@ def main() -> None:
     )
     parser.add_argument("photos", nargs="+", type=Path, help="two or more, of different classes")
     parser.add_argument("--times", type=int, default=20)
-    parser.add_argument("--model", help="other than the leaderboard's winner")
+    parser.add_argument("--model", help="instead of the leaderboard's winner")
     args = parser.parse_args()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def measure(address: str, photos: list[Path], times: int) -> list[float]:
-    """Seconds from giving the file to the answer's text, of each photo; the first one only warms."""
+    """Seconds from uploading each photo to the text of its prediction; the first one is a warm-up."""
     while True:
         try:
             urllib.request.urlopen(address)

@@ -1,9 +1,9 @@
-"""Whole training epochs against the ceiling, the same step on one fixed batch, taking turns in one process.
+"""Speed of whole epochs as a fraction of the ceiling: the same step on one fixed batch, in the same process.
 
     python benchmarks/fraction.py --archive part-1.zip part-2.zip part-3.zip part-4.zip
 
-A machine's speed drifts by more than what loading costs, so each round measures both, one after the other.
-Prints a Markdown table: medians over the rounds, and the smallest and largest fraction.
+A machine's speed drifts by more than loading costs, so each round measures both, one after the other. Prints
+a Markdown table: medians over the rounds, and the smallest and largest fraction.
 """
 
 import argparse
@@ -29,9 +29,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--archive", type=Path, nargs="+", default=[], help="none: images are drawn")
+    parser.add_argument(
+        "--archive", type=Path, nargs="+", default=[], help="zips of class folders; default: generated images"
+    )
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
-    parser.add_argument("--images", type=int, default=320, help="of an epoch")
+    parser.add_argument("--images", type=int, default=320, help="images per epoch")
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)

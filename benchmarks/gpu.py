@@ -1,13 +1,13 @@
 """Training speed on one GPU: torchvision's loader, our loader and step, and the step on one fixed batch.
 
-What bounds the step is counted, and a model that falls short of its ceiling is profiled.
+The operations and bytes of the step are counted, and a model that is far below its ceiling is profiled.
 
     bash benchmarks/gpu.sh [OUT] [PHOTOS.zip ...]
 
-Random weights, bfloat16, photos from zips of class folders, else drawn images. Every figure is of whole
-epochs between two waits for the GPU, after one epoch to warm up. All ways run in this process, so the
-allocator's setting of finegrain.core holds for each. Results are printed at the end and written to OUT as
-they come; what does not fit into --minutes is left out and named.
+Random weights, bfloat16, photos from zips of class folders or generated images. Every figure is measured over
+whole epochs between two synchronizations with the GPU, after one warm-up epoch. All ways run in this process,
+so the allocator settings of finegrain.core apply to all of them. Results are written to OUT as they come, and
+printed at the end; what does not fit into --minutes is left out and listed.
 """
 
 import argparse
@@ -55,11 +55,11 @@ ALL_AUGMENTATION = {
 }  # fmt: skip
 GROWING_EPOCHS = 6
 AGREE = 1.0
-"""Levels of 255 that kernels and operators may be apart: pixels are float16 on their way in both."""
+"""Largest difference between kernels and operators, in levels of 255: both compute pixels in float16."""
 WANTED = 0.95
-"""Of the ceiling; below it a profile says why."""
+"""Fraction of the ceiling below which a model is profiled."""
 SMALL_BATCH = 4
-"""The SGD reference project's: where starting kernels takes longer than running them."""
+"""Batch size of the SGD reference project, at which launching kernels takes longer than running them."""
 
 
 class Bench:
@@ -86,7 +86,7 @@ class Bench:
         }
 
     def config(self, batch_size: int, **changes: Any) -> params.Params:
-        """The plain SGD recipe; ``a__b`` stands for a.b."""
+        """The plain SGD recipe with changes; the name ``a__b`` means the key a.b."""
         data = inputs.settings(self.photos, self.args.side, batch_size)
         data["precision"] = "bf16" if self.device.type == "cuda" else "auto"
         for key, value in changes.items():
@@ -124,7 +124,7 @@ class Bench:
         self.results["cells"].append(where | found | {"peak_memory_bytes": memory})
 
     def growing(self, model: str, batch_size: int) -> None:
-        """All augmentation on, images growing to the full side within the phase: each epoch by itself."""
+        """Progressive resizing up to the full size, with all augmentation; each epoch is timed separately."""
         sides = [max(32, 32 * round(self.args.side * 5 / 7 / 32)), self.args.side]
         phase = {"epochs": GROWING_EPOCHS, "image_size": sides}
         config = self.config(batch_size, augment=ALL_AUGMENTATION, phases__all=phase)
@@ -139,7 +139,7 @@ class Bench:
             )
 
     def batches_alone(self, name: str, batch_size: int) -> None:
-        """Our batches without a network: what augmentation alone can deliver."""
+        """Our batches without a network: the speed of augmentation alone."""
         job = self.augmented_job("all augmentation" in name, batch_size)
 
         def epoch(number: int) -> int:
@@ -155,9 +155,9 @@ class Bench:
         return ways.our_job(config, self.split, "resnet18")
 
     def agreement(self, batch_size: int) -> None:
-        """That the kernels give the batch that torch's operators give, on this GPU as in the interpreter."""
+        """Check on this GPU that the kernels give the same batch as torch's operators."""
         if transform._triton_transform(self.split.device) is None:
-            raise RuntimeError("the kernels do not run here; why not is said above")
+            raise RuntimeError("the kernels do not run here; see the message above")
         job = self.augmented_job(True, batch_size)
         ours, _ = next(job.batches(1, self.args.side))
         with by_operators():
@@ -165,11 +165,11 @@ class Bench:
         _, factor = self.split.normalization
         largest = ((ours - slow).abs() / factor[:, None, None]).max().item()
         if not largest < AGREE:
-            raise RuntimeError(f"kernels and operators are {largest:.2f} of 255 apart")
+            raise RuntimeError(f"kernels and operators differ by {largest:.2f} of 255")
         self.results["agreement"] = {"largest": largest}
 
     def bound(self, model: str, batch_size: int) -> None:
-        """What a step computes and moves, against what the chip can."""
+        """Operations and bytes of a step, and the rates that the GPU reaches for each."""
         reset_memory(self.device)
         if "chip" not in self.results:
             self.results["chip"] = gpu_bound.chip(self.device)
@@ -178,7 +178,7 @@ class Bench:
         self.results["bounds"].append(row | gpu_bound.count(job))
 
     def profile(self, model: str, batch_size: int) -> None:
-        """Where the time of our epoch goes, for a model that falls short of its ceiling."""
+        """Profile our epoch for a model that is far below its ceiling."""
         speed = {
             cell["way"]: cell["images_per_second"]
             for cell in self.results["cells"]
@@ -206,14 +206,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                 started = time.monotonic()
                 try:
                     work()
-                except (
-                    Exception
-                ) as error:  # a rented GPU's other measurements are worth more than an early end
+                except Exception as error:  # on a rented GPU, the other measurements still count
                     traceback.print_exc()
                     bench.results["failed"].append(
                         f"{label}: {type(error).__name__}: {error}".splitlines()[0]
                     )
-                gc.collect()  # ends the workers of a loader that is gone
+                gc.collect()  # stops the workers of a loader that is no longer used
                 took = time.monotonic() - started
                 longest[kind] = max(longest.get(kind, 0.0), took)
                 print(f"{left:.0f} s left; {label}: {took:.1f} s", file=sys.stderr, flush=True)
@@ -228,26 +226,28 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "out", type=Path, nargs="?", default=Path("gpu-results"), help="folder of the results"
+        "out", type=Path, nargs="?", default=Path("gpu-results"), help="folder for the results"
     )
     parser.add_argument("archives", type=Path, nargs="*", help="zips of class folders of JPEGs")
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[256, 64])
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument(
-        "--images", type=int, default=4096, help="of an epoch; photos are repeated to make up"
+        "--images", type=int, default=4096, help="images per epoch; photos are repeated if there are fewer"
     )
-    parser.add_argument("--seconds", type=float, default=2.0, help="that epochs are repeated for")
-    parser.add_argument("--minutes", type=float, default=8.0, help="for all of it")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of torchvision's loader")
-    parser.add_argument("--toy", action="store_true", help="other defaults, for a CPU: within a minute")
+    parser.add_argument("--seconds", type=float, default=2.0, help="least time for which epochs are repeated")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time limit for all measurements")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="worker processes of torchvision's loader"
+    )
+    parser.add_argument("--toy", action="store_true", help="small defaults, for a CPU: within a minute")
     if "--toy" in (sys.argv[1:] if argv is None else argv):
         parser.set_defaults(**TOY)
     return parser.parse_intermixed_args(argv)
 
 
 def plan(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, str, Callable[[], None]]]:
-    """Kind, label and work of each measurement, the most wanted first."""
+    """Yield kind, label and function of each measurement, the most important first."""
     first, *rest = args.batch_sizes
 
     def cells(size: int) -> Iterator[tuple[str, str, Callable[[], None]]]:
@@ -258,7 +258,7 @@ def plan(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, str, Cal
         yield "agreement", "kernels against operators", partial(bench.agreement, first)
     yield from cells(first)
     for model in args.models:
-        yield "bound", f"{model}, what bounds it", partial(bench.bound, model, first)
+        yield "bound", f"{model}, operations and bytes", partial(bench.bound, model, first)
     for model in args.models:
         yield "profile", f"{model}, profile", partial(bench.profile, model, first)
     for model, way in itertools.product(args.models[:1], ("ours", "ceiling", "ceiling, kernel by kernel")):
@@ -266,7 +266,7 @@ def plan(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, str, Cal
     for name in gpu_table.AUGMENTATIONS:
         yield "alone", f"batches alone, {name}", partial(bench.batches_alone, name, first)
     for model in args.models:
-        yield "growing", f"{model}, growing images", partial(bench.growing, model, first)
+        yield "growing", f"{model}, progressive resizing", partial(bench.growing, model, first)
     for size in rest:
         yield from cells(size)
     for model in args.models if bench.device.type == "cuda" else []:  # a minute each
@@ -275,12 +275,12 @@ def plan(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, str, Cal
 
 
 def pack(photos: Path, folder: Path, side: int) -> None:
-    """The pack of the photos, by the project's own code but without the checks of stage split."""
+    """Pack the photos with the project's own code, but without the checks of stage split."""
     with tempfile.TemporaryDirectory() as temporary:
         archive.store_local([str(photos)], Path(temporary))
         table = Path(temporary, "manifest.csv")
         paths = sorted(file.relative_to(photos) for file in photos.glob("*/*/*.jpg"))
-        unknown = (0, 0, 0, "", "")  # sizes and hashes: stage pack needs none
+        unknown = (0, 0, 0, "", "")  # sizes and hashes, which stage pack does not need
         rows = ((path.as_posix(), "", path.parts[1], path.parts[0], *unknown) for path in paths)
         file_io.write_csv(table, manifest.COLUMNS, rows)
         folder.mkdir()
@@ -289,7 +289,7 @@ def pack(photos: Path, folder: Path, side: int) -> None:
 
 
 def timed(epoch: Epoch, seconds: float) -> dict[str, Any]:
-    """Images per second of whole epochs, for at least two and so many seconds, after one that warms up."""
+    """Images per second of whole epochs: at least two, for at least ``seconds``, after one warm-up epoch."""
     number = 1
     _, first = once(epoch, number)
     speeds, total = [], 0.0
@@ -308,7 +308,7 @@ def timed(epoch: Epoch, seconds: float) -> dict[str, Any]:
 
 
 def once(epoch: Epoch, number: int) -> tuple[int, float]:
-    """Images and seconds of one epoch, from an idle GPU to an idle GPU."""
+    """Images and seconds of one epoch; the GPU is idle before and after."""
     synchronize()
     started = time.perf_counter()
     images = epoch(number)
@@ -318,7 +318,7 @@ def once(epoch: Epoch, number: int) -> tuple[int, float]:
 
 @contextlib.contextmanager
 def by_operators() -> Iterator[None]:
-    """Images are prepared by torch's operators, on a GPU too."""
+    """Context in which torch's operators transform the images, even on a GPU."""
     usual = transform._triton_transform
     transform._triton_transform = lambda device: None
     try:

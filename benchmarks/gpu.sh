@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Measure training on one GPU, within 9 minutes and without a network. Speed:
+# Measure training on one GPU, within 9 minutes and without network access. Speed:
 #
-#     bash benchmarks/gpu.sh [OUT] [PHOTOS.zip ...]     images are drawn where no photos are given
+#     bash benchmarks/gpu.sh [OUT] [PHOTOS.zip ...]     without photos, images are generated
 #     bash benchmarks/gpu.sh [OUT] --toy                on a CPU, within a minute
 #
-# What the recipes reach, and a run that is killed (benchmarks/gpu_study.py says how; call it until it is through):
+# Accuracy of the recipes, and a run that is killed and resumed (see benchmarks/gpu_study.py; repeat until complete):
 #
 #     bash benchmarks/gpu.sh study [OUT] [PHOTOS.zip ...]
 #
-# Prints the tables and writes them to OUT (./gpu-results) as they grow. Needs torch, torchvision, numpy, pandas,
-# pillow, imagehash, pydantic, pyyaml, tqdm, safetensors, scipy, matplotlib, pyarrow of python3 (or $PYTHON);
-# WHEELS=FOLDER with wheels of those that are missing installs them from there, for this run only.
+# Prints the tables and writes them to OUT (./gpu-results) as they grow. python3 (or $PYTHON) needs torch, torchvision,
+# numpy, pandas, pillow, imagehash, pydantic, pyyaml, tqdm, safetensors, scipy, matplotlib, pyarrow.
+# WHEELS=FOLDER installs missing ones from the wheels in that folder, for this run only.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}

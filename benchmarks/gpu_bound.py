@@ -1,4 +1,4 @@
-"""What bounds a training step: its arithmetic and its bytes, counted; and how fast the chip does each."""
+"""Roofline of a training step: operations and bytes, counted, and the GPU's measured rate for each."""
 
 import time
 from collections.abc import Callable
@@ -15,13 +15,14 @@ from finegrain.training.cuda_graph import GraphedFunction
 from finegrain.training.train_step import train_step
 
 SHOWN = 8
-"""Kernels of a profile."""
+"""Number of kernels shown in a profile."""
 
 
 class Bytes(TorchDispatchMode):
-    """Adds up what operators read and write at least: every input once, every output once.
+    """Lower bound of the bytes that operators read and write: every input once, every output once.
 
-    Each operator counts by itself, so it is the least for this sequence of them, not for one that fuses some.
+    Each operator is counted separately, so the bound holds for this sequence of operators, not if some are
+    fused.
     """
 
     total = 0
@@ -38,7 +39,7 @@ class Bytes(TorchDispatchMode):
         changed = _tensors([value for a, value in named if a.alias_info and a.alias_info.is_write])
         known = {_place(tensor) for tensor in [*read, *changed]}
         made = [tensor for tensor in _tensors(outputs) if _place(tensor) not in known]
-        if (made or changed) and not func.__name__.startswith("empty"):  # others are views
+        if (made or changed) and not func.__name__.startswith("empty"):  # the others return views
             self.total += sum(map(_bytes, [*read, *made, *changed]))
         return outputs
 
@@ -48,7 +49,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _place(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata  # has no address of its data on the device "meta"
+    return tensor.untyped_storage()._cdata  # on the device "meta" there is no data pointer
 
 
 def _bytes(tensor: Tensor) -> int:
@@ -56,13 +57,13 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def count(job: Any) -> dict[str, float]:
-    """Floating-point operations, two a multiply-add, and bytes of one whole step, an image."""
+    """Floating-point operations (two for each multiply-add) and bytes of one training step, per image."""
     vars(job)["graphed"] = GraphedFunction(job.setup.net, None, job.batch_size)
     images, labels = next(job.batches("count", job.phase.image_size_at(0)))
     layer_groups.set_trainable(job.setup.net, job.phase.trainable)
     job.set_train_mode()
     optimizer = job.build_optimizer(job.setup.config.lr)
-    train_step(job, optimizer, images, labels)  # makes the optimizer's state
+    train_step(job, optimizer, images, labels)  # creates the optimizer's state
     with Bytes() as moved:
         train_step(job, optimizer, images, labels)
     with FlopCounterMode(display=False) as done:
@@ -71,7 +72,7 @@ def count(job: Any) -> dict[str, float]:
 
 
 def chip(device: torch.device) -> dict[str, float]:
-    """Bytes per second of a large copy, read and written, and bfloat16 operations per second of a product."""
+    """Bytes per second of a large copy (read + write), and bfloat16 operations per second of a matmul."""
     large = device.type == "cuda"
     source = torch.rand(2**28 if large else 2**22, device=device)
     target = torch.empty_like(source)
@@ -84,7 +85,7 @@ def chip(device: torch.device) -> dict[str, float]:
 
 
 def _seconds(work: Callable[[], Any], device: torch.device, times: int = 20) -> float:
-    """Of one, after three to warm up."""
+    """Mean seconds of one call, after three warm-up calls."""
     for number in range(3 + times):
         if number == 3:
             _wait(device)
@@ -100,9 +101,9 @@ def _wait(device: torch.device) -> None:
 
 
 def profile(epoch: Callable[[int], int], device: torch.device) -> dict[str, Any]:
-    """Where an epoch's time goes: for how much of it the device computes, and its longest kernels.
+    """Profile of an epoch: the share of its time in which the device computes, and its longest kernels.
 
-    On a CPU: operators.
+    On a CPU it lists operators instead of kernels.
     """
     activity = torch.profiler.ProfilerActivity
     kind = activity.CUDA if device.type == "cuda" else activity.CPU

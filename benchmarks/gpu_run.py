@@ -1,4 +1,4 @@
-"""One run of stage train in a folder of its own: begun, broken off, gone on with, timed; then evaluated."""
+"""One run of stage train in its own folder: started, interrupted, resumed and timed, then evaluated."""
 
 import re
 import subprocess
@@ -18,7 +18,7 @@ FINISHED, BROKEN_OFF, FAILED = "finished", "broken off", "failed"
 
 
 class Run:
-    """What is known of it is kept in the folder, so that another process goes on where this one ended."""
+    """A run with its record in its folder, so that another process can continue where this one stopped."""
 
     def __init__(self, folder: Path, model: str, seed: int) -> None:
         self.folder, self.files = folder, paths.Run(inputs.CARS, model, seed)
@@ -28,7 +28,7 @@ class Run:
             self.track = file_io.read_json(self._track)
 
     def set_up(self, data: dict[str, Any], prepared: Path) -> None:
-        """Give it parameters, once, and the pack of another folder."""
+        """Write its parameters and link the pack of another folder, unless the run has been set up before."""
         if not self.begun:
             here = self.folder / paths.Dataset(inputs.CARS).folder
             here.mkdir(parents=True, exist_ok=True)
@@ -47,14 +47,14 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Wall time of all pieces, from the start of the process to its end."""
+        """Wall time of all pieces, each from the start of its process to the end."""
         return sum(piece["seconds"] for piece in self.track["pieces"] if piece["ended"] != FAILED)
 
     def go_on(self, deadline: float, break_off: bool = False) -> None:
-        """Train until the end or the deadline, by the monotonic clock.
+        """Train until the run is finished or the deadline, on the monotonic clock, has passed.
 
         Args:
-            break_off: kill it as soon as it has written a checkpoint after its first epoch.
+            break_off: kill the run as soon as it has written a checkpoint after its first epoch.
 
         Raises:
             RuntimeError: the stage failed.
@@ -86,7 +86,7 @@ class Run:
             return _popen(command, cwd=self.folder, stdout=log, stderr=log)
 
     def _notice(self, start: int, now: float) -> int:
-        """Note what the log says from there on; returns where its last whole line ends."""
+        """Record what the log shows from ``start`` on; returns where its last whole line ends."""
         with self._log.open("rb") as log:
             log.seek(start)
             text = log.read()
@@ -94,7 +94,7 @@ class Run:
         said = text.decode(errors="replace")
         epochs = re.findall(rf"{self.files.name} epoch (\d+): train loss", said)
         for epoch in epochs:
-            self.track["reached"].setdefault(epoch, now)  # a resumed run repeats what it has said
+            self.track["reached"].setdefault(epoch, now)  # a resumed run prints its epochs again
         self.track["resumed"] += re.findall(r"resumed after epoch .*", said)
         if epochs:
             self._save()
@@ -111,14 +111,14 @@ class Run:
 
     def failure(self) -> RuntimeError:
         lines = self._log.read_text(errors="replace").strip().splitlines()
-        return RuntimeError(lines[-1] if lines else "it said nothing")
+        return RuntimeError(lines[-1] if lines else "the stage printed nothing")
 
     def evaluation(self) -> "subprocess.Popen[bytes]":
         """Start stage evaluate."""
         return self._start("evaluate")
 
     def learnt(self) -> dict[str, Any]:
-        """What training says of itself: when each epoch ended, what validation said, and the cost."""
+        """What training recorded: when each epoch ended, its losses and validation top-1, and the cost."""
         history = pd.read_csv(self.folder / self.files.history)
         sidecar = file_io.read_json(self.folder / self.files.sidecar)
         reached = self.track["reached"]
@@ -134,23 +134,23 @@ class Run:
         }
 
     def scored(self) -> dict[str, Any]:
-        """What stage evaluate says, and which test images it got right."""
+        """Test metrics from stage evaluate, and which test images are predicted correctly."""
         return {
             "test": file_io.read_json(self.folder / self.files.metrics)["test"],
             "right": (self.folder / self.files.correct).read_text(),
         }
 
     def results(self) -> dict[str, str]:
-        """Hash of each file that must be the same to the bit in every run of the same."""
+        """Hash of each file that must be bit-identical in every run with the same parameters."""
         files = {"weights": self.files.weights, "facts": self.files.sidecar, "history": self.files.history}
         return {name: file_io.sha256(self.folder / file) for name, file in files.items()}
 
 
 def prepare(folder: Path, data: dict[str, Any], other: Path | None = None) -> dict[str, float]:
-    """Run the stages before train, once; seconds of each.
+    """Run the stages before train, once; returns the seconds of each.
 
     Args:
-        other: a folder prepared from the same photos for another size: only stage pack runs.
+        other: a folder prepared from the same photos for another image size; then only stage pack runs.
     """
     done, here = folder / "seconds.json", folder / paths.Dataset(inputs.CARS).folder
     if done.is_file():

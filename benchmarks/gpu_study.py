@@ -1,21 +1,22 @@
-r"""What the recipes reach on one GPU within minutes, from random weights: accuracy by wall time.
+r"""Accuracy of the recipes by wall time, on one GPU within minutes, from random weights.
 
-    bash benchmarks/gpu.sh study OUT PHOTOS.zip ...     again and again, until nothing is left out
-    bash benchmarks/gpu.sh study OUT --toy              drawn images, on a CPU
+    bash benchmarks/gpu.sh study OUT PHOTOS.zip ...     repeat until nothing is left out
+    bash benchmarks/gpu.sh study OUT --toy              generated images, on a CPU
 
 - reference: recipes/stanford-cars-sgd.yaml as it is, four networks: the whole table, and the time it takes;
-- ours: recipes/stanford-cars.yaml for as many epochs at the same size; for as many epochs as take no longer
-  than the reference took; and with growing images for --best-minutes, the network being the best one on
-  validation;
-- a run under `deterministic: true`, and the same one killed and resumed: the same files to the bit?
+- ours: recipes/stanford-cars.yaml for the same number of epochs at the same image size; for as many epochs as
+  fit into the reference's time; and with progressive resizing for --best-minutes, with the network that is
+  best on validation;
+- a run with `deterministic: true`, and the same run killed and resumed: are the files bit-identical?
 
-All through the project's stages. What is finished stays in --work: the next call goes on, in the middle of a
-training too, and the results so far are written to OUT as gpu_study.json, .md and .png at every step. Where
---work is lost, a gpu_study.json put there brings back what was finished. Which test images each training gets
-right is in the JSON: `python benchmarks/gpu_study_table.py gpu_study.json` makes table and figure from it.
+Everything runs through the project's stages. Finished work stays in --work: the next call continues, even in
+the middle of a run, and the results so far are written to OUT as gpu_study.json, .md and .png at every step.
+If --work is lost, a gpu_study.json put there restores what was finished. The JSON records which test images
+each run predicts correctly: `python benchmarks/gpu_study_table.py gpu_study.json` makes table and figure from
+it.
 
-Where a command gets no more than 64 MiB of files and ten minutes, and has no network and neither pydantic nor
-imagehash: beforehand, in the repository's root,
+If a command may use at most 64 MiB of files and ten minutes, and the machine has no network and neither
+pydantic nor imagehash: first, in the repository's root,
 
     mkdir -p .git/info && printf '/.photos/\n/.wheels/\n' >> .git/info/exclude
     python -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
@@ -25,7 +26,7 @@ imagehash: beforehand, in the repository's root,
     mkdir -p .photos && tar -C FOLDER-OF-PHOTOS -cf - part-1.zip part-2.zip part-3.zip part-4.zip \
         | split -b 54000000 - .photos/tar.
 
-then these commands there, each with the named ignored paths beside the working tree:
+then these commands on that machine, each with the named ignored paths next to the working tree:
 
     1. .wheels .photos/tar.aa
        mkdir -p /tmp/photos; cp .photos/tar.* /tmp/photos/;
@@ -36,12 +37,12 @@ then these commands there, each with the named ignored paths beside the working 
     3. .wheels .photos/tar.ac
        cp .photos/tar.* /tmp/photos/; cat /tmp/photos/tar.* | tar -C /tmp/photos -xf -;
        WHEELS=.wheels bash benchmarks/gpu.sh study $OUT /tmp/photos/part-?.zip
-    4. .wheels, and again until nothing is left out
+    4. .wheels, repeated until nothing is left out
        WHEELS=.wheels bash benchmarks/gpu.sh study $OUT /tmp/photos/part-?.zip
 
-Where a machine is lent for a quarter of an hour at a time, 1 takes the first one. Each later one, bare again,
-does 1 without its last line, 2, 3 and 4. To go on with a study, put the last $OUT's gpu_study.json into
-.photos, name it with 3 too, and run before the last line of 3
+If machines are available for a quarter of an hour at a time, 1 uses the first one. Each later one starts
+empty and runs 1 without its last line, 2, 3 and 4. To continue a study, put the last $OUT's gpu_study.json
+into .photos, name it with 3 too, and run before the last line of 3
 
        mkdir -p /tmp/results; cp .photos/gpu_study.json /tmp/results/;
 """
@@ -70,21 +71,21 @@ MODELS = ["resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d"]
 RECIPES = {kind: "stanford-cars-sgd" if kind == REFERENCE else "stanford-cars" for kind in KINDS}
 RESUME = "resume"
 MARGIN = 0.93
-"""Of the time that a run may take, planned for: epochs are not all alike, and checkpoints are written."""
+"""Share of a run's time limit that is planned for: epochs vary, and checkpoints take time."""
 TOY = {
     "models": ["resnet18"], "side": 32, "best_side": [32, 64], "epochs": 2, "resume_epochs": 2, "images": 24,
     "best_minutes": 0.25, "checkpoint_seconds": 0.0, "least_seconds": 0.0, "reserve_seconds": 20.0,
 }  # fmt: skip
 Work = tuple[str, Callable[[], bool]]
-"""What a piece of work is called, and the function that does it; false: something it needs is not there."""
+"""Name and function of a piece of work; the function returns False if something that it needs is missing."""
 
 
 class OutOfTime(Exception):
-    """A training was broken off at the deadline; the next call goes on with it."""
+    """A run was interrupted at the deadline; the next call resumes it."""
 
 
 class Study:
-    """The results so far, and where runs live."""
+    """The results so far, and the folders of the runs."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.work = args, args.work
@@ -94,7 +95,7 @@ class Study:
             **facts, "revision": provenance.git_revision(), "runs": [], "resumes": [],
         }  # fmt: skip
         if facts != {name: self.results[name] for name in facts}:
-            sys.exit(f"{self.work}: holds results of other photos or sizes; give another --work")
+            sys.exit(f"{self.work}: contains results for other photos or image sizes; use another --work")
         self.results["runs"] = [
             run for run in self.results["runs"] if "test" in run or self._run(run).finished
         ]
@@ -106,7 +107,7 @@ class Study:
         return self.deadline - self.args.reserve_seconds
 
     def prepare(self) -> None:
-        """Photos to packs; images are drawn where no photos are given."""
+        """Pack the photos, or generated images if no photos were given."""
         if not self.args.archives and not self.photos[0].is_dir():
             inputs.write_photos([], self.photos[0], self.args.images, self.args.side)
         self.results["prepare_seconds"] = self._pack(inputs.pack_side(self.args.side))
@@ -129,7 +130,7 @@ class Study:
         return Run(self.work / name, known["model"], known["seed"])
 
     def find(self, kind: str, model: str, seed: int) -> dict[str, Any] | None:
-        """A training that has ended."""
+        """The record of a finished run, or None."""
         wanted = {"kind": kind, "model": model, "seed": seed}
         return next((run for run in self.results["runs"] if run.items() >= wanted.items()), None)
 
@@ -147,7 +148,7 @@ class Study:
         self._go_on(run)
         found = known | run.learnt()
         if self.results.setdefault("environment", found["environment"]) != found["environment"]:
-            raise RuntimeError("this is another machine than the one of the results so far")
+            raise RuntimeError("this machine differs from the one of the results so far")
         self.results["runs"].append(found)
         return True
 
@@ -170,7 +171,7 @@ class Study:
             raise OutOfTime
 
     def plan(self, kind: str, model: str, seed: int) -> tuple[int, list[int]] | None:
-        """Epochs and image sizes, first and last; None where what decides them is not there."""
+        """Number of epochs, and first and last image size; None if the runs that decide them are missing."""
         args, side = self.args, [self.args.side]
         if kind in (REFERENCE, EPOCHS):
             return args.epochs, side
@@ -183,7 +184,7 @@ class Study:
         return epochs_within(60 * args.best_minutes - spent, known, args.best_side), args.best_side
 
     def train_best(self, seed: int) -> bool:
-        """The network that is best on validation after equal time; one that was begun stays."""
+        """Train the network that is best on validation after equal time; one already started is kept."""
         ended = [run for run in self.results["runs"] if run["kind"] == TIME and run["seed"] == seed]
         begun = [m for m in MODELS if self._run({"kind": BEST, "model": m, "seed": seed}).begun]
         begun += [run["model"] for run in self.results["runs"] if run["kind"] == BEST]
@@ -198,7 +199,7 @@ class Study:
         return usual is not None
 
     def _resumed(self, kind: str, model: str, usual: dict[str, Any]) -> dict[str, Any]:
-        """A deterministic run, and the same one killed and resumed; its speed against the usual run's."""
+        """A deterministic run compared with the same one killed and resumed, and with the usual speed."""
         folder, seed = self.work / f"{RESUME}-{kind}-{model}", self.args.seeds[0]
         unbroken, broken = (Run(folder / name, model, seed) for name in ("unbroken", "broken"))
         often = {"checkpoint_seconds": self.args.checkpoint_seconds}
@@ -220,7 +221,7 @@ class Study:
         }
 
     def evaluate(self) -> None:
-        """All that are trained and not yet scored, side by side: what takes long is the CPU's."""
+        """Evaluate all runs that are trained but not yet evaluated, in parallel: most of it is CPU time."""
         waiting = [run for run in self.results["runs"] if "test" not in run]
         started = [(known, self._run(known), self._run(known).evaluation()) for known in waiting]
         for known, run, process in started:
@@ -252,10 +253,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         started = time.monotonic()
         try:
             if not work():
-                study.results["left_out"].append(f"{name} (what it is planned by is missing)")
+                study.results["left_out"].append(f"{name} (the runs that it depends on are missing)")
         except OutOfTime:
             study.results["left_out"].append(name)
-        except Exception as error:  # a rented GPU's other measurements are worth more than an early end
+        except Exception as error:  # on a rented GPU, the other measurements still count
             traceback.print_exc()
             study.results["failed"].append(f"{name}: {type(error).__name__}: {error}".splitlines()[0])
         if (took := time.monotonic() - started) > 0.1:
@@ -266,11 +267,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(study.publish())
     gpu_study_table.draw(study.results, args.out / "gpu_study.png")
     if study.results["failed"]:
-        sys.exit("something failed: see above")
+        sys.exit("some work failed: see above")
 
 
 def plan(study: Study, args: argparse.Namespace) -> Iterator[Work]:
-    """The most wanted first."""
+    """Yield all work, the most important first."""
     first, *others = args.models
     seed, *more = args.seeds
 
@@ -308,12 +309,12 @@ def plan(study: Study, args: argparse.Namespace) -> Iterator[Work]:
 
 
 def epochs_within(seconds: float, known: dict[str, Any], sides: Sequence[int]) -> int:
-    """Epochs that should take no longer than that, start and end of the process included.
+    """Number of epochs that fit into ``seconds``, including start and end of the process.
 
     Args:
-        known: a run of the same network and recipe at one size. Larger images are taken to cost as much
-            more as they have pixels; they cost a little less.
-        sides: of the images, the first and the last one.
+        known: a run of the same network and recipe at one image size. The cost of larger images is assumed to
+            be proportional to their pixels; in fact it is a little less.
+        sides: image sizes, the first and the last one.
     """
     each, reached = epoch_seconds(known), known["reached_seconds"]
     around = known["wall_seconds"] - each * len(reached)
@@ -323,7 +324,7 @@ def epochs_within(seconds: float, known: dict[str, Any], sides: Sequence[int]) -
 
 
 def epoch_seconds(known: dict[str, Any]) -> float:
-    """Median over the epochs after the first, validation included."""
+    """Median seconds of the epochs after the first, validation included."""
     reached = known["reached_seconds"]
     later = [after - before for before, after in zip(reached, reached[1:], strict=False)]
     return statistics.median(later) if later else known["wall_seconds"]
@@ -334,43 +335,41 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "out", type=Path, nargs="?", default=Path("gpu-results"), help="folder of the results"
+        "out", type=Path, nargs="?", default=Path("gpu-results"), help="folder for the results"
     )
     parser.add_argument("archives", type=Path, nargs="*", help="zips of class folders of JPEGs")
     parser.add_argument(
-        "--work", type=Path, default=Path("/tmp/results"), help="folder of what is kept between calls"
+        "--work", type=Path, default=Path("/tmp/results"), help="folder that is kept between calls"
     )
-    parser.add_argument("--minutes", type=float, default=8.5, help="for all of this call")
+    parser.add_argument("--minutes", type=float, default=8.5, help="time limit of this call")
     parser.add_argument(
-        "--kinds", nargs="+", choices=[*KINDS, RESUME], default=[*KINDS, RESUME], help="of work to do"
+        "--kinds", nargs="+", choices=[*KINDS, RESUME], default=[*KINDS, RESUME], help="kinds of work to do"
     )
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument(
-        "--epochs", type=int, default=25, help="of the reference, and of ours at equal epochs"
+        "--epochs", type=int, default=25, help="epochs of the reference, and of ours at equal epochs"
     )
     parser.add_argument("--best-minutes", type=float, default=8.0, help="from photos to trained network")
     parser.add_argument(
-        "--best-side", type=int, nargs="+", default=[224, 320], help="first and last size of that run"
+        "--best-side", type=int, nargs="+", default=[224, 320], help="first and last image size of that run"
     )
     both = [EPOCHS, REFERENCE]
-    parser.add_argument("--resume-kinds", nargs="+", choices=both, default=both, help="of run to kill")
-    parser.add_argument("--resume-epochs", type=int, default=4, help="of the run that is killed")
-    parser.add_argument("--checkpoint-seconds", type=float, default=0.5, help="of the run that is killed")
-    parser.add_argument(
-        "--least-seconds", type=float, default=25.0, help="with less left no training is begun"
-    )
-    parser.add_argument("--reserve-seconds", type=float, default=60.0, help="kept for the evaluations")
-    parser.add_argument("--images", type=int, default=4096, help="to train on, where they are drawn")
-    parser.add_argument("--toy", action="store_true", help="other defaults, for a CPU: within two minutes")
+    parser.add_argument("--resume-kinds", nargs="+", choices=both, default=both, help="kinds of run to kill")
+    parser.add_argument("--resume-epochs", type=int, default=4, help="epochs of the run to kill")
+    parser.add_argument("--checkpoint-seconds", type=float, default=0.5, help="in the run to kill")
+    parser.add_argument("--least-seconds", type=float, default=25.0, help="no run starts with less time left")
+    parser.add_argument("--reserve-seconds", type=float, default=60.0, help="time kept for evaluation")
+    parser.add_argument("--images", type=int, default=4096, help="train images, if they are generated")
+    parser.add_argument("--toy", action="store_true", help="small defaults, for a CPU: within two minutes")
     if "--toy" in (sys.argv[1:] if argv is None else argv):
         parser.set_defaults(**TOY)
     return parser.parse_intermixed_args(argv)
 
 
 def _facts(args: argparse.Namespace) -> dict[str, Any]:
-    """What all runs of a study share."""
+    """Settings that all runs of a study share."""
     return {
         "cores": os.cpu_count(),
         "photos": [file.name for file in args.archives] or "drawn",

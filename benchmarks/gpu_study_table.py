@@ -1,6 +1,6 @@
 """Tables and figure of benchmarks/gpu_study.py: python benchmarks/gpu_study_table.py gpu_study.json
 
-Prints the tables, and draws the figure beside the file as gpu_study.png.
+Prints the tables, and saves the figure next to the file as gpu_study.png.
 """
 
 import sys
@@ -26,15 +26,15 @@ KINDS = {
     TIME: "ours, equal time",
     BEST: "ours, best",
 }
-"""What a training is for, and how that is shown."""
+"""Kind of a run, and its label in tables and figures."""
 PUBLISHED_MINUTES = {"resnet18": 26, "resnet50": 45, "wide_resnet50_2": 72, "resnext50_32x4d": 87}
 PUBLISHED_IMAGES = 8144
 MARKS = (15, 30, 60, 120, 240, 480)
-"""Seconds, at which the table of curves looks."""
+"""Seconds, the columns of the table of accuracy by time."""
 TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 CAVEAT = (
-    "Photos cropped to the car, a smaller split than the official one, random weights: nothing here may be "
-    "set beside published accuracies."
+    "Photos cropped to the car, a smaller split than the official one, random weights: nothing here is "
+    "comparable with published accuracies."
 )
 Results = Mapping[str, Any]
 Run = Mapping[str, Any]
@@ -71,12 +71,12 @@ def _section(title: str, lines: Iterator[str]) -> list[str]:
 
 
 def table_seconds(runs: Sequence[Run]) -> float:
-    """Of the reference's trainings, one seed each: whole processes, with the recording of graphs."""
+    """Total seconds of the reference runs, one seed each: whole processes, including CUDA graph capture."""
     return sum(run["wall_seconds"] for run in _first_seed(runs, REFERENCE))
 
 
 def scaled_seconds(runs: Sequence[Run], images: int, train_images: int) -> float:
-    """The same for so many training images: epochs take longer in proportion, the rest does not."""
+    """``table_seconds`` for another number of train images: epochs scale in proportion, the rest does not."""
     mine = _first_seed(runs, REFERENCE)
     return sum(r["wall_seconds"] + r["cost"]["seconds"] * (images / train_images - 1) for r in mine)
 
@@ -91,7 +91,7 @@ def _first_seed(runs: Sequence[Run], kind: str) -> list[Run]:
 
 def _reference(results: Results) -> Iterator[str]:
     yield (
-        "| model | epochs | seconds | of these its epochs | pieces | images/s "
+        "| model | epochs | seconds | of which epochs | pieces | images/s "
         f"| minutes on a Titan Xp, {PUBLISHED_IMAGES:,} photos |"
     )
     yield f"|---|{'---:|' * 6}"
@@ -108,7 +108,7 @@ def _reference(results: Results) -> Iterator[str]:
     yield f"| {len(done)} models | | {table_seconds(runs):.1f} | | | | {known} |"
     before = results.get("prepare_seconds", {})
     yield ""
-    yield f"Before it, once: {', '.join(f'{stage} {seconds:.1f} s' for stage, seconds in before.items())}."
+    yield f"Before that, once: {', '.join(f'{stage} {seconds:.1f} s' for stage, seconds in before.items())}."
     if done and (train := results["images"]["train"]):
         minutes = scaled_seconds(runs, PUBLISHED_IMAGES, train) / 60
         yield (
@@ -136,13 +136,13 @@ def _accuracy(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def in_order(runs: Sequence[Run]) -> list[Run]:
-    """By model, as they came, then by what they are for."""
+    """Runs sorted by model, in order of appearance, then by kind and seed."""
     models, kinds = list(dict.fromkeys(run["model"] for run in runs)), list(KINDS)
     return sorted(runs, key=lambda r: (models.index(r["model"]), kinds.index(r["kind"]), r["seed"]))
 
 
 def label(known: Mapping[str, Any]) -> str:
-    """Of a run: what it is for, its model, its seed, as far as known."""
+    """Label of a run: its kind, model and seed, as far as known."""
     seed = [f"seed {known['seed']}"] if "seed" in known else []
     return ", ".join([KINDS[known["kind"]], *([known["model"]] if "model" in known else []), *seed])
 
@@ -152,10 +152,10 @@ def _share(share: float, low: float, high: float) -> str:
 
 
 def comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Ours less the reference, for each way of ours and each model; p corrected for their number (Holm).
+    """Difference of ours and the reference, for each kind and model; p is corrected for their number (Holm).
 
     Raises:
-        UserError: two trainings were scored on different test images.
+        UserError: two runs were evaluated on different test images.
     """
     scored = [run for run in in_order(runs) if "right" in run]
     if not scored:
@@ -190,7 +190,9 @@ def comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _compared(runs: Sequence[Run]) -> Iterator[str]:
-    yield "| ours | model | seconds | reference's | seeds | test top-1, ours - its [95 %] | p | verdict |"
+    yield (
+        "| ours | model | seconds | reference's | seeds | test top-1, ours - reference [95 %] | p | verdict |"
+    )
     yield "|---|---|---:|---:|---:|---:|---:|---|"
     for pair in comparisons(runs):
         found: significance.Comparison = pair["comparison"]
@@ -201,17 +203,17 @@ def _compared(runs: Sequence[Run]) -> Iterator[str]:
             f"| {found.difference * 100:+.1f} [{points}] points | {found.p_value:.1e} | {found.verdict} |"
         )
     yield ""
-    yield "Of one seed each, p and interval are of the test images alone."
+    yield "With one seed each, p and interval account only for the test images."
 
 
 def best_by(run: Run, seconds: float) -> float | None:
-    """Best validation top-1 of the epochs that had ended by then; None before the first, after the last."""
+    """Best validation top-1 of the epochs ended by then; None before the first and after the last epoch."""
     ended = [top1 for at, top1 in zip(run["reached_seconds"], run["val_top1"], strict=True) if at <= seconds]
     return max(ended) if ended and len(ended) < len(run["val_top1"]) else None
 
 
 def _by_time(runs: Sequence[Run]) -> Iterator[str]:
-    yield f"| model | protocol | {' | '.join(f'{mark} s' for mark in MARKS)} | at its end |"
+    yield f"| model | protocol | {' | '.join(f'{mark} s' for mark in MARKS)} | at the end |"
     yield f"|---|---|{'---:|' * (len(MARKS) + 1)}"
     for run in in_order(runs):
         marks = (best_by(run, mark) for mark in MARKS)
@@ -221,7 +223,7 @@ def _by_time(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _resumed(resumes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield "| model | recipe | it said | same to the bit | s an epoch | not deterministic | cost |"
+    yield "| model | recipe | it reported | bit-identical | s per epoch | not deterministic | cost |"
     yield "|---|---|---|---|---:|---:|---:|"
     for one in resumes:
         slow, usual = one["epoch_seconds"]["deterministic"], one["epoch_seconds"]["not"]
@@ -229,7 +231,7 @@ def _resumed(resumes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         same = same if one["resumed"] else "not known"
         yield (
             f"| {one['model']} | {'reference' if one['kind'] == REFERENCE else 'ours'} "
-            f"| {'; '.join(one['resumed']) or 'never broken off'} | {same} "
+            f"| {'; '.join(one['resumed']) or 'never interrupted'} | {same} "
             f"| {slow:.2f} | {usual:.2f} | {slow / usual - 1:+.1%} |"
         )
 
@@ -241,9 +243,9 @@ def draw(results: Results, file: Path) -> None:
 
 @plot_style.styled
 def curves(runs: Sequence[Run]) -> Figure:
-    """A panel a model: validation top-1 of each epoch by wall time, test top-1 with its interval at the end.
+    """Plot one panel per model: validation top-1 by wall time, and test top-1 with its interval at the end.
 
-    Colours and markers are those of the other figures, which stay apart for colour-blind readers.
+    Colors and markers are those of the other figures, which color-blind readers can tell apart.
     """
     models = list(dict.fromkeys(run["model"] for run in runs))
     columns = min(2, len(models))

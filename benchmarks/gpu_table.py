@@ -15,10 +15,10 @@ AUGMENTATIONS = tuple(
 
 
 def markdown(results: dict[str, Any]) -> str:
-    photos = "drawn images" if results["photos"] == "drawn" else "photos"
+    photos = "generated images" if results["photos"] == "drawn" else "photos"
     lines = [
         f"{results['device']}, {results['cores']} cores; torch {results['torch']}, torchvision "
-        f"{results['torchvision']}; {results['images']} {photos} an epoch, {results['side']} px.",
+        f"{results['torchvision']}; {results['images']} {photos} per epoch, {results['side']} px.",
         "Images per second of whole epochs, medians.",
         "",
         *_speeds(results["cells"]),
@@ -64,7 +64,7 @@ def _speeds(cells: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _bounds(results: dict[str, Any]) -> Iterator[str]:
-    """Of the ceiling: the time of its arithmetic and of its bytes, at the rates that the chip was seen at."""
+    """Time of a step's operations and bytes, at the GPU's measured rates, next to the ceiling's time."""
     if "chip" not in results:
         return
     chip = results["chip"]
@@ -73,7 +73,7 @@ def _bounds(results: dict[str, Any]) -> Iterator[str]:
         f"{chip['flop_per_second'] / 1e12:.0f} TFLOP/s. Bytes: each operator's inputs and outputs, once."
     )
     yield ""
-    yield "| model | batch | GFLOP an image | MB an image | us by arithmetic | us by bytes | us, ceiling |"
+    yield "| model | batch | GFLOP per image | MB per image | us by operations | us by bytes | us, ceiling |"
     yield "|---|---:|---:|---:|---:|---:|---:|"
     speed = {
         (c["model"], c["batch_size"]): c["images_per_second"]
@@ -95,21 +95,21 @@ def _profiles(rows: list[dict[str, Any]]) -> Iterator[str]:
         yield ""
         yield (
             f"{row['model']}, batch {row['batch_size']}, {row['way']}: the device computes "
-            f"{row['busy']:.1%} of the epoch; longest, as shares of it:"
+            f"{row['busy']:.1%} of the epoch; longest kernels, as shares of it:"
         )
         yield ""
         yield from (f"- {share:.1%} `{name}`" for name, share in row["longest"])
 
 
 def _compiled(cells: list[dict[str, Any]]) -> Iterator[str]:
-    """Whether torch.compile pays: what it gains, and the images after which its start is made up for."""
-    yield "| ceiling, compiled | batch | images per second | gain | s to start | made up for after images |"
+    """Whether torch.compile pays: its gain, and the number of images after which it breaks even."""
+    yield "| ceiling, compiled | batch | images per second | gain | s to start | break-even after images |"
     yield "|---|---:|---:|---:|---:|---:|"
     plain = {(c["model"], c["batch_size"]): c for c in cells if c["way"] == "ceiling"}
     for cell in cells:
-        before = plain.get((cell["model"], cell["batch_size"]))  # None: that one has failed
+        before = plain.get((cell["model"], cell["batch_size"]))  # None if that measurement failed
         if cell["way"] == COMPILED and before:
-            saved = 1 / before["images_per_second"] - 1 / cell["images_per_second"]  # seconds an image
+            saved = 1 / before["images_per_second"] - 1 / cell["images_per_second"]  # seconds per image
             longer = cell["start_seconds"] - before["start_seconds"]
             yield (
                 f"| {cell['model']} | {cell['batch_size']} | {cell['images_per_second']:,.0f} "
@@ -119,9 +119,9 @@ def _compiled(cells: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _growing(rows: list[dict[str, Any]]) -> Iterator[str]:
-    yield "Growing images, all augmentation, each epoch by itself (the first of a run warms up):"
+    yield "Progressive resizing, all augmentation, each epoch separately (the first of a run is a warm-up):"
     yield ""
-    yield "| model | batch | side of each epoch: images per second |"
+    yield "| model | batch | image size of each epoch: images per second |"
     yield "|---|---:|---|"
     for model, size in dict.fromkeys((row["model"], row["batch_size"]) for row in rows):
         mine = [row for row in rows if (row["model"], row["batch_size"]) == (model, size)]
@@ -132,7 +132,7 @@ def _growing(rows: list[dict[str, Any]]) -> Iterator[str]:
 def _alone(results: dict[str, Any]) -> Iterator[str]:
     if results["agreement"]:
         yield (
-            "Kernels and operators prepare the same batch, all augmentation, but for at most "
+            "With all augmentation, the batches of kernels and operators differ by at most "
             f"{results['agreement']['largest']:.2f} of 255."
         )
         yield ""

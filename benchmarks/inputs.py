@@ -1,4 +1,4 @@
-"""What the benchmarks train on: photos as train, val and test folders, and params.yaml of the recipes."""
+"""Inputs of the benchmarks: photos in train, val and test folders, and parameters from the recipes."""
 
 import hashlib
 import io
@@ -18,26 +18,26 @@ from finegrain.sources import archive, layout
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASET, CARS = "photos", "cars"
-"""Names in params.yaml: of photos that are only timed, and of those that recipes are compared on."""
+"""Dataset names in params.yaml: of photos used for timing, and of those used to compare recipes."""
 OTHERS = 16
-"""Images in each of val and test: the stages and fastai want some; nothing is timed on them."""
+"""Images in val, and in test: the stages and fastai need some; nothing is timed on them."""
 CLASSES_DRAWN = 12
 
 
 def write_photos(
     archives: Sequence[Path], folder: Path, images: int, side: int, repeat: bool = False
 ) -> None:
-    """Fill ``folder/<train, val or test>/<class>/`` from archives of class folders, or with drawn images.
+    """Fill ``folder/<train, val or test>/<class>/`` from class folders, or with generated images.
 
     Args:
-        archives: none: images are drawn.
-        images: in train. From the archives' own train folder, if they have one, spread over the classes;
-            no two the same to the byte, since the stage split would leave one out.
-        side: that the network sees; drawn images have room for crops.
-        repeat: photos stand in for those that the archives lack.
+        archives: zips of class folders; if empty, images are generated.
+        images: number of train images. They come from the archives' own train folder, if they have one,
+            spread over the classes; no two are byte-identical, since stage split would leave one out.
+        side: image size of training; generated images are larger, to leave room for crops.
+        repeat: repeat photos if the archives hold too few.
 
     Raises:
-        SystemExit: the archives hold too few.
+        SystemExit: the archives hold too few photos.
     """
     if archives:
         found = iter(_from_archives(archives, images, repeat))
@@ -51,7 +51,7 @@ def write_photos(
 
 
 def _from_archives(archives: Sequence[Path], images: int, repeat: bool) -> list[tuple[str, bytes]]:
-    """Class and bytes of so many JPEGs, then of ``2 * OTHERS`` more of the same classes."""
+    """Class and bytes of ``images`` JPEGs, then of ``2 * OTHERS`` more of the same classes."""
     with tempfile.TemporaryDirectory() as links:
         for file in archives:
             Path(links, file.name).symlink_to(file.resolve())
@@ -78,7 +78,7 @@ def is_jpeg(path: str) -> bool:
 
 
 def _spread(images: Sequence[layout.ArchiveImage]) -> list[layout.ArchiveImage]:
-    """In random order, but first one image of each class, then the second of each, and so on."""
+    """Shuffle so that one image of each class comes first, then a second of each, and so on."""
     mixed = random.Random(0).sample(images, len(images))
     earlier: Counter[str] = Counter()
     rank = {}
@@ -89,7 +89,7 @@ def _spread(images: Sequence[layout.ArchiveImage]) -> list[layout.ArchiveImage]:
 
 
 def _drawn(images: int, side: int) -> Iterator[tuple[str, bytes]]:
-    """Coloured clouds with as much noise as gives them a photo's size in bytes."""
+    """Generate smooth color patterns, with enough noise that the files are as large as those of photos."""
     rng = np.random.default_rng(0)
     width = side * 4 // 3
     for number in range(images):
@@ -102,7 +102,7 @@ def _drawn(images: int, side: int) -> Iterator[tuple[str, bytes]]:
 
 
 def pack_side(side: int) -> int:
-    """What the recipe packs for a training size: 256 for 224."""
+    """Image size that the recipe packs for a training image size: 256 for 224."""
     return round(side * 256 / 224)
 
 
@@ -117,14 +117,14 @@ def settings(photos: Path, side: int, batch_size: int) -> dict[str, Any]:
 
 
 def recipe(name: str, archives: Sequence[Path], model: str, seed: int) -> dict[str, Any]:
-    """The parameters of a recipe for one training on these photos, from random weights, without a refit."""
+    """The parameters of a recipe for one run on these photos, from random weights, without a refit."""
     data: dict[str, Any] = yaml.safe_load((ROOT / "recipes" / f"{name}.yaml").read_text())
     data["dataset"] = {"name": CARS, "source": "archive", "path": [str(file.resolve()) for file in archives]}
     return data | {"models": [model], "weights": "none", "seeds": [seed], "refit": False}
 
 
 def lengthen(data: dict[str, Any], epochs: int) -> None:
-    """Scale the phases, and what their schedules count in epochs, to so many epochs in all."""
+    """Scale the phases, and what their schedules count in epochs, to ``epochs`` in all."""
     total = sum(phase["epochs"] for phase in data["phases"].values())
     for phase in data["phases"].values():
         phase["epochs"] = round(phase["epochs"] * epochs / total)
@@ -137,6 +137,6 @@ def lengthen(data: dict[str, Any], epochs: int) -> None:
 
 
 def command(stage: str, model: str, seed: int) -> list[str]:
-    """That runs a stage of this checkout by hand, in the current folder."""
+    """Command that runs a stage of this checkout without DVC, in the current folder."""
     which = ["--model", model, "--seed", str(seed)] if stage in ("train", "evaluate") else []
     return [sys.executable, str(ROOT / "src" / f"{stage}.py"), *which]

@@ -1,8 +1,8 @@
 """Peak memory and time of split, pack and an epoch of training: python benchmarks/memory.py
 
-Writes an archive of small patterns, all different, for each number, runs the stages as DVC does, each in a
-process of its own, and prints a Markdown table. The epoch is of resnet18 at 32 px. The defaults take about
-five minutes on two cores and 2 GB of TMPDIR. With ``--archive FILE ...`` it measures photos instead.
+Writes an archive of small patterns, all different, for each number of images, runs the stages as DVC does,
+each in its own process, and prints a Markdown table. The epoch trains resnet18 at 32 px. The defaults take
+about five minutes on two cores and 2 GB of TMPDIR. With ``--archive FILE ...`` it measures photos instead.
 """
 
 import argparse
@@ -26,11 +26,11 @@ CLASSES = 196
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("images", type=int, nargs="*", default=[1_600, 6_500, 100_000])
-    parser.add_argument("--side", type=int, default=64, help="pixels of the images, drawn and packed")
+    parser.add_argument("--side", type=int, default=64, help="image size in pixels, generated and packed")
     parser.add_argument("--archive", nargs="+", type=Path, default=[], help="part files of one archive")
-    parser.add_argument("--source", type=Path, default=ROOT / "src", help="folder of the stages' scripts")
+    parser.add_argument("--source", type=Path, default=ROOT / "src", help="folder with the stage scripts")
     args = parser.parse_args()
-    print("| images | stage | seconds | images/s | peak memory, MiB | against the first row |")
+    print("| images | stage | seconds | images/s | peak memory, MiB | relative to the first row |")
     print("|---:|---|---:|---:|---:|---:|")
     first: dict[str, int] = {}
     for parts in archives(args.images, args.side, [file.resolve() for file in args.archive]):
@@ -67,9 +67,10 @@ def archives(numbers: list[int], side: int, photos: list[Path]) -> Iterator[list
 
 
 def draw(file: Path, images: int, side: int) -> None:
-    """A zip of that many JPEGs, no two of the same bytes, in folders of classes.
+    """Write a zip with this many JPEGs in class folders, no two of them byte-identical.
 
-    In a process of its own: Linux counts the memory of the process that starts a stage as the stage's.
+    Runs in its own process, because Linux counts the memory of the process that starts a stage as the
+    stage's.
     """
     import numpy as np
     from PIL import Image
@@ -86,7 +87,7 @@ def draw(file: Path, images: int, side: int) -> None:
 
 
 def run(script: Path, folder: str, *words: str) -> tuple[float, int]:
-    """Seconds and peak resident bytes of one stage in a process of its own."""
+    """Seconds and peak resident bytes of one stage in its own process."""
     start = time.monotonic()
     process = subprocess.Popen([sys.executable, script, *words], cwd=folder)
     _, status, usage = os.wait4(process.pid, 0)

@@ -1,4 +1,4 @@
-"""The ways of others: the tutorial's, plain torchvision, timm and fastai."""
+"""Training loops of other projects: PyTorch's tutorial, plain torchvision, timm and fastai."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -10,9 +10,10 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def tutorial(task: Task, after_step: FirstStep) -> Epoch:
-    """PyTorch's transfer learning tutorial, on which the Stanford Cars SGD project is built.
+    """PyTorch's transfer learning tutorial, on which the Stanford Cars SGD project is based.
 
-    Pillow, transforms v1, four workers that every epoch starts anew, float32, a wait for the loss each step.
+    Pillow, transforms v1, four workers that are restarted every epoch, float32, a sync for the loss each
+    step.
     """
     import torch
     import torchvision
@@ -54,7 +55,7 @@ def tutorial(task: Task, after_step: FirstStep) -> Epoch:
 
 
 def torchvision_v2(task: Task, after_step: FirstStep) -> Epoch:
-    """The best that plain torchvision offers: JPEG to uint8 tensors, v2 transforms, workers that stay."""
+    """The fastest way in plain torchvision: JPEG to uint8 tensors, v2 transforms, persistent workers."""
     import torch
     from torchvision import datasets
     from torchvision.transforms import v2
@@ -73,7 +74,7 @@ def torchvision_v2(task: Task, after_step: FirstStep) -> Epoch:
     normalise = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
 
     def batches() -> Iterator[tuple[Any, Any]]:
-        for images, labels in loader:  # uint8, so that a quarter of the bytes leaves the workers
+        for images, labels in loader:  # uint8: a quarter of the bytes to copy from the workers
             images = images.to(on, non_blocking=True, memory_format=torch.channels_last)
             yield normalise(images), labels.to(on, non_blocking=True)
 
@@ -87,7 +88,7 @@ def read_jpeg(path: str) -> Any:
 
 
 def timm_loader(task: Task, after_step: FirstStep) -> Epoch:
-    """timm's dataset, loader and default augmentation; the model and the step of ``torchvision_v2``."""
+    """timm's dataset, loader and default augmentation, with the model and step of ``torchvision_v2``."""
     import torch
 
     loader = _timm_batches(task)
@@ -100,7 +101,7 @@ def timm_loader(task: Task, after_step: FirstStep) -> Epoch:
 
 
 def timm_script(task: Task, after_step: FirstStep) -> Epoch:
-    """As timm's train.py without options for speed: timm's loader, network and optimizer, float32."""
+    """timm's train.py without speed options: timm's loader, network and optimizer, float32."""
     import timm
     import timm.optim
     import torch
@@ -142,7 +143,7 @@ def _timm_batches(task: Task) -> Any:
 def fastai_learner(task: Task, after_step: FirstStep) -> Epoch:
     """fastai's Learner as in its Imagenette tutorial, with its default workers, optimizer and head.
 
-    Its mixed precision is for CUDA only; on a CPU it trains in float32. Validation is cancelled.
+    Its mixed precision is for CUDA only; on a CPU it trains in float32. Validation is skipped.
     """
     from fastai.vision import all as fastai
 
@@ -179,7 +180,7 @@ def fastai_learner(task: Task, after_step: FirstStep) -> Epoch:
 
 
 def _fast_steps(task: Task, batches: Callable[[], Iterator[tuple[Any, Any]]], after_step: FirstStep) -> Epoch:
-    """channels_last, bfloat16 autocast where the hardware has it, fused SGD, no wait within a step."""
+    """Fast step: channels_last, bfloat16 autocast if the hardware has it, fused SGD, no sync in a step."""
     import torch
     import torch.nn.functional as F
     import torchvision

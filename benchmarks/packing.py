@@ -1,8 +1,8 @@
-"""Stage pack against decoding alone: python benchmarks/packing.py part-1.zip part-2.zip
+"""Speed of stage pack, and of decoding alone: python benchmarks/packing.py part-1.zip part-2.zip
 
-Runs take turns, since other work on the machine changes its speed; the table shows each one's best.
-Decoding alone reads the archive and decodes with the same threads, without resizing, statistics or writing.
-``--torchvision`` adds that decoder, and what packing with it would cost at least.
+Runs take turns, since other work on the machine changes its speed; the table shows the best of each. Decoding
+alone reads the archive and decodes with the same threads, without resizing, statistics or writing.
+``--torchvision`` adds torchvision's decoder, and a lower bound for packing with it.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def measure(reader: archive.ArchiveReader, folder: Path, side: int, rounds: int,
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             best[name] = min(best[name][0], wall), min(best[name][1], cpu)
     print(f"{len(reader):,} images, {THREADS} threads, {side} px\n")
-    print("| | seconds | CPU seconds | CPU against decoding with Pillow |\n|---|---:|---:|---:|")
+    print("| | seconds | CPU seconds | CPU relative to decoding with Pillow |\n|---|---:|---:|---:|")
     for name, (wall, cpu) in best.items():
         print(f"| {name} | {wall:.2f} | {cpu:.2f} | {cpu / best['decode, Pillow'][1]:.2f} |")
 
@@ -86,7 +86,7 @@ def torchvision_lanes(side: int) -> tuple[Callable[[bytes], object], Callable[[b
         return decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
 
     def square(data: bytes) -> bytes:
-        pixels = decode(data).permute(1, 2, 0)  # as it lies in memory, which the fast kernel wants
+        pixels = decode(data).permute(1, 2, 0)  # the layout in memory, which the fast kernel needs
         height, width, channels = pixels.shape
         image = pixels.as_strided(
             (1, channels, height, width), (pixels.numel(), 1, width * channels, channels)

@@ -1,15 +1,16 @@
-"""`finegrain predict` on photos against evaluate's pass over the same images, which stage pack has decoded.
+"""Speed of `finegrain predict` on photos, relative to evaluate's pass over the same images from the pack.
 
     python benchmarks/predict.py --archive part-1.zip part-2.zip part-3.zip part-4.zip
 
-Evaluate reads squares from the pack and asks the network. Predict finds, reads and decodes the photos, makes
-the same squares, asks the network in the same batches and writes a CSV; the last row of each model is its
-work without the network: reading and decoding alone. The model is loaded before, once for all.
+Evaluate reads decoded images from the pack and runs the network. Predict finds, reads and decodes the photos,
+resizes them in the same way, runs the network on the same batches and writes a CSV; the last row of each
+model is its work without the network: reading and decoding alone. The model is loaded once, in advance.
 
-Other work on the machine changes its speed, so all is done in pieces of --piece photos, and each piece by
-every way before the next. A round is all the pieces; ratios are of a round. "At best" adds up the best time
-of each piece over the rounds, which is nearest to a machine of one's own. Stops if an answer differs. Prints
-Markdown and writes it, with every measurement as JSON, to the folder --out as it goes along.
+Other work on the machine changes its speed, so the photos are processed in pieces of --piece photos, each
+piece in every way before the next piece. A round is all pieces, and ratios are within a round. "At best" sums
+the best time of each piece over the rounds, which is closest to an otherwise idle machine. Stops if a
+prediction differs. Prints Markdown and writes it, with every measurement as JSON, to the folder --out after
+every round.
 """
 
 import argparse
@@ -42,7 +43,7 @@ from finegrain.serving.inputs import find_photos
 from finegrain.serving.predictor import Predictor
 
 SPLIT = "train"
-"""Which holds the photos; to evaluate and to predict it is as any other."""
+"""The split that holds the photos; evaluation and prediction do not depend on which one it is."""
 WAYS = {
     "evaluate": "evaluate's pass over the pack",
     "files": "predict, JPEG files",
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for name in args.models:
                 ways = prepare(name, args.flip)
                 for work in ways.values():
-                    work(pieces[0])  # warm up
+                    work(pieces[0])  # warm-up
                 for round_ in range(args.rounds):
                     for number, piece in enumerate(pieces):
                         for way, work in ways.items():
@@ -83,25 +84,29 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--archive", type=Path, nargs="+", default=[], help="zips of class folders of JPEGs")
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
-    parser.add_argument("--side", type=int, default=224, help="pixels that the network sees")
+    parser.add_argument("--side", type=int, default=224, help="image size of the network, in pixels")
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--piece", type=int, default=128, help="photos; 64 are a batch")
-    parser.add_argument("--enlarge", type=int, default=1, help="so many times as wide and high as they are")
+    parser.add_argument("--piece", type=int, default=128, help="photos per piece; a batch is 64")
+    parser.add_argument(
+        "--enlarge", type=int, default=1, help="factor by which width and height of the photos are enlarged"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=inputs.ROOT / ".predict", help="folder of the results")
-    parser.add_argument("--flip", action="store_true", help="average with the mirror image")
-    parser.add_argument("--toy", action="store_true", help="other defaults: drawn images, within a minute")
-    parser.set_defaults(batch_size=32)  # of the trainings that the project could run
+    parser.add_argument("--out", type=Path, default=inputs.ROOT / ".predict", help="folder for the results")
+    parser.add_argument("--flip", action="store_true", help="average with the horizontal flip")
+    parser.add_argument(
+        "--toy", action="store_true", help="small defaults: generated images, within a minute"
+    )
+    parser.set_defaults(batch_size=32)  # for params.yaml; nothing is trained here
     if parser.parse_known_args(argv)[0].toy:
         parser.set_defaults(**TOY)
     args = parser.parse_args(argv)
     if not (args.archive or args.toy):
-        parser.error("give --archive, or --toy to draw images")
+        parser.error("give --archive, or --toy for generated images")
     return args
 
 
 def enlarge(folder: Path, times: int) -> None:
-    """Rewrite every photo larger, as a camera's would be."""
+    """Enlarge every photo, to the size of a camera's."""
     for file in sorted(folder.rglob("*.jpg")) if times > 1 else []:
         with Image.open(file) as image:
             size = image.width * times, image.height * times
@@ -110,7 +115,7 @@ def enlarge(folder: Path, times: int) -> None:
 
 
 class Piece:
-    """Some of the photos: as files, as a zip, and packed, all in the same order."""
+    """Some of the photos, as files, as a zip, and packed, in the same order."""
 
     def __init__(self, number: int, files: Sequence[Path], first: int) -> None:
         self.files, self.folder = files, Path(f"piece-{number}")
@@ -123,25 +128,25 @@ class Piece:
             for file in files:
                 archive.write(file, file.name)
         self.said: dict[str, pd.DataFrame] = {}
-        """By way: class and probability of each photo, to the digits that predict writes."""
+        """Way -> class and probability of each photo, with the digits that predict writes."""
 
     def refuse_other_answers(self) -> None:
         for way, said in self.said.items():
             if not said.equals(self.said["evaluate"]):
-                raise SystemExit(f"{way} says something else than evaluate")
+                raise SystemExit(f"{way}: predictions differ from those of evaluate")
 
 
 def split_up(folder: Path, size: int) -> list[Piece]:
     files = sorted(folder.glob("*/*.jpg"))  # the order of the manifest: by class, then by path
     there = len(np.load(paths.Dataset(inputs.DATASET).pack / f"{SPLIT}_labels.npy"))
     if there != len(files):
-        raise SystemExit(f"{there} of {len(files)} photos are packed")
+        raise SystemExit(f"only {there} of {len(files)} photos are packed")
     starts = range(0, len(files), size)
     return [Piece(number, files[start : start + size], start) for number, start in enumerate(starts)]
 
 
 def prepare(name: str, flip: bool) -> dict[str, Callable[[Piece], None]]:
-    """The ways to ask a model of random weights: what it answers does not matter to the speed."""
+    """The ways to run a model with random weights: its predictions do not affect the speed."""
     config, pack = params.load_params(), paths.Dataset(inputs.DATASET).pack
     facts = file_io.read_json(pack / "pack.json")
     mean, std = batches.normalization_mean_std(
@@ -158,7 +163,7 @@ def prepare(name: str, flip: bool) -> dict[str, Callable[[Piece], None]]:
     net = build.build_model(name, len(facts["classes"]), "none", config.head, seed=0).to(device)
     storage.save_model(run.weights, run.sidecar, net.state_dict(), sidecar)
     predictor = Predictor(run.weights, run.sidecar, device, bf16, None, flip)
-    predict.load_predictor = lambda args: predictor  # already loaded: its time is not measured
+    predict.load_predictor = lambda args: predictor  # already loaded: loading is not timed
 
     def evaluate(piece: Piece) -> None:
         split = batches.PackedSplit(piece.folder, SPLIT, device, mean, std)
@@ -194,18 +199,19 @@ def timed(work: Callable[[Piece], None], piece: Piece) -> dict[str, float]:
 
 
 def write(args: argparse.Namespace, pieces: Sequence[Piece], runs: Sequence[dict[str, Any]]) -> str:
-    """Write what is known so far; returns the Markdown."""
+    """Write the results so far; returns the Markdown."""
     files = [file for piece in pieces for file in piece.files]
     with Image.open(files[0]) as image:
         width, height = image.size
     size = statistics.mean(file.stat().st_size for file in files) / 1e3
     lines = [
-        f"{len(files):,} {'photos' if args.archive else 'drawn images'} of {size:,.0f} kB in the mean, the "
-        f"first one {width} x {height}; the network sees {args.side} px{', mirrored too' * args.flip}; "
+        f"{len(files):,} {'photos' if args.archive else 'generated images'} of {size:,.0f} kB on average, "
+        f"the first one {width} x {height}; image size {args.side} px{', with horizontal flip' * args.flip}; "
         f"{args.rounds} rounds; {os.cpu_count()} x {throughput.cpu()}.",
-        "Medians over the rounds, in brackets the smallest and the largest; at best: of each piece its best.",
+        "Medians over the rounds, smallest and largest in brackets; at best: sum of each piece's best time.",
         "",
-        "| model | | images/s | against evaluate | images/s at best | against evaluate | CPU ms an image |",
+        "| model | | images/s | relative to evaluate | images/s at best | relative to evaluate "
+        "| CPU ms per image |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     frame = pd.DataFrame(runs)

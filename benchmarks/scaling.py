@@ -1,8 +1,8 @@
-"""How fast packed images come from the disk, and what large datasets need: python benchmarks/scaling.py
+"""Reading speed of packed images, and what large datasets need: python benchmarks/scaling.py
 
-Writes a file as stage pack does (``--gigabytes`` of TMPDIR, removed at the end) and reads whole images of it
-in random order, as an epoch does: from memory, and from the disk after Linux was asked to forget the file.
-Prints both as images a second by number of threads, then sizes and times by number of images.
+Writes a file as stage pack does (``--gigabytes`` of TMPDIR, removed at the end) and reads whole images from
+it in random order, as an epoch does: from memory, and from the disk after evicting the file from Linux's page
+cache. Prints both as images per second by number of threads, then sizes and times by number of images.
 """
 
 import argparse
@@ -28,7 +28,7 @@ DATASETS = {
     "ImageNet-21k, winter 2021": 13_153_500,
 }
 RATES = (1_000, 5_000, 20_000)
-"""Trained images a second, of all GPUs together."""
+"""Training speeds in images per second, summed over all GPUs."""
 
 
 def main() -> None:
@@ -36,10 +36,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--gigabytes", type=float, default=4.0)
-    parser.add_argument("--side", type=int, default=256, help="pixels")
+    parser.add_argument("--side", type=int, default=256, help="image size in pixels")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="on the disk to measure; else TMPDIR")
+    parser.add_argument("--folder", type=Path, help="folder on the disk to measure; default: TMPDIR")
     args = parser.parse_args()
     image_bytes = 3 * args.side**2
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -60,7 +60,7 @@ def main() -> None:
         with file.open("rb") as stream:
             hashlib.file_digest(stream, "md5")
         speed = file.stat().st_size / 1e6 / (time.perf_counter() - start)
-        print(f"\nmd5, as DVC takes it of every out: {speed:,.0f} MB/s\n")
+        print(f"\nmd5, which DVC computes of every output: {speed:,.0f} MB/s\n")
     sizes(args.side)
 
 
@@ -81,7 +81,7 @@ def forget(file: Path) -> None:
 
 
 def read(pixels: PackReader, threads: int, seed: int) -> float:
-    """Images a second, each read once, in batches."""
+    """Images per second when each image is read once, in batches."""
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed)).split(BATCH)
     side = pixels.image_size
     buffers = np.zeros((threads, BATCH, side, side, 3), np.uint8)
@@ -109,7 +109,7 @@ def sizes(side: int) -> None:
         epochs = [minutes(images / rate) for rate in RATES]
         print(f"| {name} | {images:,} | {images * image_bytes / 1e9:,.0f} | {' | '.join(epochs)} |")
     needed = [f"{rate * image_bytes / 1e6:,.0f} MB/s" for rate in RATES]
-    print(f"| to read, where memory does not hold it | | | {' | '.join(needed)} |")
+    print(f"| to read, if memory does not hold it | | | {' | '.join(needed)} |")
 
 
 def minutes(seconds: float) -> str:

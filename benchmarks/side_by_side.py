@@ -1,8 +1,8 @@
-"""Two trainings at once on one CPU, against one alone: python benchmarks/side_by_side.py
+"""Speed of two runs at once on one CPU, and of one alone: python benchmarks/side_by_side.py
 
-Each is a process of its own that trains on one fixed batch (bfloat16 where the CPU has it, channels_last,
-SGD) for some seconds; they begin together. Rounds take turns. Prints a Markdown table of images a second, of
-all together.
+Each run is a process of its own that trains on one fixed batch (bfloat16 if the CPU has it, channels_last,
+SGD) for some seconds; all start together. The ways take turns in every round. Prints a Markdown table of
+images per second, summed over the runs.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
-    parser.add_argument("--side", type=int, default=64, help="pixels")
+    parser.add_argument("--side", type=int, default=64, help="image size in pixels")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=3)
@@ -36,7 +36,7 @@ def main() -> None:
         "two, all cores each": (2, cores),
         "two, half of the cores each": (2, cores // 2),
     }
-    print("| model | trainings | threads each | images/s together |")
+    print("| model | runs | threads each | images/s together |")
     print("|---|---|---:|---:|")
     for model in args.models:
         found: dict[str, list[float]] = {way: [] for way in ways}
@@ -70,7 +70,7 @@ def together(args: argparse.Namespace, model: str, count: int, threads: int) -> 
 
 
 def train(args: argparse.Namespace) -> float:
-    """Images a second, from ``args.begin`` on."""
+    """Train from the time ``args.begin`` on; returns images per second."""
     from finegrain.core import allocator
 
     allocator.keep_freed_memory()

@@ -1,11 +1,11 @@
-"""What a pipeline costs besides its work: start-up, an unchanged `dvc repro`, overhead per stage.
+"""Overhead of the pipeline: start-up, an unchanged `dvc repro`, and DVC's share per stage.
 
     python benchmarks/startup.py
 
-Clones the last commit into a temporary folder, makes its sample tiny, so that nearly all that is left is
+Clones the last commit into a temporary folder, makes its sample tiny, so that nearly all the time is
 overhead, and runs it there. Prints Markdown and writes it, with every figure as JSON, to the folder --out.
-Times are wall-clock seconds, medians of --repeats. DVC's share is what a forced `dvc repro` takes above
-the same scripts run one after the other without it.
+Times are wall-clock seconds, medians of --repeats. DVC's share is the time of a forced `dvc repro` minus that
+of the same scripts run one after another without it.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def first(*arguments):
 loop.train_step = first
 train.main(["--model", sys.argv[1], "--seed", "0"])
 """
-"""Stage train that ends once its first optimization step has."""
+"""Script that runs stage train until its first optimization step has ended."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--models", nargs="+", default=["resnet18"])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=ROOT / ".startup", help="folder of the results")
+    parser.add_argument("--out", type=Path, default=ROOT / ".startup", help="folder for the results")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="startup-") as temporary:
         clone = Path(temporary, "clone")
@@ -74,7 +74,7 @@ def shrink(clone: Path, models: Sequence[str]) -> None:
 
 
 def measure(clone: Path, models: Sequence[str], repeats: int) -> dict[str, Any]:
-    """Scripts alone first: once DVC has run, their outs may be links into its cache."""
+    """Measure the scripts alone, then with DVC: once DVC has run, outputs may be links into its cache."""
     python = shlex.quote(sys.executable)
     stages = []
     for stage in STAGES:
@@ -108,7 +108,7 @@ def measure(clone: Path, models: Sequence[str], repeats: int) -> dict[str, Any]:
 
 
 def median(clone: Path, command: str, repeats: int) -> float:
-    """Seconds of a shell command in the clone."""
+    """Median seconds of a shell command in the clone."""
     return statistics.median(seconds(clone, command) for _ in range(repeats))
 
 
@@ -123,13 +123,13 @@ def seconds(clone: Path, command: str) -> float:
 
 
 def environment(clone: Path) -> dict[str, str]:
-    """This python's dvc and python first, the clone's own package, and nothing asked of a network."""
+    """Environment variables: this python and its dvc first, the clone's own package, no DVC analytics."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**os.environ, "PATH": path, "PYTHONPATH": str(clone / "src"), "DVC_NO_ANALYTICS": "1"}
 
 
 def first_step(clone: Path, model: str) -> float:
-    """Seconds from the start of stage train's process to the end of its first optimisation step."""
+    """Seconds from the start of stage train's process to the end of its first optimization step."""
     started = time.monotonic()
     command = [sys.executable, "-c", FIRST_STEP, model]
     done = subprocess.run(command, cwd=clone, env=environment(clone), capture_output=True, text=True)
@@ -149,9 +149,9 @@ def markdown(facts: dict[str, Any]) -> str:
         f"| `dvc status`, nothing changed | {facts['status_seconds']:.2f} |",
         f"| `dvc repro --force` | {facts['forced_seconds']:.2f} |",
         f"| the same scripts without DVC | {facts['alone_seconds']:.2f} |",
-        f"| DVC, a stage | {facts['dvc_seconds_per_stage']:.2f} |",
+        f"| DVC, per stage | {facts['dvc_seconds_per_stage']:.2f} |",
         "",
-        "| stage, on the tiny sample | start and imports, s | all of it, s |",
+        "| stage, on the tiny sample | start and imports, s | total, s |",
         "|---|---:|---:|",
         *(
             f"| {row['stage']} | {row['imports_seconds']:.2f} | {row['alone_seconds']:.2f} |"

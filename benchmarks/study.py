@@ -1,14 +1,13 @@
-"""Compare recipes on real photos from random weights, at equal training images seen, over several seeds.
+"""Compare recipes on real photos, from random weights, for equal numbers of training images, over seeds.
 
-Every recipe is read from recipes/ and shrunk by the same rules, so that it fits a small machine: no
-pretrained weights, one model, image sizes divided by the same number, epochs scaled to the same total, no
-refit. All else (optimizer, rates, schedule, batch size, augmentation, head) is the recipe's own. The runs go
-through the project's real stages, one after the other.
+Every recipe is read from recipes/ and scaled down by the same rules to fit a small machine: no pretrained
+weights, one model, image sizes divided by the same number, epochs scaled to the same total, no refit.
+Everything else (optimizer, learning rates, schedule, batch size, augmentation, head) is the recipe's own. The
+runs use the project's real stages, one after another.
 
     python benchmarks/study.py --archive part-1.zip part-2.zip part-3.zip part-4.zip
 
-Prints a Markdown table and writes it with all figures to the given folder. Finished runs are kept there and
-not repeated.
+Prints a Markdown table and writes it to the folder --out. Finished runs are kept there and not repeated.
 """
 
 import argparse
@@ -34,7 +33,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--archive", type=Path, nargs="+", required=True, help="zip files of class folders")
-    parser.add_argument("--out", type=Path, default=ROOT / ".study", help="folder of runs and results")
+    parser.add_argument("--out", type=Path, default=ROOT / ".study", help="folder for runs and results")
     parser.add_argument(
         "--recipes", nargs="+", default=["stanford-cars", "stanford-cars-sgd", "stanford-cars-one-cycle"]
     )
@@ -44,7 +43,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--divide", type=float, default=3.5, help="image sizes by this: 224 px becomes 64")
+    parser.add_argument("--divide", type=float, default=3.5, help="divisor of image sizes: 224 px becomes 64")
     args = parser.parse_args()
     results: dict[str, list[dict[str, Any]]] = {}
     for seed, recipe in itertools.product(args.seeds, args.recipes):
@@ -55,7 +54,7 @@ def main() -> None:
 
 
 def shrunk(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """The recipe's parameters for this machine."""
+    """The recipe's parameters, scaled down for a small machine."""
     data = inputs.recipe(recipe.split("@")[0], args.archive, args.model, seed)
     data["checkpoint_seconds"] = 600
     inputs.lengthen(data, args.epochs)
@@ -67,7 +66,7 @@ def shrunk(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
             for side in ([phase["image_size"]] if one else phase["image_size"])
         ]
         phase["image_size"] = small[0] if one else small
-    data["split"]["val_ratio"] = 0.15  # or the recipes would not see equally many images
+    data["split"]["val_ratio"] = 0.15  # so that all recipes train on the same number of images
     data["pack"]["image_size"] = 128
     data["evaluate"]["image_size"] = None
     for change in args.set:
@@ -83,14 +82,14 @@ def shrunk(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """The metrics, cost and right answers of one run, from its folder where it has finished."""
+    """Metrics and correct predictions of one run; a finished run is read from its folder."""
     folder = args.out / f"seed-{seed}" / recipe
     folder.mkdir(parents=True, exist_ok=True)
     data = shrunk(recipe, seed, args)
     file, metrics = folder / "params.yaml", folder / "metrics" / "cars" / f"{args.model}-{seed}.json"
     text = yaml.safe_dump(data, sort_keys=False)
     if not (metrics.is_file() and file.read_text() == text):
-        metrics.unlink(missing_ok=True)  # of other settings: what is broken off now must not pass for them
+        metrics.unlink(missing_ok=True)  # from other settings: an interrupted run must not return them
         file.write_text(text)
         for stage in ("download", "split", "pack", "train", "evaluate"):
             print(f"{recipe}, seed {seed}: {stage}", file=sys.stderr, flush=True)
@@ -105,7 +104,7 @@ def run(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def report(results: dict[str, list[dict[str, Any]]], ours: str) -> str:
-    """A row a recipe: mean test top-1 over the seeds, its interval, and the paired difference to ours."""
+    """Table, one row per recipe: mean test top-1 over the seeds, its interval, and the paired difference."""
     lines = [
         "| recipe | test top-1, each seed | mean [95 %] | top-5 | ours - this [95 %] |",
         "|---|---|---:|---:|---:|",
@@ -128,7 +127,7 @@ def report(results: dict[str, list[dict[str, Any]]], ours: str) -> str:
 
 
 def interval(values: np.ndarray, draws: int = 5000) -> tuple[float, float]:
-    """95 % of the means over drawn seeds and, within them, drawn test images ``[seeds, images]``."""
+    """95 % bootstrap interval of the mean, resampling seeds and, within them, images ``[seeds, images]``."""
     rng = np.random.default_rng(0)
     seeds, images = values.shape
     means = [

@@ -7,7 +7,7 @@ from typing import Any
 from ways import WAYS
 
 Run = dict[str, Any]
-"""One measurement: round, model, way, and what it took or the error that ended it."""
+"""One measurement: round, model, way, and its times or the error that ended it."""
 
 
 def row(runs: Sequence[Run], model: str, way: str) -> dict[str, Any]:
@@ -46,11 +46,11 @@ def spread(values: Sequence[float]) -> dict[str, float] | None:
 def markdown(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     packages = ", ".join(f"{name} {found}" for name, found in facts["packages"].items() if found)
     packing = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in facts["pack_seconds"].items())
-    machine, photos = facts["machine"], "drawn images" if facts["photos"] == "drawn" else "photos"
+    machine, photos = facts["machine"], "generated images" if facts["photos"] == "drawn" else "photos"
     lines = [
-        f"{facts['images']} {photos} an epoch, {facts['side']} px, rounds: {facts['rounds']}; "
+        f"{facts['images']} {photos} per epoch, {facts['side']} px, rounds: {facts['rounds']}; "
         f"{machine['cores']} x {machine['cpu']}; {packages}.",
-        "Medians over the rounds, in brackets the smallest and the largest.",
+        "Medians over the rounds, smallest and largest in brackets.",
         f"Ours packs the images once, before its first epoch: {packing}.",
         "",
         "| model | way | batch | precision | images/s | ours is faster | s to first step |",
@@ -73,7 +73,7 @@ def markdown(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
 
 
 def shown(values: dict[str, float] | None, digits: int, unit: str = "") -> str:
-    """Such as ``1.25x [1.20, 1.31]``."""
+    """Format a spread, such as ``1.25x [1.20, 1.31]``; empty if there are no values."""
     if values is None:
         return ""
     low, middle, high = (f"{values[name]:.{digits}f}" for name in ("min", "median", "max"))

@@ -1,4 +1,4 @@
-"""What every way of benchmarks/ways.py is given. Imports no torch: our ways set the allocator first."""
+"""What every way of benchmarks/ways.py gets. Does not import torch: our ways set the allocator first."""
 
 import time
 from collections.abc import Callable
@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 Epoch = Callable[[int], int]
-"""Trains one epoch, told its number from 1 on; returns the number of images it trained on."""
+"""Function that trains one epoch, given its number from 1 on, and returns the number of its images."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What to train on. The ways of ours read a pack and params.yaml in the current folder instead."""
+    """What to train and how. Our ways read a pack and params.yaml in the current folder instead."""
 
     photos: Path
-    """Folder with train/<class>/ and val/<class>/ of JPEGs."""
+    """Folder with JPEGs in train/<class>/ and val/<class>/."""
     model: str
-    """Of torchvision.models."""
+    """Name in torchvision.models."""
     side: int
     batch_size: int
     workers: int
-    """Processes that load, where the way leaves the choice."""
+    """Number of loader processes, if the way does not set it."""
 
     @property
     def classes(self) -> int:
@@ -29,7 +29,7 @@ class Task:
 
 
 class FirstStep:
-    """Notes when the first optimisation step has ended; an optimizer's hook, called after each one."""
+    """Optimizer hook, called after each step, that records when the first optimization step ended."""
 
     def __init__(self, spawned: float) -> None:
         self._spawned = spawned

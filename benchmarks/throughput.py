@@ -1,14 +1,14 @@
-"""Images per second of whole training epochs, ours against other ways, on the same photos and networks.
+"""Images per second of whole training epochs, ours and other ways, on the same photos and networks.
 
-    pip install -r benchmarks/requirements.txt      # timm and fastai; the other ways need nothing more
+    pip install -r benchmarks/requirements.txt      # timm and fastai; the other ways need no more packages
     python benchmarks/throughput.py --archive part-1.zip part-2.zip part-3.zip part-4.zip
 
-An epoch is all of it: read or decode, augment, forward, backward, optimizer, and the start of worker
-processes where a way starts them anew. Every measurement is a process of its own (benchmarks/ways.py and
-others.py say what each way does) that trains one epoch to warm up and times the next. Rounds take the ways
-in turn, so that the noise of the machine hits all alike, and ratios are taken within a round. Prints Markdown
-and writes it, with every measurement as JSON, to the folder --out as it goes along. Nothing else should run
-on the machine meanwhile.
+An epoch includes everything: read or decode, augment, forward, backward, optimizer, and the start of worker
+processes if a way restarts them. Every measurement is a process of its own (benchmarks/ways.py and others.py
+describe each way) that trains one epoch to warm up and times the next. The ways take turns in every round, so
+that the machine's noise affects all of them equally, and ratios are taken within a round. Prints Markdown and
+writes it, with every measurement as JSON, to the folder --out after every measurement. Nothing else should
+run on the machine meanwhile.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         say(runs[-1], args.rounds)
                         write(args, facts, runs)
     if not runs:
-        sys.exit("none of the ways asked for is installed")
+        sys.exit("none of the requested ways is installed")
     print(write(args, facts, runs))
     if any("error" in run for run in runs):
         sys.exit("some measurements failed: see above")
@@ -67,17 +67,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--archive", type=Path, nargs="+", default=[], help="zips of class folders of JPEGs")
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
-    parser.add_argument("--side", type=int, default=224, help="pixels that the network sees")
-    parser.add_argument("--images", type=int, default=512, help="of an epoch")
-    parser.add_argument("--batch-size", type=int, default=32, help="where it is not part of a way")
+    parser.add_argument("--side", type=int, default=224, help="image size of training, in pixels")
+    parser.add_argument("--images", type=int, default=512, help="images per epoch")
+    parser.add_argument("--batch-size", type=int, default=32, help="for the ways that do not set their own")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="of torchvision's and timm's loader"
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        help="worker processes of torchvision's and timm's loaders",
     )
-    parser.add_argument("--out", type=Path, default=inputs.ROOT / ".throughput", help="folder of the results")
     parser.add_argument(
-        "--toy", action="store_true", help="other defaults: drawn images, within about a minute"
+        "--out", type=Path, default=inputs.ROOT / ".throughput", help="folder for the results"
+    )
+    parser.add_argument(
+        "--toy", action="store_true", help="small defaults: generated images, within about a minute"
     )
     if parser.parse_known_args(argv)[0].toy:
         parser.set_defaults(**TOY)
@@ -93,7 +98,7 @@ def installed(way: str) -> bool:
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What the figures depend on besides the code."""
+    """Everything that the figures depend on except the code."""
     packages = ["torch", "torchvision", *sorted({w.package for w in WAYS.values() if w.package})]
     names = ("models", "side", "images", "batch_size", "rounds", "workers")
     return {
@@ -123,7 +128,7 @@ def version(package: str) -> str | None:
 
 
 def pack(photos: Path, project: Path, args: argparse.Namespace) -> dict[str, float]:
-    """Run the project's own stages on the photos; seconds of each, which no epoch pays again."""
+    """Run the project's own stages on the photos; returns the seconds of each, which are spent once."""
     project.mkdir()
     data = inputs.settings(photos, args.side, args.batch_size)
     (project / "params.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
@@ -137,7 +142,7 @@ def pack(photos: Path, project: Path, args: argparse.Namespace) -> dict[str, flo
 
 
 def environment() -> dict[str, str]:
-    """For child processes: this checkout's package, wherever another one may be installed."""
+    """Environment of child processes, which import this checkout's package, not an installed one."""
     return {**os.environ, "PYTHONPATH": str(inputs.ROOT / "src")}
 
 
@@ -168,7 +173,7 @@ def say(run: table.Run, rounds: int) -> None:
 
 
 def write(args: argparse.Namespace, facts: dict[str, Any], runs: Sequence[table.Run]) -> str:
-    """Write what is known so far; returns the Markdown."""
+    """Write the results so far; returns the Markdown."""
     rows = [
         table.row(runs, model, way) | {"installed": installed(way)}
         for model in args.models

@@ -1,4 +1,4 @@
-"""How often a difference is called significant, by simulation: where there is none, and where there is one.
+"""Simulation of how often a difference is called significant: when there is none, and when there is one.
 
     python benchmarks/verdicts.py
 

@@ -1,9 +1,9 @@
-"""Train in one of several ways and print what it took as JSON; benchmarks/throughput.py starts this.
+"""Train in one of several ways and print its times as JSON; benchmarks/throughput.py runs this.
 
     python ways.py torchvision --photos FOLDER --model resnet18 --side 224 --batch-size 32
 
-Each way gets a process of its own: the allocator's settings, worker processes and thread pools of one must
-not touch another. For the same reason nothing here imports torch before the way itself does.
+Each way gets its own process: the allocator settings, worker processes and thread pools of one must not
+affect another. For the same reason nothing here imports torch before the way itself does.
 """
 
 import argparse
@@ -24,17 +24,17 @@ from finegrain.core import process
 
 
 def ours(task: Task, after_step: FirstStep) -> Epoch:
-    """The stage train's own epoch, on the packed arrays."""
+    """An epoch as stage train runs it, on the packed arrays."""
     return our_epochs(job(task.model), after_step)
 
 
 def ceiling(task: Task, after_step: FirstStep) -> Epoch:
-    """Our model and step fed one fixed batch: what any loader could reach at most."""
+    """Our model and step on one fixed batch: an upper bound for any loader."""
     return ceiling_epochs(job(task.model), after_step)
 
 
 def job(model: str) -> Any:
-    """As stage train sets it up in the current folder."""
+    """A ``PhaseContext`` as stage train sets it up in the current folder."""
     from finegrain.core import allocator
 
     allocator.keep_freed_memory()  # before torch is imported
@@ -58,7 +58,7 @@ def our_split(config: Any, pack: Path, on: Any) -> Any:
 
 
 def our_job(config: Any, train: Any, name: str) -> Any:
-    """What a step of the recipe's first phase works on."""
+    """Context of the training steps of the recipe's first phase."""
     from finegrain.models import build
     from finegrain.runtime import devices
     from finegrain.training.train_step import PhaseContext, TrainingSetup
@@ -81,7 +81,7 @@ def our_epochs(context: Any, after_step: FirstStep) -> Epoch:
         totals = history.EpochTotals.zero(setup.train.device)
         for _ in loop.train_steps(context, optimizer, number, (number - 1) % phase.epochs, totals):
             pass
-        totals.loss.item()  # as at the end of an epoch
+        totals.loss.item()  # waits for the device, as at the end of an epoch
         return totals.images
 
     return epoch
@@ -110,17 +110,17 @@ def ceiling_epochs(context: Any, after_step: FirstStep) -> Epoch:
 class Way:
     start: Callable[[Task, FirstStep], Epoch]
     label: str
-    """For the table."""
+    """Name in the table."""
     package: str | None = None
-    """That must be installed besides the project's own."""
+    """Package that must be installed in addition to the project's own."""
     batch_size: int | None = None
-    """Where it is part of the way."""
+    """Batch size, if the way sets it."""
     mixed: Literal["fp32", "bf16", "fp16"] = "bf16"
-    """Autocast to bf16 where the hardware multiplies it natively, to fp16 on a GPU; fp32: none."""
+    """Autocast to bf16 if the hardware multiplies it natively, to fp16 on a GPU; fp32 means none."""
 
     @property
     def precision(self) -> str:
-        """On this machine."""
+        """Precision on this machine."""
         native = {"fp32": False, "bf16": bf16(device()), "fp16": device().type == "cuda"}
         return self.mixed if native[self.mixed] else "fp32"
 
@@ -142,7 +142,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("way", choices=WAYS)
-    parser.add_argument("--photos", type=Path, required=True, help="train/<class>/ and val/<class>/ of JPEGs")
+    parser.add_argument(
+        "--photos", type=Path, required=True, help="folder with JPEGs in train/<class>/ and val/<class>/"
+    )
     parser.add_argument("--model", required=True)
     parser.add_argument("--side", type=int, required=True)
     parser.add_argument("--batch-size", type=int, required=True)
@@ -151,7 +153,7 @@ def main() -> None:
     args = parser.parse_args()
     task = Task(args.photos, args.model, args.side, args.batch_size, args.workers)
     first = FirstStep(args.spawned)
-    with contextlib.redirect_stdout(sys.stderr):  # where libraries print what they like
+    with contextlib.redirect_stdout(sys.stderr):  # libraries may print to stdout
         epoch = WAYS[args.way].start(task, first)
         epoch(1)
         synchronize()
