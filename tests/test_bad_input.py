@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import drawn
+import fork_server
 import numpy as np
 import pandas as pd
 import pytest
-import stage_process
 from clone import SMALL
 from params_file import write_params
 from PIL import Image
@@ -90,7 +90,7 @@ def odd(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     printed = {}
     for stage in STAGES:
         name, *words = stage.split()
-        done = stage_process.run(name, words, folder)
+        done = fork_server.run(name, words, folder)
         assert done.returncode == 0, f"{stage}: {done.output}"
         printed[stage] = done.output
     return folder, printed
@@ -136,16 +136,16 @@ def test_nothing_is_left_beside_what_the_stages_declare(odd):
 
 def test_a_disk_that_fills_up_during_a_stage_is_one_message(tmp_path):
     write_params(tmp_path)
-    done = stage_process.run("download", [], tmp_path, RLIMIT_FSIZE=5_000)
+    done = fork_server.run("download", [], tmp_path, RLIMIT_FSIZE=5_000)
     assert done.returncode == 1 and "Traceback" not in done.output
     assert "File too large" in done.output and "`dvc repro`" in done.output
     assert not list((tmp_path / "data").rglob("*.zip"))
-    assert stage_process.run("download", [], tmp_path).returncode == 0
+    assert fork_server.run("download", [], tmp_path).returncode == 0
 
 
 def test_a_gpu_that_is_not_there(tmp_path, tiny_pack):
     write_params(tmp_path, device="cuda", dataset__name="tiny")
-    done = stage_process.run("train", TRAIN, tmp_path, {"CUDA_VISIBLE_DEVICES": ""})
+    done = fork_server.run("train", TRAIN, tmp_path, {"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 1
     assert "params.yaml: device: cuda" in done.output and "no GPU" in done.output
 

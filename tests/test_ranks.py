@@ -15,11 +15,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
-import stage_process
 import torch
 from params_file import write_params
 from pipeline import ROOT
@@ -60,7 +60,7 @@ def run_two(folder: Path) -> None:
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     each = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
     processes = [
-        stage_process.start("train", COMMAND[2:], folder, folder / "log", environment) for environment in each
+        fork_server.start("train", COMMAND[2:], folder, folder / "log", environment) for environment in each
     ]
     for process in processes:
         process.join(100)
@@ -262,7 +262,7 @@ def test_two_processes_compute_what_one_does_though_one_was_killed(project, tiny
 
     six_epochs(project, devices=2, **head_only())
     log = project / "log"
-    launcher = stage_process.start("train", COMMAND[2:], project, log, {"OMP_NUM_THREADS": "1"})
+    launcher = fork_server.start("train", COMMAND[2:], project, log, {"OMP_NUM_THREADS": "1"})
     try:
         wait_for(lambda: log.exists() and "epoch 2: train loss" in log.read_text())
         workers = trainers(launcher)

@@ -259,23 +259,27 @@ def test_its_experiment_does_not_start_when_the_sweep_was_killed_first():
 
 
 @pytest.fixture
-def clone(stubbed, tmp_path) -> Clone:
+def clone(stubbed, tmp_path, monkeypatch) -> Clone:
+    """A clone whose folder and environment this process has too."""
     made = stubbed.copied(tmp_path / "clone")
     made.environment["PYTHONPATH"] = str(ROOT / "src")
+    monkeypatch.chdir(made.folder)
+    for name, value in made.environment.items():
+        monkeypatch.setenv(name, value)
     return made
 
 
 @pytest.mark.slow
-def test_trials_are_experiments_and_an_interrupted_one_is_run_again(clone):
+def test_trials_are_experiments_and_an_interrupted_one_is_run_again(clone, capfd):
     """Killed alone, in the middle of a training, which ends with it; and dvc's locks are left empty."""
     write_params(clone.folder, **TINY, phases__all__epochs=2)
     clone.commit("not run")
-    base = f"{sys.executable} -m finegrain.cli sweep tune lr=1e-4..1e-2:log batch_size=8,16 --trials 2"
+    words = ("tune", "lr=1e-4..1e-2:log", "batch_size=8,16", "--trials", "2")
     record, hold = clone.folder / "sweeps/tune/trials.json", clone.folder / ".checkpoints/hold"
     hold.parent.mkdir()
     hold.touch()
     running = subprocess.Popen(
-        base.split(), cwd=clone.folder, env=clone.environment, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "finegrain.cli", "sweep", *words], stderr=subprocess.DEVNULL
     )
     held = hold.with_name("held")
     for _ in range(1200):
@@ -293,7 +297,8 @@ def test_trials_are_experiments_and_an_interrupted_one_is_run_again(clone):
         "running"
     ]
 
-    output = clone(base)
+    assert sweep.run(args(*words)) == 0
+    output = capfd.readouterr().out
     assert clone("git status --porcelain") == ""  # the workspace is as it was
     kept = json.loads(record.read_text())["trials"]
     assert [trial["state"] for trial in kept] == ["done", "done"]
@@ -309,17 +314,21 @@ def test_trials_are_experiments_and_an_interrupted_one_is_run_again(clone):
     best = max(kept, key=lambda trial: (trial["top1"], -trial["loss"]))["number"]
     assert f"`dvc exp apply tune-{best:03d}`" in output
     clone("git clean -fdq")
-    assert not stages_run(clone(base))  # nothing is left to do
+    assert sweep.run(args(*words)) == 0
+    assert not stages_run(capfd.readouterr().out)  # nothing is left to do
     record.unlink()
-    assert "error: tune-000: there is an experiment, branch or tag of that name" in clone(base, code=1)
+    with pytest.raises(UserError, match="tune-000: there is an experiment, branch or tag of that name"):
+        sweep.run(args(*words))
 
 
 @pytest.mark.slow
-def test_trials_that_fail_one_after_another_end_the_sweep(clone):
+def test_a_trial_whose_stage_fails_has_failed(clone, monkeypatch, capfd):
+    monkeypatch.setattr(sweep, "FAILURES", 1)
     (clone.folder / "src/train.py").write_text("raise SystemExit('error: no such thing')\n")
     clone.commit("break")
-    output = clone(f"{sys.executable} -m finegrain.cli sweep bad lr=1e-4..1e-2", code=1)
-    assert output.count("has failed") == 3 and "3 trials have failed one after another" in output
-    assert "3 trials, all of them failed." in output
-    kept = clone.json("sweeps/bad/trials.json")["trials"]
-    assert [trial["state"] for trial in kept] == ["failed"] * 3
+    with pytest.raises(UserError, match="1 trials have failed one after another"):
+        sweep.run(args("bad", "lr=1e-4..1e-2"))
+    printed = capfd.readouterr()
+    assert "no such thing" in printed.err and "trial 0 has failed" in printed.err
+    assert "1 trials, all of them failed." in printed.out
+    assert [trial["state"] for trial in clone.json("sweeps/bad/trials.json")["trials"]] == ["failed"]

@@ -3,15 +3,21 @@
 import copy
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import fork_server
 from params_file import write_params
 from pipeline import ROOT
 
+PRIVATE = ("KAGGLE", "DVC", "GIT", "AWS", "PYTHONDONTWRITEBYTECODE")
+"""Prefixes of environment variables that a clone's commands do not get."""
+PLAIN_DVC = re.compile(r"dvc [^|&;<>$`*]+")
 TINY: dict[str, Any] = {
     "dataset__images_per_class": 24,
     "dataset__image_size": 32,
@@ -62,7 +68,7 @@ class Clone:
         home = folder.parent / "home"
         home.mkdir(exist_ok=True)
         self.environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith(("KAGGLE", "DVC", "GIT", "AWS"))},
+            **{k: v for k, v in os.environ.items() if not k.startswith(PRIVATE)},
             "HOME": str(home),
             "SHELL": "/bin/sh",  # dvc's, and the plainest: unlike bash, it stays unless told to `exec`
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -81,17 +87,29 @@ class Clone:
         return made
 
     def __call__(self, command: str, code: int = 0) -> str:
+        """Run a command, which must end with that exit status; returns its output.
+
+        A dvc command that needs no shell is run by the fork server, another as a user types it.
+        """
+        output = ""
+        for part in command.split(" && "):
+            if PLAIN_DVC.fullmatch(part):
+                done = fork_server.run_dvc(shlex.split(part)[1:], self.folder, self.environment)
+            else:
+                done = self._run_in_shell(part)
+            output += done.output
+            if done.returncode:
+                break
+        assert done.returncode == code, f"{command}: exit {done.returncode}\n{output}"
+        return output
+
+    def _run_in_shell(self, command: str) -> fork_server.Finished:
+        pipe = subprocess.PIPE
         done = subprocess.run(
-            command,
-            shell=True,
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
+            command, shell=True, cwd=self.folder, env=self.environment, stdout=pipe, stderr=pipe, text=True,
             timeout=300,
-        )
-        assert done.returncode == code, f"{command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
+        )  # fmt: skip
+        return fork_server.Finished(done.returncode, done.stdout + done.stderr)
 
     def copied(self, folder: Path) -> "Clone":
         """Another one that has come as far, with a cache of its own."""
