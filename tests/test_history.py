@@ -1,0 +1,36 @@
+"""The history of a run survives a checkpoint whole."""
+
+import copy
+
+import torch
+from torch import nn
+
+from finegrain.training.history import EpochTotals, TrainingHistory
+from finegrain.training.lr_finder import LRPoint
+
+
+def epoch(top1: float) -> dict[str, float | str]:
+    return {"phase": "all", "val_top1": top1, "val_loss": 0.5}
+
+
+def test_a_worse_epoch_after_a_resume_does_not_replace_the_best_weights():
+    """A resume that forgets the best score keeps the weights of its first epoch, however bad."""
+    net, history, resumed = nn.Linear(1, 1), TrainingHistory(), TrainingHistory()
+    history.add(epoch(0.9), net)
+    best = net.weight.item()
+    resumed.restore(copy.deepcopy(history.state()))
+    nn.init.constant_(net.weight, best + 1)
+    resumed.add(epoch(0.5), net)
+    assert resumed.best["val_top1"] == 0.9 and resumed.weights["weight"].item() == best
+    resumed.add(epoch(0.95), net)
+    assert resumed.best["val_top1"] == 0.95 and resumed.weights["weight"].item() == best + 1
+
+
+def test_everything_comes_back_from_a_checkpoint():
+    history, resumed = TrainingHistory(), TrainingHistory()
+    history.add(epoch(0.9), nn.Linear(1, 1))
+    history.lrs["all"], history.stopped = 0.1, ["head"]
+    history.lr_range_tests["all"] = [LRPoint(0.1, 2.0, 3.0)]
+    history.partial_epoch = EpochTotals(torch.tensor(1.5), torch.tensor(3), steps=2, images=8, seconds=4.0)
+    resumed.restore(history.state())
+    assert vars(resumed) == vars(history)
