@@ -43,7 +43,7 @@ TWO_PHASES = {
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch) -> None:
-    narrow_resnet.use_for_all_models(monkeypatch)
+    narrow_resnet.use_instead_of(monkeypatch, "resnet18")
 
 
 class Killed(Exception):

@@ -291,6 +291,7 @@ def test_on_this_repository_s_pipeline(stubbed, tmp_path, monkeypatch, capsys):
     write_params(clone.folder, **TINY, lr=0.004)
     clone.commit("not run")
     status, early = comment(capsys)
+    monkeypatch.setattr(pull_request, "subprocess", SimpleNamespace(run=run_dvc_here))
     assert status == 1 and headline(early) == "The results are not those of this code"
     assert "- `train@resnet18-0`: lr has changed\n" in early
 

@@ -33,6 +33,11 @@ class NarrowResNet(nn.Module):
         return self.fc(torch.flatten(self.avgpool(features), 1))
 
 
-def use_for_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let torchvision build this network whatever the name."""
-    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: NarrowResNet())
+def use_instead_of(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let torchvision build this network where one of those names is asked for."""
+    real = torchvision.models.get_model
+
+    def get_model(name: str, weights: Any) -> nn.Module:
+        return NarrowResNet() if name in names else real(name, weights=weights)
+
+    monkeypatch.setattr(torchvision.models, "get_model", get_model)
