@@ -318,8 +318,11 @@ def compare(clone: Clone, unbroken: dict[str, bytes], tally: Tally) -> None:
     status = clone("dvc status")
     if "up to date" not in status:
         tally.different.append(f"dvc status: {status}")
-    states = [str(path.parent.name) for path in (clone.folder / ".checkpoints").glob("*/lock")]
-    tally.left_over.extend(f"after a round: .checkpoints/{name}" for name in states)
+    recorded = (clone.folder / "dvc.lock").read_text()
+    for lock in (clone.folder / ".checkpoints").glob("*/lock"):
+        result = lock.with_name("result.md5")  # of a finished run: the next training removes it
+        if not result.is_file() or result.read_text() not in recorded:
+            tally.left_over.append(f"after a round: .checkpoints/{lock.parent.name}")
 
 
 def report(tally: Tally, seed: int, seconds: float) -> str:
