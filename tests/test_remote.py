@@ -168,7 +168,7 @@ def test_models_alone(team):
 
 
 def test_a_file_that_was_changed_in_the_bucket_is_refused(team, bucket):
-    """By `verify`: without it DVC takes what it gets for what it asked for."""
+    """By `verify`: without it DVC takes any content that the remote returns."""
     clone = team.colleague("wary")
     sidecar = (team.author.folder / MODEL[1]).read_bytes()
     bucket.put(f"finegrain/{key(sidecar)}", b"{}")

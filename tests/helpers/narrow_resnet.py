@@ -34,7 +34,7 @@ class NarrowResNet(nn.Module):
 
 
 def use_instead_of(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Let torchvision build this network where one of those names is asked for."""
+    """Let torchvision build this network for these names."""
     real = torchvision.models.get_model
 
     def get_model(name: str, weights: Any) -> nn.Module:

@@ -104,7 +104,7 @@ def leaderboard() -> dict[str, Any]:
 
 
 def content(file: Path) -> str | bytes:
-    """Of an output that is a file."""
+    """Content of an output that is a file."""
     folder, text = file.parent.name, f"{STAGE} {DIGEST.hex()}\n"
     variant = json.loads((PREPARED / f"{DIGEST[0] % 8}.json").read_text())
     if file.suffix == ".parquet":
@@ -138,7 +138,7 @@ def content(file: Path) -> str | bytes:
 
 
 def wait_while_held() -> None:
-    """Stand still in a training while the test keeps the file .checkpoints/hold; ``held`` tells it so."""
+    """Wait in train while the test keeps the file .checkpoints/hold; ``held`` appears meanwhile."""
     hold = paths.checkpoints_folder() / "hold"
     if STAGE == "train" and hold.exists():
         hold.with_name("held").touch()
