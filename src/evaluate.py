@@ -1,7 +1,8 @@
 """Stage evaluate: score one trained model; the only script that opens the test split.
 
-Reads   params.yaml; models/<name>/<run>.*; data/<name>/pack and manifest.csv
-Writes  metrics/<name>/<run>.json, reports/<name>/intervals/<run>.json and correct/<run>.csv,
+Reads   params.yaml; models/<name>/<run>.*; data/<name>/pack, manifest.csv and leave_one_out/<run>.npz
+Writes  metrics/<name>/<run>.json, reports/<name>/intervals/<run>.json,
+        reports/<name>/correct/<run>.csv and doubtful_labels/<run>.csv,
         data/<name>/predictions/<run>.parquet and gallery/<run>.json,
         plots/<name>/confusion/<run>.png, reliability/<run>.png and per_class/<run>.csv
 """
@@ -16,11 +17,11 @@ from torch import nn
 from finegrain.config import params
 from finegrain.core import disk, file_io, paths
 from finegrain.evaluation import (
-    calibration_plot,
-    confusion_plot,
     gallery,
+    leave_one_out,
     metrics,
     plot_style,
+    prediction_plots,
     predictions,
     summary,
 )
@@ -55,8 +56,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = predictions.predictions_table(data.manifest, *test, metadata["classes"])
     predictions.write_predictions(run.predictions, table)
     file_io.write_csv(run.correct, predictions.CORRECT_COLUMNS, predictions.correct_rows(table))
+    trained_on = ("train", "val") if metadata["refit"] else ("train",)
+    doubts = leave_one_out.read_leave_one_out(run.leave_one_out)
+    rows = leave_one_out.doubtful_rows(doubts, data.manifest, trained_on, metadata["classes"])
+    file_io.write_csv(run.doubtful_labels, leave_one_out.COLUMNS, rows)
     preprocess = inference.Preprocessor(image_size, device, *mean_std)
     images = gallery.build_gallery(net, preprocess, splits["test"], splits["train"], *test)
+    if doubts:
+        seen = PackedSplit(data.pack, "+".join(trained_on), device, *mean_std)
+        images["doubtful"] = gallery.doubtful_tiles(seen, doubts)
     file_io.write_json(run.gallery, images)
     write_plots(run, *test, metadata)
 
@@ -92,9 +100,9 @@ def write_metrics(
 def write_plots(run: paths.Run, raw: Predictions, calibrated: Predictions, metadata: dict[str, Any]) -> None:
     """Write the confusion matrix, the reliability diagram and the table of recall."""
     names = metadata["classes"]
-    plot_style.save_png(confusion_plot.model_confusion_plot(raw, names), run.confusion)
+    plot_style.save_png(prediction_plots.model_confusion_plot(raw, names), run.confusion)
     before, after = (calibration.reliability_bins(p.confidence, p.correct) for p in (raw, calibrated))
-    reliability = calibration_plot.reliability_plot(before, after, metadata["temperature"])
+    reliability = prediction_plots.reliability_plot(before, after, metadata["temperature"])
     plot_style.save_png(reliability, run.reliability)
     images, recall = metrics.per_class_recall(raw.labels, raw.predicted, len(names))
     rows = zip(names, images.tolist(), recall.tolist(), strict=True)

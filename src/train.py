@@ -16,7 +16,7 @@ from finegrain.runtime import devices, distributed
 from finegrain.training.checkpoint import hash_code
 from finegrain.training.run import TrainingRun
 
-PACKAGES = ("core", "config", "runtime", "loading", "augmentation", "models", "training")
+PACKAGES = ("core", "config", "runtime", "loading", "augmentation", "models", "ridge", "training")
 """Those that dvc.yaml declares: an edit of any other leaves an interrupted training's checkpoint valid."""
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from finegrain.evaluation import class_plots, confusion_plot, plot_style
+from finegrain.evaluation import class_plots, plot_style, prediction_plots
 from finegrain.models import outputs
 
 RNG = np.random.default_rng(0)
@@ -27,8 +27,8 @@ def is_png(content: bytes) -> bool:
 @pytest.mark.parametrize("classes", [2, 12, 100])
 def test_plots_are_drawn_for_few_and_for_many_classes(classes):
     counts, names = random_matrix(classes), class_names(classes)
-    assert is_png(plot_style.render_png(confusion_plot.confusion_plot(counts, names)))
-    some_of_many = confusion_plot.confusion_plot(counts, names, 2 * counts.sum(1), total_classes=10_000)
+    assert is_png(plot_style.render_png(prediction_plots.confusion_plot(counts, names)))
+    some_of_many = prediction_plots.confusion_plot(counts, names, 2 * counts.sum(1), total_classes=10_000)
     assert is_png(plot_style.render_png(some_of_many))
     recall = counts.diagonal() / counts.sum(1)
     frame = pd.DataFrame({"class": names, "images": counts.sum(1), "recall": recall})
@@ -38,11 +38,11 @@ def test_plots_are_drawn_for_few_and_for_many_classes(classes):
     assert is_png(plot_style.render_png(class_plots.class_balance_plot(balance)))
 
 
-@pytest.mark.parametrize(("classes", "shown"), [(3, 3), (401, confusion_plot.SHOWN_CLASSES)])
+@pytest.mark.parametrize(("classes", "shown"), [(3, 3), (401, prediction_plots.SHOWN_CLASSES)])
 def test_the_confusion_of_a_model_shows_all_classes_or_of_many_those_with_mistakes(classes, shown):
     labels = np.arange(classes)
     logits = np.eye(classes, dtype=np.float32)[np.where(labels == 1, 0, labels)]
-    figure = confusion_plot.model_confusion_plot(outputs.from_logits(logits, labels), class_names(classes))
+    figure = prediction_plots.model_confusion_plot(outputs.from_logits(logits, labels), class_names(classes))
     axes = figure.axes[0]
     assert len(axes.get_yticks()) == shown
     assert ("with the most mistakes" in axes.get_title()) == (classes > shown)
@@ -52,7 +52,7 @@ def test_the_confusion_of_a_model_shows_all_classes_or_of_many_those_with_mistak
 
 def test_the_same_plot_is_the_same_bytes():
     first, second = (
-        plot_style.render_png(confusion_plot.confusion_plot(np.eye(4, dtype=int), class_names(4)))
+        plot_style.render_png(prediction_plots.confusion_plot(np.eye(4, dtype=int), class_names(4)))
         for _ in range(2)
     )
     assert first == second
@@ -62,7 +62,7 @@ def test_the_order_is_a_permutation_with_confused_classes_side_by_side():
     counts = np.diag(np.full(40, 20))
     for a, b in ((3, 31), (8, 22), (0, 39)):
         counts[a, b] = counts[b, a] = 9
-    order = confusion_plot.confusion_order(counts).tolist()
+    order = prediction_plots.confusion_order(counts).tolist()
     assert sorted(order) == list(range(40))
     for a, b in ((3, 31), (8, 22), (0, 39)):
         assert abs(order.index(a) - order.index(b)) == 1
@@ -70,10 +70,10 @@ def test_the_order_is_a_permutation_with_confused_classes_side_by_side():
 
 def test_shares_include_images_that_were_predicted_as_classes_that_are_not_shown():
     counts = np.array([[3, 1], [0, 2]])
-    assert confusion_plot.row_shares(counts).tolist() == [[0.75, 0.25], [0, 1]]
-    assert confusion_plot.row_shares(counts, np.array([8, 4])).tolist() == [[0.375, 0.125], [0, 0.5]]
+    assert prediction_plots.row_shares(counts).tolist() == [[0.75, 0.25], [0, 1]]
+    assert prediction_plots.row_shares(counts, np.array([8, 4])).tolist() == [[0.375, 0.125], [0, 0.5]]
 
 
 def test_a_matrix_that_does_not_fit_its_names_is_rejected():
     with pytest.raises(ValueError, match=r"\[3, 3\] for 3 classes"):
-        confusion_plot.confusion_plot(np.eye(2, dtype=int), class_names(3))
+        prediction_plots.confusion_plot(np.eye(2, dtype=int), class_names(3))

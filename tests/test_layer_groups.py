@@ -4,7 +4,7 @@ import pytest
 import torch
 from architectures import FAMILIES, HEADS, LINEAR
 
-from finegrain.config import training
+from finegrain.config import phases
 from finegrain.models import build, layer_groups
 from finegrain.training import optim
 
@@ -32,7 +32,7 @@ def test_training_changes_only_what_is_trainable(trainable, frozen, head):
     layer_groups.set_trainable(net, trainable)
     layer_groups.set_train_mode(net, trainable, frozen)
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    phase = training.Phase.model_validate(
+    phase = phases.Phase.model_validate(
         {
             "trainable": trainable,
             "epochs": 1,

@@ -4,28 +4,28 @@ import pytest
 import torch
 from torch import nn
 
-from finegrain.config import training
+from finegrain.config import base, phases
 from finegrain.training import optim
 
-SGD = training.SGD(kind="sgd")
-ADAMW = training.AdamW(kind="adamw", betas=(0.9, 0.99))
+SGD = phases.SGD(kind="sgd")
+ADAMW = phases.AdamW(kind="adamw", betas=(0.9, 0.99))
 
 
-def phase(schedule: training.Section, optimizer: training.Section = SGD, **more: object) -> training.Phase:
+def phase(schedule: base.Section, optimizer: base.Section = SGD, **more: object) -> phases.Phase:
     base = {"trainable": "all", "epochs": 6, "image_size": 32, "optimizer": optimizer, "schedule": schedule}
-    return training.Phase.model_validate({**base, **more})
+    return phases.Phase.model_validate({**base, **more})
 
 
-def rates(wanted: training.Phase, steps_per_epoch: int) -> list[float]:
+def rates(wanted: phases.Phase, steps_per_epoch: int) -> list[float]:
     return [optim.lr_scale(wanted, step, steps_per_epoch) for step in range(wanted.epochs * steps_per_epoch)]
 
 
 def test_constant_is_one():
-    assert set(rates(phase(training.ConstantSchedule(kind="constant")), 5)) == {1.0}
+    assert set(rates(phase(phases.ConstantSchedule(kind="constant")), 5)) == {1.0}
 
 
 def test_step_equals_torch_s_step_lr():
-    ours = rates(phase(training.StepSchedule(kind="step", every_epochs=2, factor=0.1)), 3)
+    ours = rates(phase(phases.StepSchedule(kind="step", every_epochs=2, factor=0.1)), 3)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.1)
     theirs = []
@@ -37,7 +37,7 @@ def test_step_equals_torch_s_step_lr():
 
 
 def test_cosine_warms_up_in_even_steps_then_equals_torch_s_cosine():
-    ours = rates(phase(training.CosineSchedule(kind="cosine", warmup_epochs=1.0)), 4)
+    ours = rates(phase(phases.CosineSchedule(kind="cosine", warmup_epochs=1.0)), 4)
     assert ours[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
@@ -52,7 +52,7 @@ def test_cosine_warms_up_in_even_steps_then_equals_torch_s_cosine():
 
 @pytest.mark.parametrize("kind", [SGD, ADAMW], ids=["sgd", "adamw"])
 def test_one_cycle_equals_torch_s_in_rate_and_momentum(kind):
-    wanted = phase(training.OneCycleSchedule(kind="one_cycle", momentum_range=(0.85, 0.95)), kind)
+    wanted = phase(phases.OneCycleSchedule(kind="one_cycle", momentum_range=(0.85, 0.95)), kind)
     weight = nn.Parameter(torch.zeros(1))
     ours = optim.build_optimizer([(2, [weight])], wanted, lr=0.01)
     other = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01, momentum=0.9)
@@ -75,7 +75,7 @@ def test_one_cycle_equals_torch_s_in_rate_and_momentum(kind):
 
 
 def test_one_cycle_of_a_single_step_starts_at_the_peak():
-    wanted = phase(training.OneCycleSchedule(kind="one_cycle"), epochs=1)
+    wanted = phase(phases.OneCycleSchedule(kind="one_cycle"), epochs=1)
     assert optim.lr_scale(wanted, 0, 1) == 1.0
 
 
@@ -89,20 +89,18 @@ def test_groups_get_their_factor_and_frozen_parameters_are_left_out():
     for _, parameters in rows[:2]:
         for parameter in parameters:
             parameter.requires_grad_(False)
-    wanted = phase(training.ConstantSchedule(kind="constant"), layer_lr_multipliers=[0.1, 0.5, 1.0])
+    wanted = phase(phases.ConstantSchedule(kind="constant"), layer_lr_multipliers=[0.1, 0.5, 1.0])
     groups = optim.build_optimizer(rows, wanted, lr=0.2).param_groups
     assert [group["peak_lr"] for group in groups] == pytest.approx([0.1, 0.2])
     assert [group["params"] for group in groups] == [rows[2][1], rows[3][1]]
 
 
 def test_geometric_decay_counts_blocks_from_the_head():
-    wanted = phase(training.ConstantSchedule(kind="constant"), layer_decay=0.5)
+    wanted = phase(phases.ConstantSchedule(kind="constant"), layer_decay=0.5)
     rates = [group["peak_lr"] for group in optim.build_optimizer(blocks(), wanted, lr=0.8).param_groups]
     assert rates == pytest.approx([0.1, 0.2, 0.4, 0.8])
     with pytest.raises(ValueError, match="layer_lr_multipliers or layer_decay, not both"):
-        phase(
-            training.ConstantSchedule(kind="constant"), layer_decay=0.5, layer_lr_multipliers=[0.1, 0.5, 1.0]
-        )
+        phase(phases.ConstantSchedule(kind="constant"), layer_decay=0.5, layer_lr_multipliers=[0.1, 0.5, 1.0])
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
@@ -110,7 +108,7 @@ def test_geometric_decay_counts_blocks_from_the_head():
 def test_weight_decay_can_spare_norm_and_bias(kind, spared):
     chosen = {"kind": kind, "weight_decay": 0.5, "decay_norm_and_bias": not spared}
     rows = blocks()
-    optimizer = optim.build_optimizer(rows, phase(training.ConstantSchedule(kind="constant"), chosen), lr=0.1)
+    optimizer = optim.build_optimizer(rows, phase(phases.ConstantSchedule(kind="constant"), chosen), lr=0.1)
     for _, parameters in rows:
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
@@ -140,4 +138,4 @@ def test_the_average_equals_a_slow_one_and_starts_at_the_weights():
 
 def test_warmup_must_be_shorter_than_the_phase():
     with pytest.raises(ValueError, match="warmup_epochs must be less than epochs"):
-        phase(training.CosineSchedule(kind="cosine", warmup_epochs=6.0))
+        phase(phases.CosineSchedule(kind="cosine", warmup_epochs=6.0))

@@ -10,7 +10,7 @@ from params_file import write_params
 from pipeline import ROOT
 
 from finegrain.config import base, params
-from finegrain.config.training import Phase
+from finegrain.config.phases import Phase
 from finegrain.core.errors import UserError
 
 MINIMAL_PHASE = {

@@ -161,6 +161,38 @@ def lr_range_plot(
 
 
 @styled
+def learning_curve_plot(curve: Sequence[Mapping[str, Any]]) -> Figure:
+    """Top-1 on images that were not trained on against the number of training images, and what twice as many
+    would bring if the error goes on falling as it did over the last two points.
+
+    Args:
+        curve: ``images`` and ``top1`` of each part of the training images, at least one.
+    """
+    figure = Figure((9, 4.6), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    images, top1 = [p["images"] for p in curve], [p["top1"] for p in curve]
+    axes.plot(images, top1, color=COLORS[0], marker="o", lw=2)
+    for x, y in zip(images, top1, strict=True):
+        axes.annotate(f"{y:.1%}", (x, y), (0, -14), textcoords="offset points", ha="center", fontsize=9)
+    if len(curve) > 1 and 0 < top1[-2] < top1[-1] < 1:
+        slope = np.log((1 - top1[-1]) / (1 - top1[-2])) / np.log(images[-1] / images[-2])
+        more = 1 - (1 - top1[-1]) * 2**slope
+        axes.plot([images[-1], 2 * images[-1]], [top1[-1], more], color=GRAY, marker="o", ls=(0, (4, 2)))
+        axes.annotate(
+            f"twice as many: {more:.1%}", (2 * images[-1], more), (-8, 8), textcoords="offset points",
+            ha="right", fontsize=9, color=GRAY,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.margins(x=0.08, y=0.18)
+    axes.set_title("Top-1 on images that were not trained on, by number of training images")
+    axes.set_xlabel("training images")
+    return figure
+
+
+@styled
 def accuracy_vs_time_plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Test top-1 with its 95 % interval against training time.
 

@@ -16,6 +16,23 @@ from finegrain.evaluation.car_groups import GroupRow
 
 CONFUSED_PAIRS = 12
 """Most confused pairs of classes in the table of each model."""
+LARGEST_GAINS = 10
+"""Classes in the table of what more training images bring."""
+
+
+@dataclass(frozen=True)
+class SolvedFigures:
+    """What the leave-one-out predictions of a solved head say about the training images."""
+
+    images: int
+    top1: float
+    low: float
+    """95 % interval of ``top1``."""
+    high: float
+    curve: bytes
+    """Plot of the learning curve."""
+    gains: Sequence[tuple[str, float, float]]
+    """Class, top-1 with half of the training images and with all, the largest gains first."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,8 @@ class ModelFigures:
     """Kind (make, body, year), ``group_summary`` and ``group_table``; empty for classes that are not cars."""
     lr_range: Sequence[tuple[str, bytes]]
     """Phase and plot of each LR range test."""
+    solved: SolvedFigures | None
+    """None if no phase of the training was solved."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +140,27 @@ def read_model_figures(run: paths.Run) -> ModelFigures:
             for kind, groups in car_groups.from_class_names(names).items()
         ],
         lr_range=list(_lr_range_plots(run)),
+        solved=_solved_figures(run, names),
     )
+
+
+def _solved_figures(run: paths.Run, names: Sequence[str]) -> SolvedFigures | None:
+    """Read the leave-one-out accuracy and the learning curve of a run's last solved phase."""
+    metadata = file_io.read_json(run.sidecar)
+    if not metadata["solved"]:
+        return None
+    images, top1 = metadata["leave_one_out"]["images"], metadata["leave_one_out"]["top1"]
+    low, high = metrics.wilson_interval(top1 * images, images)
+    curve = list(metadata["solved"].values())[-1]["learning_curve"]
+    gains = []
+    if len(curve) > 1:
+        by_class = zip(names, curve[-2]["top1_by_class"], curve[-1]["top1_by_class"], strict=True)
+        gains = [row for row in by_class if None not in row and row[2] > row[1]]
+    return SolvedFigures(
+        images, top1, low, high,
+        curve=plot_style.render_png(plots.learning_curve_plot(curve)),
+        gains=sorted(gains, key=lambda row: row[1] - row[2])[:LARGEST_GAINS],
+    )  # fmt: skip
 
 
 def _lr_range_plots(run: paths.Run) -> Iterator[tuple[str, bytes]]:

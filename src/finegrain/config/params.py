@@ -10,14 +10,13 @@ from pydantic_core import PydanticCustomError
 
 from finegrain.config.base import BatchSize, ImageSize, NonNegativeFloat, Ratio, Section
 from finegrain.config.messages import describe_error
+from finegrain.config.phases import AnyPhase, LearningRate, Phase, SolvedPhase
 from finegrain.config.training import (
     AugmentParams,
     EvaluateParams,
     HeadParams,
-    LearningRate,
     LRRangeTest,
     Normalization,
-    Phase,
 )
 from finegrain.core import paths
 from finegrain.core.errors import UserError
@@ -143,7 +142,7 @@ class Params(Section):
     null means that the weights themselves are.
     """
     augment: AugmentParams
-    phases: Annotated[dict[PhaseName, Phase], Field(min_length=1)]
+    phases: Annotated[dict[PhaseName, AnyPhase], Field(min_length=1)]
     """Phases by name, in the order in which they run."""
     refit: bool
     """Train again on train + val, with the number of epochs and the learning rates that validation chose.
@@ -173,14 +172,32 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _require_padding_below_image_size(self) -> "Params":
-        smallest = min(phase.image_size_at(0) for phase in self.phases.values())
-        if self.augment.pad_crop_pixels >= smallest:
+        smallest = min((p.image_size_at(0) for p in self.trained_phases.values()), default=None)
+        if smallest is not None and self.augment.pad_crop_pixels >= smallest:
             raise PydanticCustomError(
                 "padding",
                 "augment.pad_crop_pixels: {pixels} is not less than the smallest image size, {size}",
                 {"pixels": self.augment.pad_crop_pixels, "size": smallest},
             )
         return self
+
+    @model_validator(mode="after")
+    def _require_heads_that_fit(self) -> "Params":
+        name, last = list(self.phases.items())[-1]
+        if last.head is not None:
+            text = "phases.{name}.head: the last phase trains the top-level head; remove this key"
+            raise PydanticCustomError("last_head", text, {"name": name})
+        for name, phase in self.phases.items():
+            if isinstance(phase, SolvedPhase) and not self.head.is_linear:
+                text = "phases.{name}.solve: only a single linear layer can be solved; set head.widths and "
+                text += "head.dropouts to [] and head.batch_norm to false"
+                raise PydanticCustomError("not_linear", text, {"name": name})
+        return self
+
+    @property
+    def trained_phases(self) -> dict[str, Phase]:
+        """The phases that take steps."""
+        return {name: phase for name, phase in self.phases.items() if isinstance(phase, Phase)}
 
     @model_validator(mode="after")
     def _require_batches_for_devices(self) -> "Params":
@@ -190,7 +207,8 @@ class Params(Section):
 
     def _indivisible_batch(self, processes: int) -> dict[str, Any] | None:
         """The fields of ``_INDIVISIBLE`` for the first batch size that cannot be divided, if there is one."""
-        sizes = {f"phases.{name}.batch_size": phase.batch_size for name, phase in self.phases.items()}
+        phases = self.trained_phases.items()
+        sizes = {f"phases.{name}.batch_size": phase.batch_size for name, phase in phases}
         for key, size in {"batch_size": self.batch_size, **sizes}.items():
             if size and (size % processes or size < 2 * processes):
                 return {"key": key, "size": size, "processes": processes}

@@ -1,4 +1,4 @@
-"""The settings of params.yaml for training and evaluating a network."""
+"""The settings of params.yaml for a network's head, its augmentation, and its evaluation."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,7 +6,6 @@ from pydantic import AfterValidator, Discriminator, Field, PositiveInt, Tag, mod
 from pydantic_core import PydanticCustomError
 
 from finegrain.config.base import (
-    BatchSize,
     ImageSize,
     NonNegativeFloat,
     PositiveFloat,
@@ -14,6 +13,8 @@ from finegrain.config.base import (
     Section,
     require_order,
 )
+
+StageName = Literal["layer1", "layer2", "layer3", "layer4"]
 
 
 class HeadParams(Section):
@@ -27,8 +28,23 @@ class HeadParams(Section):
     """Activation after each hidden layer."""
     batch_norm: bool = False
     """Batch norm before each dropout."""
-    pool: Literal["avg", "avg+max"] = "avg"
-    """avg+max concatenates average and max pooling of the feature maps, which doubles the features."""
+    pool: Literal["avg", "avg+max", "covariance"] = "avg"
+    """avg+max concatenates average and max pooling of the feature maps, which doubles the features.
+
+    covariance takes the square root of the channels' covariance matrix: n channels give n (n + 1) / 2
+    features.
+    """
+    stage: StageName | Annotated[list[StageName], Field(min_length=1)] = "layer4"
+    """For covariance: the stage of the network, or stages, whose feature maps are pooled.
+
+    What lies above the last of them is neither computed nor stored. Of an EfficientNet, layer2, layer3 and
+    layer4 are the last blocks with an eighth, a sixteenth and a thirty-second of the image size.
+    """
+    channels: Annotated[int, Field(ge=8)] | None = None
+    """For covariance: channels of each stage after a 1x1 convolution, if it has more; null means all.
+
+    1024 channels would be 524,800 features.
+    """
 
     @model_validator(mode="after")
     def _require_dropout_for_each_layer(self) -> "HeadParams":
@@ -40,159 +56,23 @@ class HeadParams(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _require_covariance_for_its_keys(self) -> "HeadParams":
+        if self.pool != "covariance" and (self.stage != "layer4" or self.channels is not None):
+            raise PydanticCustomError("covariance", "stage and channels need pool: covariance")
+        if len(set(self.stages)) < len(self.stages):
+            raise PydanticCustomError("stages", "stage: a stage is listed twice")
+        return self
+
+    @property
+    def stages(self) -> list[StageName]:
+        """The stages that are pooled, from the first to the last of the network."""
+        return sorted([self.stage] if isinstance(self.stage, str) else self.stage)
+
     @property
     def is_linear(self) -> bool:
         """Whether the head is a single linear layer, like torchvision's."""
         return not (self.widths or self.dropouts or self.batch_norm)
-
-
-class OptimizerParams(Section):
-    """What all optimizers have in common."""
-
-    weight_decay: NonNegativeFloat
-    decay_norm_and_bias: bool = True
-    """False exempts biases and the weights of norm layers from weight decay, as newer recipes do."""
-
-
-class SGD(OptimizerParams):
-    """``torch.optim.SGD``."""
-
-    kind: Literal["sgd"]
-    momentum: Ratio = 0.9
-    nesterov: bool = False
-    weight_decay: NonNegativeFloat = 0.0
-
-    @model_validator(mode="after")
-    def _require_momentum_for_nesterov(self) -> "SGD":
-        if self.nesterov and self.momentum == 0:
-            raise PydanticCustomError("nesterov", "nesterov needs a momentum above 0")
-        return self
-
-
-class AdamW(OptimizerParams):
-    """``torch.optim.AdamW``."""
-
-    kind: Literal["adamw"]
-    betas: Annotated[tuple[Ratio, Ratio], Field(strict=False)] = (0.9, 0.999)
-    eps: PositiveFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.01
-
-
-class ConstantSchedule(Section):
-    """The same learning rate in every step."""
-
-    kind: Literal["constant"]
-
-
-class StepSchedule(Section):
-    """Multiply the learning rate by ``factor`` every ``every_epochs`` epochs."""
-
-    kind: Literal["step"]
-    every_epochs: PositiveInt
-    factor: Annotated[float, Field(gt=0, lt=1)]
-
-
-class CosineSchedule(Section):
-    """Linear warm-up from zero, then half a cosine down to zero."""
-
-    kind: Literal["cosine"]
-    warmup_epochs: NonNegativeFloat = 0.0
-
-
-class OneCycleSchedule(Section):
-    """Cosine up to the peak learning rate, then down to almost zero; momentum moves the other way.
-
-    Keys and defaults are those of ``torch.optim.lr_scheduler.OneCycleLR``.
-    """
-
-    kind: Literal["one_cycle"]
-    pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """Share of the steps before the peak."""
-    div_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 25.0
-    """Peak learning rate divided by the initial one."""
-    final_div_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1e4
-    """Initial learning rate divided by the final one."""
-    momentum_range: Annotated[tuple[Ratio, Ratio], Field(strict=False), AfterValidator(require_order)] = (
-        0.85,
-        0.95,
-    )
-
-
-# a tag that starts with @ is left out of messages (messages.describe_error): the user did not write it
-LearningRate = Annotated[
-    Annotated[PositiveFloat, Tag("@number or auto")] | Annotated[Literal["auto"], Tag("@auto")],
-    Discriminator(lambda value: "@auto" if value == "auto" else "@number or auto"),
-]
-"""A number, or ``auto`` for the suggestion of an LR range test at the start of each phase."""
-
-_ImageSizes = Annotated[
-    Annotated[ImageSize, Tag("@one")]
-    | Annotated[tuple[ImageSize, ImageSize], Field(strict=False), AfterValidator(require_order), Tag("@two")],
-    Discriminator(lambda value: "@two" if isinstance(value, (list, tuple)) else "@one"),
-]
-
-
-class Phase(Section):
-    """A part of the training with its own trainable parameters, image size, optimizer and schedule."""
-
-    trainable: Literal["head", "head+norm", "all"]
-    """Parameters that train; the others have no gradient, no optimizer state and no weight decay."""
-    norm_statistics: Literal["update", "frozen"] | None = None
-    """Running mean and variance of the norm layers outside the head.
-
-    null means frozen if only the head trains, else update.
-    """
-    epochs: PositiveInt
-    image_size: _ImageSizes
-    """One size, or [first, last] to grow from epoch to epoch, in between by multiples of 32 pixels."""
-    batch_size: BatchSize | None = None
-    """null means the top-level ``batch_size``."""
-    optimizer: Annotated[SGD | AdamW, Field(discriminator="kind")]
-    schedule: Annotated[
-        ConstantSchedule | StepSchedule | CosineSchedule | OneCycleSchedule, Field(discriminator="kind")
-    ]
-    lr: LearningRate | None = None
-    """Peak learning rate of the head; null means the top-level ``lr``."""
-    layer_lr_multipliers: Annotated[
-        tuple[PositiveFloat, PositiveFloat, PositiveFloat], Field(strict=False)
-    ] = (1.0, 1.0, 1.0)
-    """Multipliers of the learning rate for the stem and early layers, the late layers, and the head."""
-    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Learning rate of each block divided by that of the next one towards the head.
-
-    Used instead of ``layer_lr_multipliers``.
-    """
-    lr_range_test: bool = False
-    """Run and plot an LR range test before the phase; ``lr: auto`` always does."""
-    clip_norm: PositiveFloat | None = None
-    """Scale gradients down to this total norm if theirs is larger."""
-    patience_epochs: PositiveInt | None = None
-    """Early stopping: end the phase after this many epochs without a better validation result."""
-
-    @model_validator(mode="after")
-    def _reject_contradictions(self) -> "Phase":
-        if isinstance(self.schedule, CosineSchedule) and self.schedule.warmup_epochs >= self.epochs:
-            raise PydanticCustomError("warmup", "schedule.warmup_epochs must be less than epochs")
-        if self.layer_decay is not None and self.layer_lr_multipliers != (1.0, 1.0, 1.0):
-            raise PydanticCustomError("two_multipliers", "give layer_lr_multipliers or layer_decay, not both")
-        return self
-
-    def image_size_at(self, epoch: int) -> int:
-        """Height and width of the training images in pixels, in an epoch counted from 0 within the phase."""
-        if isinstance(self.image_size, int):
-            return self.image_size
-        first, last = self.image_size
-        if epoch >= self.epochs - 1:
-            return last
-        grown = first + (last - first) * epoch / (self.epochs - 1)
-        return min(max(32 * round(grown / 32), first), last)
-
-    @property
-    def freezes_norm_statistics(self) -> bool:
-        """Whether norm layers outside the head keep their running mean and variance."""
-        if self.norm_statistics is None:
-            return self.trainable == "head"
-        return self.norm_statistics == "frozen"
 
 
 class AugmentParams(Section):

@@ -143,9 +143,19 @@ class Run:
         return REPORTS / self.dataset / "correct" / f"{self.name}.csv"
 
     @property
+    def doubtful_labels(self) -> Path:
+        """CSV of the training images whose label is doubted most. Tracked by git."""
+        return REPORTS / self.dataset / "doubtful_labels" / f"{self.name}.csv"
+
+    @property
     def gallery(self) -> Path:
         """JSON that contains photos of the dataset: kept by DVC, because they may not belong in git."""
         return Path("data") / self.dataset / "gallery" / f"{self.name}.json"
+
+    @property
+    def leave_one_out(self) -> Path:
+        """NumPy arrays of the training images' leave-one-out predictions; none if no phase is solved."""
+        return Path("data") / self.dataset / "leave_one_out" / f"{self.name}.npz"
 
     @property
     def history(self) -> Path:

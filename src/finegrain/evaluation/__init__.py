@@ -6,8 +6,8 @@ predictions       the table of predictions that is kept for comparisons
 car_groups        make, body type and year, and the mistakes that stay within them
 gallery           example images for the report
 gradcam           Grad-CAM heat maps
-confusion_plot    plot of the confusion matrix
+leave_one_out     training images that a solved head predicts otherwise than they are labeled
+prediction_plots  plots of the confusion matrix and of the reliability
 class_plots       plots of recall and number of images by class
-calibration_plot  reliability diagram
 plot_style        colors, fonts and PNG rendering of all plots
 """

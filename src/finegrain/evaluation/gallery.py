@@ -6,7 +6,7 @@ They are stored as small JPEGs inside one JSON file, so that the page needs no o
 import base64
 import io
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from finegrain.evaluation import gradcam, metrics
+from finegrain.evaluation.leave_one_out import LeaveOneOutPredictions
 from finegrain.loading.batches import ImageArray, PackedSplit
 from finegrain.models.inference import Preprocessor
 from finegrain.models.outputs import Ints, Predictions
@@ -65,6 +66,8 @@ class Gallery:
     looked_at: list[Tile]
     """Correct predictions, then mistakes, with Grad-CAM of the predicted class."""
     confused: list[ConfusedPair]
+    doubtful: list[Tile] = field(default_factory=list)
+    """From ``doubtful_tiles``; empty if no phase of the training was solved."""
 
 
 def build_gallery(
@@ -111,6 +114,23 @@ def _tiles(test: PackedSplit, raw: Predictions, calibrated: Predictions, chosen:
             loss=float(raw.loss[i]),
         )
         for i, image in zip(chosen.tolist(), test.images(torch.from_numpy(chosen)), strict=True)
+    ]
+
+
+def doubtful_tiles(train: PackedSplit, predictions: LeaveOneOutPredictions) -> list[dict[str, object]]:
+    """The training images whose label is doubted most, with what is predicted without them."""
+    chosen = predictions.doubtful()[:WORST_IMAGES]
+    return [
+        asdict(
+            Tile(
+                image=jpeg_data_uri(image),
+                truth=train.class_names[int(train.labels[i])],
+                predicted=train.class_names[predictions.top_class[i]],
+                confidence=float(predictions.top_probability[i]),
+                loss=float(-np.log(np.maximum(predictions.label_probability[i], 1e-9))),
+            )
+        )
+        for i, image in zip(chosen.tolist(), train.images(torch.from_numpy(chosen)), strict=True)
     ]
 
 

@@ -22,13 +22,14 @@ COLORMAP = "inferno"
 OPACITY = 0.6
 
 
-def heatmaps(net: nn.Module, images: Tensor, classes: Tensor) -> Heatmap:
+def heatmaps(net: Any, images: Tensor, classes: Tensor) -> Heatmap:
     """Grad-CAM heat map of each image for a class.
 
     The feature maps before the pooling are weighted by the mean gradient of the class's logit with respect to
-    each of them, summed, clipped at 0, enlarged to the image and divided by the maximum of the image. Only
-    pooling and head are differentiated, so that it needs no more memory than a prediction. It computes in
-    float32 and leaves the network unchanged.
+    each of them, summed, clipped at 0, enlarged to the image and divided by the maximum of the image; of
+    several pooled stages the maps are added before the division. Only pooling and head are differentiated,
+    so that it needs no more memory than a prediction. It computes in float32 and leaves the network
+    unchanged.
 
     Args:
         net: a network from ``build.build_model``.
@@ -40,15 +41,17 @@ def heatmaps(net: nn.Module, images: Tensor, classes: Tensor) -> Heatmap:
     """
     device = images.device
     with _evaluating(net), torch.autocast(device.type, enabled=False):
-        features = _features(net, images.float()).requires_grad_()
+        stages = [maps.requires_grad_() for maps in _pooled_maps(net, images.float())]
         with torch.enable_grad():
-            logits = _logits(net, features)
+            logits = build.get_head(net)(net.avgpool(*stages).flatten(1))
             # one sum for all images, as the logits of one do not depend on another
             class_logits = logits.gather(1, classes.to(device)[:, None]).sum()
-            (gradient,) = torch.autograd.grad(class_logits, features)
-        weights = gradient.mean((2, 3), keepdim=True)
-        maps = F.relu((weights * features.detach()).sum(1, keepdim=True))
-        maps = F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+            gradients = torch.autograd.grad(class_logits, stages)
+        maps = torch.zeros(len(images), *images.shape[2:], device=device)
+        for features, gradient in zip(stages, gradients, strict=True):
+            weights = gradient.mean((2, 3), keepdim=True)
+            own = F.relu((weights * features.detach()).sum(1, keepdim=True))
+            maps += F.interpolate(own, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
         maximum = maps.amax((1, 2), keepdim=True)
         return torch.where(maximum > 0, maps / maximum, 0).cpu().numpy()
 
@@ -66,21 +69,15 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _features(net: Any, images: Tensor) -> Tensor:
-    """Input of the pooling layer, ``[N, C, H, W]``."""
-    inputs_of_pooling: list[Tensor] = []
-    hook = net.avgpool.register_forward_pre_hook(lambda _, inputs: inputs_of_pooling.append(inputs[0]))
+def _pooled_maps(net: Any, images: Tensor) -> list[Tensor]:
+    """Inputs of the pooling layer: ``[N, C, H, W]`` of each pooled stage."""
+    inputs: list[Tensor] = []
+    hook = net.avgpool.register_forward_pre_hook(lambda _, maps: inputs.extend(maps))
     try:
         net(images)
     finally:
         hook.remove()
-    return inputs_of_pooling[0].detach()
-
-
-def _logits(net: Any, features: Tensor) -> Tensor:
-    """Logits from the input of the pooling layer; ResNets and EfficientNets have the same modules here."""
-    logits: Tensor = build.get_head(net)(net.avgpool(features).flatten(1))
-    return logits
+    return [maps.detach() for maps in inputs]
 
 
 def overlay(image: ImageArray, heatmap: Heatmap) -> ImageArray:

@@ -135,9 +135,19 @@ class PackedSplit:
 
     def eval_batches(self, batch_size: int, image_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image of this process's shard once, in order, whole; yields what ``train_batches`` does."""
-        indices = torch.arange(len(self))[self.world.shard_slice(len(self))].split(batch_size)
+        yield from self.batches_of(
+            torch.arange(len(self))[self.world.shard_slice(len(self))], batch_size, image_size
+        )
+
+    def batches_of(
+        self, indices: Tensor, batch_size: int, image_size: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images ``indices``, ``[n]``, whole, in this order; yields what ``train_batches`` does."""
         size = self.image_size
-        requests = (prefetch.BatchRequest(each, sampling.identity(len(each), size, size)) for each in indices)
+        requests = (
+            prefetch.BatchRequest(each, sampling.identity(len(each), size, size))
+            for each in indices.split(batch_size)
+        )
         yield from self._batches(requests, image_size)
 
     def _batches(

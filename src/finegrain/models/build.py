@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from finegrain.config.training import HeadParams
 from finegrain.core import paths
 from finegrain.core.errors import UserError
+from finegrain.models.multi_stage import MultiStageNet
+from finegrain.models.pooling import AvgMaxPool
 
 
 def build_model(name: str, num_classes: int, weights: str, head: HeadParams, seed: int) -> nn.Module:
@@ -23,7 +25,8 @@ def build_model(name: str, num_classes: int, weights: str, head: HeadParams, see
         weights: ``none`` (torchvision's random initialization), the name of pretrained weights such as
             ``IMAGENET1K_V2``, or a .safetensors or .pth file of the same architecture.
         head: a plain one replaces the last linear layer only (EfficientNet keeps its dropout before it);
-            any other replaces everything after the pooling.
+            any other replaces everything after the pooling. With covariance pooling, the network ends with
+            the last stage that is pooled.
         seed: seed of the random initialization; the global generator is left as it is.
 
     Raises:
@@ -34,7 +37,7 @@ def build_model(name: str, num_classes: int, weights: str, head: HeadParams, see
         net = torchvision.models.get_model(name, weights=None)
         if weights != "none":
             _load_backbone(net, name, weights)
-        _replace_head(net, head, num_classes)
+        net = _with_head(net, head, num_classes)
     return net.to(memory_format=torch.channels_last)
 
 
@@ -48,29 +51,40 @@ def get_head(net: nn.Module) -> nn.Module:
     return getattr(net, _head_name(net))
 
 
+def get_last_layer(net: nn.Module) -> nn.Linear:
+    """The linear layer that gives the logits."""
+    last = list(get_head(net).modules())[-1]
+    assert isinstance(last, nn.Linear)
+    return last
+
+
+def get_body_state(net: nn.Module) -> dict[str, Tensor]:
+    """State dict of everything before the pooling, under torchvision's names."""
+    outside = (f"{_head_name(net)}.", "avgpool.")
+    return {key: value for key, value in net.state_dict().items() if not key.startswith(outside)}
+
+
 def _head_name(net: nn.Module) -> str:
     return "fc" if hasattr(net, "fc") else "classifier"
 
 
-class _AvgMaxPool(nn.Module):
-    """Concatenate the maximum and the mean of each feature map: ``[N, C, H, W]`` to ``[N, 2C, 1, 1]``."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        return torch.cat((features.amax((2, 3), keepdim=True), features.mean((2, 3), keepdim=True)), 1)
-
-
-def _replace_head(net: Any, spec: HeadParams, num_classes: int) -> None:
+def _with_head(net: Any, spec: HeadParams, num_classes: int) -> nn.Module:
+    """The network with the pooling and the head of ``spec``, cut off above the stages that it pools."""
     old: Any = get_head(net)
     in_features = (old if isinstance(old, nn.Linear) else old[-1]).in_features
-    if spec.pool == "avg+max":
-        net.avgpool = _AvgMaxPool()
+    if spec.pool == "covariance":
+        net = MultiStageNet(net, spec.stages, spec.channels)
+        old, in_features = net.fc, net.avgpool.out_features
+    elif spec.pool == "avg+max":
+        net.avgpool = AvgMaxPool()
         in_features *= 2
-    if not spec.is_linear:
-        setattr(net, _head_name(net), _head_layers(in_features, spec, num_classes))
-    elif isinstance(old, nn.Linear):
+    if spec.is_linear and isinstance(old, nn.Sequential):  # EfficientNet's, with its dropout
+        old[-1] = nn.Linear(in_features, num_classes)
+    elif spec.is_linear:
         net.fc = nn.Linear(in_features, num_classes)
     else:
-        old[-1] = nn.Linear(in_features, num_classes)
+        setattr(net, _head_name(net), _head_layers(in_features, spec, num_classes))
+    return net
 
 
 def _head_layers(in_features: int, spec: HeadParams, num_classes: int) -> nn.Sequential:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from finegrain.augmentation import sampling, transform
 from finegrain.core import log
 from finegrain.loading.batches import PackedSplit
+from finegrain.models import build
 from finegrain.runtime import devices
 
 BATCH_SIZE = 64
@@ -74,3 +75,23 @@ def predict_logits(net: nn.Module, images: Tensor, bf16: bool, flip: bool = Fals
     with devices.explain_errors(request, "use smaller images or device: cpu"), autocast:
         logits: Tensor = net(images).float()
         return (logits + net(images.flip(3)).float()) / 2 if flip else logits
+
+
+@torch.inference_mode()
+def last_layer_inputs(net: nn.Module, images: Tensor, bf16: bool, flip: bool = False) -> Tensor:
+    """Input ``[n, features]`` float32 of the last linear layer, of preprocessed images ``[n, 3, H, W]``.
+
+    Args:
+        flip: the mean over the image and its horizontal flip.
+
+    Raises:
+        UserError: out of memory.
+    """
+    inputs: list[Tensor] = []
+    hook = build.get_last_layer(net).register_forward_pre_hook(lambda _, args: inputs.append(args[0].float()))
+    try:
+        for view in (images, images.flip(3)) if flip else (images,):
+            predict_logits(net, view, bf16)
+    finally:
+        hook.remove()
+    return torch.stack(inputs).mean(0) if flip else inputs[0]

@@ -10,25 +10,26 @@ from finegrain.models import build
 def layer_groups(net: Any) -> list[tuple[int, list[nn.Parameter]]]:
     """Layer group and parameters of every block, from the stem to the head.
 
-    Group 0 is the stem and the early blocks, 1 the late blocks, 2 the head. ResNets are divided between
-    layer2 and layer3, EfficientNets in the middle of ``features``.
+    Group 0 is the stem and the early blocks, 1 the late blocks, 2 the head with its pooling. ResNets are
+    divided between layer2 and layer3, EfficientNets in the middle of ``features``.
     """
     if hasattr(net, "features"):
         blocks, first_late = [[block] for block in net.features], len(net.features) // 2
     else:
-        stem = [net.conv1, net.bn1]
-        blocks, first_late = [stem, [net.layer1], [net.layer2], [net.layer3], [net.layer4]], 3
+        layers = [getattr(net, f"layer{i}") for i in range(1, 5) if hasattr(net, f"layer{i}")]
+        blocks, first_late = [[net.conv1, net.bn1], *([layer] for layer in layers)], 3
     groups = [
         (int(i >= first_late), [parameter for module in block for parameter in module.parameters()])
         for i, block in enumerate(blocks)
     ]
-    return [*groups, (2, list(build.get_head(net).parameters()))]
+    return [*groups, (2, [*net.avgpool.parameters(), *build.get_head(net).parameters()])]
 
 
-def set_trainable(net: nn.Module, trainable: str) -> None:
+def set_trainable(net: Any, trainable: str) -> None:
     """Let ``head``, ``head+norm`` or ``all`` of the network require gradients, and the rest none."""
     net.requires_grad_(trainable == "all")
-    build.get_head(net).requires_grad_(True)
+    for module in (net.avgpool, build.get_head(net)):
+        module.requires_grad_(True)
     if trainable == "head+norm":
         for module in _norm_layers(net):
             module.requires_grad_(True)

@@ -2,6 +2,7 @@
 
 run         a run from packed images to a saved model
 loop        fit(): phases, epochs, validation, early stopping
+phase_networks  the network of each phase: the run's own, or one with a head of the phase
 train_step  one step: mixing, forward, loss, backward, optimizer step
 cuda_graph  forward and backward replayed from a CUDA graph
 optim       optimizers, learning-rate schedules, moving average of the weights

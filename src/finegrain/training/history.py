@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finegrain.ridge.solve_head import SolvedHead
 from finegrain.runtime.distributed import World
 from finegrain.training.lr_finder import LRPoint
 
@@ -66,12 +67,19 @@ class TrainingHistory:
     """Peak learning rate of each phase that has begun."""
     lr_range_tests: dict[str, list[LRPoint]] = field(default_factory=dict)
     """The LR range test of each phase that had one."""
+    solved: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Strength, losses of the strengths tried and learning curve of each phase that was solved."""
+    leave_one_out: dict[str, Tensor] = field(default_factory=dict)
+    """``label_probability``, ``top_class``, ``top_probability``, ``[N]`` each, of the training images, from
+    the last phase that was solved; empty if none was."""
     stopped: list[str] = field(default_factory=list)
     """Phases that early stopping has ended."""
     best: EpochRow = field(default_factory=dict)
     """The row of the epoch whose weights are kept."""
     weights: dict[str, Tensor] = field(default_factory=dict)
     """Those weights, on the CPU."""
+    val_logits: Tensor | None = None
+    """``[N, classes]`` float32 of the validation images, by those weights."""
     partial_epoch: EpochTotals | None = None
     """The epoch in which a checkpoint was written before its end."""
 
@@ -84,16 +92,44 @@ class TrainingHistory:
         scores = [_score(row) for row in self.rows if row["phase"] == phase]
         return len(scores) - 1 - scores.index(max(scores))
 
-    def add(self, row: EpochRow, net: nn.Module) -> None:
+    def add(
+        self, row: EpochRow, net: nn.Module, val_logits: Tensor | None = None, is_candidate: bool = True
+    ) -> None:
         """Add an epoch; keep a copy of its weights if it is the best so far on validation.
 
         The highest top-1 is best, the lowest loss among equals. Without validation the last epoch is kept.
+
+        Args:
+            val_logits: of the validation images; None without validation.
+            is_candidate: whether the network is the one to be saved, and no phase's own.
         """
         self.rows.append(row)
         self.partial_epoch = None
+        if not is_candidate:
+            return
         if not self.best or "val_top1" not in row or _score(row) > _score(self.best):
-            self.best = row
+            self.best, self.val_logits = row, val_logits
             self.weights = {k: v.detach().to("cpu", copy=True) for k, v in net.state_dict().items()}
+
+    def add_solved(self, phase: str, head: SolvedHead, labels: Tensor) -> None:
+        """Add what a solved phase says about the training images, whose class ids are ``labels`` ``[N]``."""
+        probabilities = head.leave_one_out.logits.softmax(1)
+        top_probability, top_class = probabilities.max(1)
+        self.leave_one_out = {
+            "label_probability": probabilities.gather(1, labels[:, None])[:, 0],
+            "top_class": top_class,
+            "top_probability": top_probability,
+        }
+        self.solved[phase] = {
+            "strength": head.leave_one_out.strength,
+            "losses": [[strength, loss] for strength, loss in head.tried.items()],
+            "learning_curve": head.curve,
+        }
+
+    def leave_one_out_top1(self) -> dict[str, Any] | None:
+        """Number of training images and their leave-one-out top-1, from the last phase that was solved."""
+        solved = [row for row in self.rows if row["phase"] in self.solved]
+        return {"images": solved[-1]["train_images"], "top1": solved[-1]["train_top1"]} if solved else None
 
     def state(self) -> dict[str, Any]:
         """Plain values and tensors for a checkpoint."""

@@ -8,18 +8,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from finegrain.augmentation import sampling
+from finegrain.config.phases import SolvedPhase
 from finegrain.core import log
 from finegrain.core.errors import UserError
 from finegrain.loading.batches import PackedSplit
 from finegrain.models import inference, layer_groups
+from finegrain.ridge.solve_head import solve_head
 from finegrain.training import optim
 from finegrain.training.checkpoint import CheckpointStore
 from finegrain.training.choose_lr import choose_lr
 from finegrain.training.history import EpochRow, EpochTotals, NonFiniteLossDetector, TrainingHistory
-from finegrain.training.optim import MovingAverage
+from finegrain.training.phase_networks import PhaseNetworks
 from finegrain.training.train_step import PhaseContext, TrainingSetup, train_step
 
 SYNC_EVERY_STEPS = 16
@@ -45,18 +47,22 @@ def fit(
     Raises:
         UserError: a loss is not finite.
     """
-    net, decay = setup.net, setup.config.ema_decay
-    average = MovingAverage(net, decay) if decay else None
-    saved = checkpoints.read()
+    networks, saved = PhaseNetworks(setup), checkpoints.read()
     if saved:
-        _restore(saved, net, average, history)
+        _restore(saved, networks, history)
     yield from list(history.rows)
     for name, phase in setup.config.phases.items():
-        done, epochs = history.epochs(name), plan.epochs(name) if plan else phase.epochs
+        done = history.epochs(name)
+        epochs = plan.epochs(name) if plan else phase.epochs
         if done == epochs or name in history.stopped:
             continue
-        context = PhaseContext(setup, name, average)
-        layer_groups.set_trainable(net, phase.trainable)
+        context = PhaseContext(networks.enter(phase), name, networks.average)
+        if isinstance(phase, SolvedPhase):
+            yield solve_phase(context, phase, val, history, plan)
+            networks.restart_average()
+            _Saver(checkpoints, context, None, history).save()
+            continue
+        layer_groups.set_trainable(context.setup.net, phase.trainable)
         if name not in history.lrs:
             history.lrs[name] = plan.lrs[name] if plan else choose_lr(context, history)
         optimizer = context.build_optimizer(history.lrs[name])
@@ -73,13 +79,48 @@ def fit(
     checkpoints.write({"net": None, "history": history.state()})
 
 
+def solve_phase(
+    context: PhaseContext,
+    phase: SolvedPhase,
+    val: PackedSplit | None,
+    history: TrainingHistory,
+    plan: TrainingHistory | None = None,
+) -> EpochRow:
+    """Solve for the head, and add the pass over the images to the history as an epoch.
+
+    Its training loss and accuracy are leave-one-out: no image was predicted by a solution that has seen it.
+    """
+    setup, name, started = context.setup, context.name, time.monotonic()
+    strength = plan.solved[name]["strength"] if plan else None
+    solved = solve_head(setup.net, phase, setup.train, val, setup.bf16, setup.code, strength)
+    solved.copy_into(setup.net)
+    labels, logits = setup.train.labels, solved.leave_one_out.logits
+    row: EpochRow = {
+        "epoch": len(history.rows) + 1,
+        "phase": name,
+        "image_size": phase.image_size,
+        "lr": 0.0,
+        "train_loss": solved.leave_one_out.loss,
+        "train_top1": (logits.argmax(1) == labels).double().mean().item(),
+        "train_images": len(labels),
+        "train_seconds": time.monotonic() - started,
+    }
+    if val and solved.val_logits is not None:
+        row |= _validation_scores(solved.val_logits, val, row)
+    row["seconds"] = time.monotonic() - started
+    history.add(row, setup.net, solved.val_logits)
+    history.add_solved(name, solved, labels)
+    return row
+
+
 @dataclass(frozen=True)
 class _Saver:
     """Writes checkpoints of one phase."""
 
     checkpoints: CheckpointStore
     context: PhaseContext
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | None
+    """None after a phase that is solved."""
     history: TrainingHistory
 
     def save(self) -> None:
@@ -88,8 +129,9 @@ class _Saver:
             self.context.setup.train.world.average_buffers(module)
         self.checkpoints.write(
             {
+                "phase": self.context.name,
                 "net": net.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": self.optimizer.state_dict() if self.optimizer else None,
                 "average": average.state_dict() if average else None,
                 "history": self.history.state(),
             }
@@ -140,10 +182,12 @@ def _run_epoch(
     }
     evaluated = context.average.module if context.average else setup.net
     world.average_buffers(evaluated)
+    logits = None
     if val:
-        row |= _validate(evaluated, val, setup.bf16, row)
+        logits, _ = inference.predict_split(evaluated, val, row["image_size"], setup.bf16)
+        row |= _validation_scores(logits, val, row)
     row["seconds"] = time.monotonic() - started
-    history.add(row, evaluated)
+    history.add(row, evaluated, logits, is_candidate=phase.head is None)
     if val and phase.patience_epochs and history.epochs_since_best(name) >= phase.patience_epochs:
         history.stopped.append(name)
     return row
@@ -191,20 +235,19 @@ def train_steps(
         )
 
 
-def _validate(net: nn.Module, val: PackedSplit, bf16: bool, row: EpochRow) -> EpochRow:
+def _validation_scores(logits: Tensor, val: PackedSplit, row: EpochRow) -> EpochRow:
     """Loss and top-1 on the validation split.
 
     Raises:
         UserError: the loss is not finite.
     """
-    logits, labels = inference.predict_split(net, val, row["image_size"], bf16)
-    loss = F.cross_entropy(logits, labels).item()
+    loss = F.cross_entropy(logits, val.labels).item()
     if not math.isfinite(loss):
         raise UserError(
             f"validation loss is {loss} in phase {row['phase']}, epoch {row['epoch']}, lr {row['lr']:.3g}; "
             "lower lr in params.yaml"
         )
-    return {"val_loss": loss, "val_top1": (logits.argmax(1) == labels).double().mean().item()}
+    return {"val_loss": loss, "val_top1": (logits.argmax(1) == val.labels).double().mean().item()}
 
 
 def _is_finite(net: nn.Module) -> bool:
@@ -212,16 +255,15 @@ def _is_finite(net: nn.Module) -> bool:
     return all(bool(p.isfinite().all()) for p in net.parameters())
 
 
-def _restore(
-    saved: dict[str, Any], net: nn.Module, average: MovingAverage | None, history: TrainingHistory
-) -> None:
+def _restore(saved: dict[str, Any], networks: PhaseNetworks, history: TrainingHistory) -> None:
     """Continue from a checkpoint."""
     history.restore(saved["history"])
     if saved["net"] is None:
         log.info(f"all {len(history.rows)} epochs were trained before the interruption")
         return
-    net.load_state_dict(saved["net"])
-    if average:
-        average.load_state_dict(saved["average"])
+    setup = networks.enter(networks.setup.config.phases[saved["phase"]])
+    setup.net.load_state_dict(saved["net"])
+    if networks.average:
+        networks.average.load_state_dict(saved["average"])
     within = f", step {history.partial_epoch.steps} of the next" if history.partial_epoch else ""
     log.info(f"resumed after epoch {len(history.rows)}{within}")

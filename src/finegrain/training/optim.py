@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from finegrain.config.training import SGD, CosineSchedule, OneCycleSchedule, Phase, StepSchedule
+from finegrain.config.phases import SGD, CosineSchedule, OneCycleSchedule, Phase, StepSchedule
 
 Blocks = Sequence[tuple[int, list[nn.Parameter]]]
 """The parameters of each block with its layer group, as ``models.layer_groups.layer_groups`` returns them."""

@@ -5,13 +5,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
 from finegrain.config import params
-from finegrain.config.training import AdamW
+from finegrain.config.phases import AdamW
 from finegrain.core import disk, file_io, log, paths
 from finegrain.loading.batches import PackedSplit, normalization_mean_std
-from finegrain.models import build, calibration, inference, outputs, storage
+from finegrain.models import build, calibration, outputs, storage
 from finegrain.runtime import devices, provenance
 from finegrain.runtime.distributed import World
 from finegrain.training import loop, lr_finder
@@ -83,7 +85,7 @@ class TrainingRun:
         if self.world.is_single:
             self._locks.enter_context(devices.exclusive_cores(self.world.device))
         self.fit(setup, checkpoints[0], chosen)
-        calibrated = self.calibrate(setup.net, chosen)
+        calibrated = self.calibrate(chosen)
         histories = [chosen]
         if self.config.refit:
             for split in (self.train_split, self.val_split):
@@ -95,6 +97,7 @@ class TrainingRun:
             metadata = self.metadata(chosen, histories[-1]) | calibrated
             storage.save_model(self.files.weights, self.files.sidecar, histories[-1].weights, metadata)
             write_lr_range_tests(self.files, chosen, list(self.config.phases))
+            write_leave_one_out(self.files, histories[-1])
             file_io.write_json(self.files.cost, self.cost(setup.net, histories))
         for each in checkpoints:
             each.finish(self.files.weights)
@@ -122,7 +125,8 @@ class TrainingRun:
         """A new network and what to train it with."""
         classes, config = len(train.class_names), self.config
         net = build.build_model(self.files.model, classes, config.weights, config.head, self.files.seed)
-        return TrainingSetup(net.to(self.world.device), config, self.files.seed, train, self.bf16)
+        net = net.to(self.world.device)
+        return TrainingSetup(net, config, self.files.seed, train, self.bf16, self.files.model, self._code)
 
     def open_checkpoints(self, net: nn.Module, suffix: str = "") -> SharedCheckpointer:
         """The checkpoints of this very run; in the main process locked and with room on the disk."""
@@ -131,15 +135,15 @@ class TrainingRun:
         name, key = f"{self.files.dataset}-{self.files.name}{suffix}", self.identity | {"code": self._code}
         seconds, waits = self.config.checkpoint_seconds, self.world.is_single
         checkpointer = self._locks.enter_context(Checkpointer(name, key, seconds, waits))
-        checkpointer.require_room(checkpoint_bytes(net, self.config))
+        checkpointer.require_room(self.checkpoint_bytes(net))
         return SharedCheckpointer(checkpointer, self.world)
 
-    def calibrate(self, net: nn.Module, chosen: TrainingHistory) -> dict[str, float]:
+    def calibrate(self, chosen: TrainingHistory) -> dict[str, float]:
         """Temperature and threshold of the chosen weights, fitted on validation."""
-        net.load_state_dict(chosen.weights)
-        logits, labels = inference.predict_split(net, self.val_split, chosen.best["image_size"], self.bf16)
-        temperature = calibration.fit_temperature(logits.numpy(), labels.numpy())
-        predictions = outputs.from_logits(logits.numpy(), labels.numpy(), temperature)
+        assert chosen.val_logits is not None
+        logits, labels = chosen.val_logits.numpy(), self.val_split.labels.numpy()
+        temperature = calibration.fit_temperature(logits, labels)
+        predictions = outputs.from_logits(logits, labels, temperature)
         threshold = calibration.fit_unknown_threshold(predictions.confidence, predictions.correct)
         return {"temperature": temperature, "unknown_below": threshold}
 
@@ -154,12 +158,27 @@ class TrainingRun:
             "std": std,
             "lr": chosen.lrs,
             "lr_suggestions": {k: lr_finder.suggestions(v) for k, v in chosen.lr_range_tests.items()},
+            "solved": chosen.solved,
+            "leave_one_out": final.leave_one_out_top1(),
             "best_epoch": chosen.best["epoch"],
             "val_top1": chosen.best["val_top1"],
             "val_loss": chosen.best["val_loss"],
             "refit": self.config.refit,
             "revision": provenance.git_revision(),
         }
+
+    def checkpoint_bytes(self, net: nn.Module) -> int:
+        """Size of a checkpoint: the network, the best one, the average, the moments of the optimizer."""
+        config, classes = self.config, len(self.train_split.class_names)
+        sizes, moments = [build.weights_bytes(net)], 0
+        for phase in config.trained_phases.values():
+            moments = max(moments, 2 if isinstance(phase.optimizer, AdamW) else 1)
+            if phase.head:
+                with torch.device("meta"):
+                    own = build.build_model(self.files.model, classes, "none", phase.head, 0)
+                sizes.append(build.weights_bytes(own))
+        logits = 4 * len(self.val_split) * classes
+        return (2 + moments + bool(config.ema_decay)) * max(sizes) + logits
 
     def cost(self, net: nn.Module, histories: Sequence[TrainingHistory]) -> dict[str, float]:
         rows = [row for history in histories for row in history.rows]
@@ -172,15 +191,16 @@ class TrainingRun:
         }
 
 
-def checkpoint_bytes(net: nn.Module, config: params.Params) -> int:
-    """Size of a checkpoint: the network, the best one, the average, one or two moments of the optimizer."""
-    moments = max(2 if isinstance(phase.optimizer, AdamW) else 1 for phase in config.phases.values())
-    return (2 + moments + bool(config.ema_decay)) * build.weights_bytes(net)
-
-
 def write_history(run: paths.Run, history: TrainingHistory) -> None:
     for file, columns in ((run.history, HISTORY), (run.loss, LOSS), (run.lr, LR)):
         file_io.write_csv(file, columns, ([row[c] for c in columns] for row in history.rows))
+
+
+def write_leave_one_out(run: paths.Run, history: TrainingHistory) -> None:
+    """Write the leave-one-out predictions of the training images; DVC wants the file always."""
+    with file_io.replace_file(run.leave_one_out) as temporary, temporary.open("wb") as stream:
+        arrays: dict[str, Any] = {key: value.numpy() for key, value in history.leave_one_out.items()}
+        np.savez(stream, **arrays)
 
 
 def write_lr_range_tests(run: paths.Run, history: TrainingHistory, phases: Sequence[str]) -> None:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from finegrain.config.params import Params
-from finegrain.config.training import AugmentParams, Phase
+from finegrain.config.phases import Phase
+from finegrain.config.training import AugmentParams
 from finegrain.loading.batches import PackedSplit
 from finegrain.models import layer_groups
 from finegrain.runtime import devices
@@ -32,6 +33,10 @@ class TrainingSetup:
     train: PackedSplit
     bf16: bool
     """Autocast to bfloat16."""
+    model: str = ""
+    """Name of the network, for phases with a head of their own."""
+    code: str = ""
+    """Hash of the code, for the features that phases which are solved keep."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class PhaseContext:
 
     @property
     def phase(self) -> Phase:
-        return self.setup.config.phases[self.name]
+        return self.setup.config.trained_phases[self.name]
 
     @property
     def batch_size(self) -> int:

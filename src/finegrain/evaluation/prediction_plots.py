@@ -1,17 +1,19 @@
-"""Plot of the confusion matrix; similar classes are next to each other where there are many."""
+"""Plots of one model's predictions: confusion matrix and reliability diagram."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from finegrain.evaluation import metrics
-from finegrain.evaluation.plot_style import DPI, FEW_CLASSES, shorten, styled
+from finegrain.evaluation.plot_style import COLORS, DPI, FEW_CLASSES, GRAY, shorten, styled
+from finegrain.models.calibration import BINS, Reliability
 from finegrain.models.outputs import Floats, Ints, Predictions
 
 MAX_CLASSES, SHOWN_CLASSES = 400, 100
@@ -22,7 +24,10 @@ _COLORBAR_TICKS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 
 
 def model_confusion_plot(predictions: Predictions, class_names: Sequence[str]) -> Figure:
-    """The confusion matrix of one model; if there are very many classes, of those with the most mistakes."""
+    """The confusion matrix of one model; if there are very many classes, of those with the most mistakes.
+
+    Similar classes are next to each other where there are many.
+    """
     labels, predicted, count = predictions.labels, predictions.predicted, len(class_names)
     shown: Ints = np.arange(count)
     total = None
@@ -146,3 +151,39 @@ def _write_percentages(axes: Axes, shares: Floats) -> None:
         dark = shares[i, j] > 0.45 if i == j else shares[i, j] > 0.25
         axes.text(j, i, f"{shares[i, j] * 100:.0f}", ha="center", va="center", fontsize=8.5,
                   color="white" if dark else "black", fontweight="bold" if i == j else None)  # fmt: skip
+
+
+@styled
+def reliability_plot(uncalibrated: Reliability, calibrated: Reliability, temperature: float) -> Figure:
+    """Accuracy and number of images by confidence bin, without and with the temperature.
+
+    A bar below the diagonal means that the network is overconfident there.
+    """
+    figure = Figure((10, 5.6), dpi=DPI, layout="constrained")
+    grid = figure.add_gridspec(2, 2, height_ratios=(3, 1))
+    edges = np.linspace(0, 1, BINS + 1)
+    panels = ("As trained", uncalibrated), (f"With temperature {temperature:.2f}", calibrated)
+    for column, (title, bins) in enumerate(panels):
+        accuracy, images = figure.add_subplot(grid[0, column]), figure.add_subplot(grid[1, column])
+        nonempty = bins.images > 0
+        bars: dict[str, Any] = {"width": 1 / BINS, "align": "edge", "edgecolor": "white"}
+        accuracy.bar(edges[:-1][nonempty], bins.accuracy[nonempty], color=COLORS[0], label="accuracy", **bars)
+        accuracy.plot([0, 1], [0, 1], color=GRAY, lw=1, ls=(0, (4, 2)), label="perfect calibration")
+        accuracy.plot(
+            bins.confidence[nonempty], bins.accuracy[nonempty], "D", color=COLORS[4], ms=5,
+            label="at the mean confidence",
+        )  # fmt: skip
+        accuracy.set_title(f"{title}: calibration error {bins.ece:.1%}")
+        accuracy.set_ylabel("accuracy")
+        accuracy.set_ylim(0, 1.02)
+        images.bar(edges[:-1], bins.images, color="#B8C4CC", **bars)
+        images.set_xlabel("confidence")
+        images.set_ylabel("images")
+        images.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        for axes in (accuracy, images):
+            axes.set_xlim(0, 1)
+            axes.xaxis.set_major_formatter(PercentFormatter(1))
+        accuracy.yaxis.set_major_formatter(PercentFormatter(1))
+        if column == 0:
+            accuracy.legend(loc="upper left", fontsize=9)
+    return figure

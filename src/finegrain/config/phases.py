@@ -1,0 +1,218 @@
+"""The settings of params.yaml for the phases of a training: optimizers, schedules, or an exact solve."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Discriminator, Field, PositiveInt, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from finegrain.config.base import (
+    BatchSize,
+    ImageSize,
+    NonNegativeFloat,
+    PositiveFloat,
+    Ratio,
+    Section,
+    require_order,
+)
+from finegrain.config.training import HeadParams
+
+
+class OptimizerParams(Section):
+    """What all optimizers have in common."""
+
+    weight_decay: NonNegativeFloat
+    decay_norm_and_bias: bool = True
+    """False exempts biases and the weights of norm layers from weight decay, as newer recipes do."""
+
+
+class SGD(OptimizerParams):
+    """``torch.optim.SGD``."""
+
+    kind: Literal["sgd"]
+    momentum: Ratio = 0.9
+    nesterov: bool = False
+    weight_decay: NonNegativeFloat = 0.0
+
+    @model_validator(mode="after")
+    def _require_momentum_for_nesterov(self) -> "SGD":
+        if self.nesterov and self.momentum == 0:
+            raise PydanticCustomError("nesterov", "nesterov needs a momentum above 0")
+        return self
+
+
+class AdamW(OptimizerParams):
+    """``torch.optim.AdamW``."""
+
+    kind: Literal["adamw"]
+    betas: Annotated[tuple[Ratio, Ratio], Field(strict=False)] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.01
+
+
+class ConstantSchedule(Section):
+    """The same learning rate in every step."""
+
+    kind: Literal["constant"]
+
+
+class StepSchedule(Section):
+    """Multiply the learning rate by ``factor`` every ``every_epochs`` epochs."""
+
+    kind: Literal["step"]
+    every_epochs: PositiveInt
+    factor: Annotated[float, Field(gt=0, lt=1)]
+
+
+class CosineSchedule(Section):
+    """Linear warm-up from zero, then half a cosine down to zero."""
+
+    kind: Literal["cosine"]
+    warmup_epochs: NonNegativeFloat = 0.0
+
+
+class OneCycleSchedule(Section):
+    """Cosine up to the peak learning rate, then down to almost zero; momentum moves the other way.
+
+    Keys and defaults are those of ``torch.optim.lr_scheduler.OneCycleLR``.
+    """
+
+    kind: Literal["one_cycle"]
+    pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the steps before the peak."""
+    div_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 25.0
+    """Peak learning rate divided by the initial one."""
+    final_div_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1e4
+    """Initial learning rate divided by the final one."""
+    momentum_range: Annotated[tuple[Ratio, Ratio], Field(strict=False), AfterValidator(require_order)] = (
+        0.85,
+        0.95,
+    )
+
+
+# a tag that starts with @ is left out of messages (messages.describe_error): the user did not write it
+LearningRate = Annotated[
+    Annotated[PositiveFloat, Tag("@number or auto")] | Annotated[Literal["auto"], Tag("@auto")],
+    Discriminator(lambda value: "@auto" if value == "auto" else "@number or auto"),
+]
+"""A number, or ``auto`` for the suggestion of an LR range test at the start of each phase."""
+
+_ImageSizes = Annotated[
+    Annotated[ImageSize, Tag("@one")]
+    | Annotated[tuple[ImageSize, ImageSize], Field(strict=False), AfterValidator(require_order), Tag("@two")],
+    Discriminator(lambda value: "@two" if isinstance(value, (list, tuple)) else "@one"),
+]
+
+
+class Phase(Section):
+    """A part of the training with its own trainable parameters, image size, optimizer and schedule."""
+
+    head: HeadParams | None = None
+    """null means the top-level ``head``.
+
+    Another one starts from random weights, on top of the network that was trained so far, and is thrown away
+    when a phase with another head begins; the rest of the network is kept.
+    """
+
+    trainable: Literal["head", "head+norm", "all"]
+    """Parameters that train; the others have no gradient, no optimizer state and no weight decay."""
+    norm_statistics: Literal["update", "frozen"] | None = None
+    """Running mean and variance of the norm layers outside the head.
+
+    null means frozen if only the head trains, else update.
+    """
+    epochs: PositiveInt
+    image_size: _ImageSizes
+    """One size, or [first, last] to grow from epoch to epoch, in between by multiples of 32 pixels."""
+    batch_size: BatchSize | None = None
+    """null means the top-level ``batch_size``."""
+    optimizer: Annotated[SGD | AdamW, Field(discriminator="kind")]
+    schedule: Annotated[
+        ConstantSchedule | StepSchedule | CosineSchedule | OneCycleSchedule, Field(discriminator="kind")
+    ]
+    lr: LearningRate | None = None
+    """Peak learning rate of the head; null means the top-level ``lr``."""
+    layer_lr_multipliers: Annotated[
+        tuple[PositiveFloat, PositiveFloat, PositiveFloat], Field(strict=False)
+    ] = (1.0, 1.0, 1.0)
+    """Multipliers of the learning rate for the stem and early layers, the late layers, and the head."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Learning rate of each block divided by that of the next one towards the head.
+
+    Used instead of ``layer_lr_multipliers``.
+    """
+    lr_range_test: bool = False
+    """Run and plot an LR range test before the phase; ``lr: auto`` always does."""
+    clip_norm: PositiveFloat | None = None
+    """Scale gradients down to this total norm if theirs is larger."""
+    patience_epochs: PositiveInt | None = None
+    """Early stopping: end the phase after this many epochs without a better validation result."""
+
+    @model_validator(mode="after")
+    def _reject_contradictions(self) -> "Phase":
+        if isinstance(self.schedule, CosineSchedule) and self.schedule.warmup_epochs >= self.epochs:
+            raise PydanticCustomError("warmup", "schedule.warmup_epochs must be less than epochs")
+        if self.layer_decay is not None and self.layer_lr_multipliers != (1.0, 1.0, 1.0):
+            raise PydanticCustomError("two_multipliers", "give layer_lr_multipliers or layer_decay, not both")
+        return self
+
+    def image_size_at(self, epoch: int) -> int:
+        """Height and width of the training images in pixels, in an epoch counted from 0 within the phase."""
+        if isinstance(self.image_size, int):
+            return self.image_size
+        first, last = self.image_size
+        if epoch >= self.epochs - 1:
+            return last
+        grown = first + (last - first) * epoch / (self.epochs - 1)
+        return min(max(32 * round(grown / 32), first), last)
+
+    @property
+    def freezes_norm_statistics(self) -> bool:
+        """Whether norm layers outside the head keep their running mean and variance."""
+        if self.norm_statistics is None:
+            return self.trainable == "head"
+        return self.norm_statistics == "frozen"
+
+
+Strength = Annotated[
+    Annotated[PositiveFloat, Tag("@number or auto")] | Annotated[Literal["auto"], Tag("@auto")],
+    Discriminator(lambda value: "@auto" if value == "auto" else "@number or auto"),
+]
+
+
+class SolvedPhase(Section):
+    """A phase without epochs: the network is frozen, and its linear head is the exact solution of a ridge
+    regression on the features of every training image, each computed once.
+    """
+
+    solve: Literal["ridge"]
+    image_size: ImageSize
+    """Height and width of the images in pixels."""
+    flip: bool = False
+    """Use the horizontal flip of each image as a second training image."""
+    strength: Strength = "auto"
+    """Penalty on the squared weights, as ``alpha`` of scikit-learn's ``Ridge``.
+
+    auto means the one with the lowest leave-one-out loss.
+    """
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced weights each image by the inverse of its class's number of images."""
+
+    @property
+    def head(self) -> None:
+        """The top-level head."""
+        return None
+
+    @property
+    def epochs(self) -> int:
+        """One pass over the images."""
+        return 1
+
+
+AnyPhase = Annotated[
+    Annotated[SolvedPhase, Tag("@solved")] | Annotated[Phase, Tag("@trained")],
+    Discriminator(lambda value: "@solved" if _is_solved(value) else "@trained"),
+]
+
+
+def _is_solved(value: Any) -> bool:
+    return isinstance(value, SolvedPhase) or (isinstance(value, dict) and "solve" in value)

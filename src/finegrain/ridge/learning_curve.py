@@ -1,0 +1,63 @@
+"""What more photos would bring: accuracy of solutions from a part of the training images."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from finegrain.ridge.feature_cache import CachedRows
+from finegrain.ridge.regression import regression
+from finegrain.ridge.strength import class_weights
+
+FRACTIONS = (0.125, 0.25, 0.5)
+"""Of each class's images. The others are predicted; a half takes a quarter of the time of all."""
+
+
+def learning_curve(
+    rows: CachedRows, labels: Tensor, num_classes: int, strength: float, weights: str, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Accuracy on the images that a part of each class does not use, for each of ``FRACTIONS``.
+
+    Args:
+        labels: ``[N]`` class ids.
+        weights: ``class_weights`` of the phase.
+
+    Returns:
+        For each fraction ``images``, ``top1`` and ``top1_by_class`` (None where no image is left).
+    """
+    points = []
+    for fraction in FRACTIONS:
+        used = stratified_part(labels.numpy(), fraction, seed)
+        if not len(used) or len(used) == len(labels):
+            continue
+        rest = np.setdiff1d(np.arange(len(labels)), used)
+        part = labels[used]
+        solution = regression(
+            rows.select(used), part, num_classes, class_weights(part, num_classes, weights)
+        ).solve(strength)
+        correct = solution.scores(rows.select(rest)).argmax(1) == labels[rest]
+        points.append({"images": len(used), **accuracy(correct, labels[rest], num_classes)})
+    return points
+
+
+def accuracy(correct: Tensor, labels: Tensor, num_classes: int) -> dict[str, Any]:
+    """Top-1 of images ``[N]``, of all and by class."""
+    images = labels.bincount(minlength=num_classes)
+    hits = labels[correct].bincount(minlength=num_classes)
+    by_class: Sequence[float | None] = [
+        round(h / n, 6) if n else None for h, n in zip(hits.tolist(), images.tolist(), strict=True)
+    ]
+    return {"top1": correct.double().mean().item(), "top1_by_class": by_class}
+
+
+def stratified_part(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Sorted indices of a random part of each class, at least one image of it."""
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    sorted_labels = labels[order]
+    starts = np.searchsorted(sorted_labels, sorted_labels)
+    counts = np.bincount(labels)[sorted_labels]
+    keep = np.arange(len(labels)) - starts < np.maximum(1, np.floor(counts * fraction))
+    return np.sort(order[keep])

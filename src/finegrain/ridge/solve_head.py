@@ -1,0 +1,120 @@
+"""A phase that is solved: one pass over the images, and the exact linear head on their features."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finegrain.config.phases import SolvedPhase
+from finegrain.core import log
+from finegrain.loading.batches import PackedSplit
+from finegrain.models import build
+from finegrain.ridge import learning_curve
+from finegrain.ridge.feature_cache import CachedRows
+from finegrain.ridge.features import compute_features, open_cache
+from finegrain.ridge.regression import Solution, regression
+from finegrain.ridge.strength import LeaveOneOut, choose_strength, class_weights, evaluate_strength
+
+
+@dataclass(frozen=True)
+class SolvedHead:
+    """The head of a network, and what the solution says about the training images; on the CPU."""
+
+    weight: Tensor
+    """``[classes, features]`` float32."""
+    bias: Tensor
+    """``[classes]`` float32."""
+    leave_one_out: LeaveOneOut
+    tried: dict[float, float]
+    """Leave-one-out loss by strength."""
+    val_logits: Tensor | None
+    """``[N, classes]`` float32 of the validation images."""
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    """From ``learning_curve``, with all images last; empty in a refit."""
+
+    def copy_into(self, net: nn.Module) -> None:
+        """Replace the last layer's parameters."""
+        layer = build.get_last_layer(net)
+        with torch.no_grad():
+            layer.weight.copy_(self.weight)
+            layer.bias.copy_(self.bias)
+
+
+def solve_head(
+    net: nn.Module,
+    phase: SolvedPhase,
+    train: PackedSplit,
+    val: PackedSplit | None,
+    bf16: bool,
+    code: str,
+    strength: float | None = None,
+) -> SolvedHead:
+    """Compute the features of all images and solve for the last layer of ``net``, which is not changed.
+
+    All processes compute features; the main process keeps them, solves, and sends the result to the others.
+
+    Args:
+        val: images to predict with the solution; None for none.
+        code: hash of the code, part of the key of the cached features.
+        strength: that of the phase if None.
+
+    Raises:
+        UserError: the disk has too little space for the features.
+    """
+    world, solved = train.world, None
+    if world.is_main_process:
+        with open_cache(net, train, phase.image_size, phase.flip, bf16, code) as cache:
+            rows = _rows(cache, net, phase, bf16, train, "train")
+            val_rows = _rows(cache, net, phase, bf16, val, "val") if val else None
+            assert rows is not None
+            solved = _solve(rows, train, phase, strength, val_rows)
+    else:
+        for split in (train, val) if val else (train,):
+            _rows(None, net, phase, bf16, split, "")
+    result: SolvedHead = world.broadcast(solved)
+    return result
+
+
+def _rows(
+    cache: Any, net: nn.Module, phase: SolvedPhase, bf16: bool, split: PackedSplit, label: str
+) -> CachedRows | None:
+    return compute_features(cache, net, split, phase.image_size, phase.flip, bf16, label)
+
+
+def _solve(
+    rows: CachedRows,
+    train: PackedSplit,
+    phase: SolvedPhase,
+    strength: float | None,
+    val_rows: CachedRows | None,
+) -> SolvedHead:
+    """Choose the strength if it is not given, and solve.
+
+    The learning curve belongs to the search for a strength: a refit with a given one draws none.
+    """
+    labels, classes = train.labels, len(train.class_names)
+    problem = regression(rows, labels, classes, class_weights(labels, classes, phase.class_weights))
+    given = strength or (None if phase.strength == "auto" else phase.strength)
+    if given is None:
+        first = rows.read(0, min(len(rows), 1024))
+        tried = choose_strength(problem, first.square().sum(1).mean().item())
+    else:
+        tried = [evaluate_strength(problem, given)]
+    best = tried[-1]
+    solution = problem.solve(best.strength)
+    log.info(f"ridge regression on {len(rows)} images, {rows.width} features: strength {best.strength:.3g}")
+    correct = best.logits.argmax(1) == labels
+    curve = []
+    if strength is None:
+        curve = learning_curve.learning_curve(rows, labels, classes, best.strength, phase.class_weights)
+        curve.append({"images": len(rows), **learning_curve.accuracy(correct, labels, classes)})
+    scaled = Solution(solution.weight * best.scale, solution.bias * best.scale)
+    return SolvedHead(
+        scaled.weight,
+        scaled.bias,
+        best,
+        {each.strength: each.loss for each in sorted(tried, key=lambda each: each.strength)},
+        scaled.scores(val_rows) if val_rows else None,
+        curve,
+    )

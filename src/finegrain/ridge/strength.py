@@ -1,0 +1,66 @@
+"""Choose the penalty of a ridge regression by the leave-one-out loss, and the temperature with it."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from finegrain.models import calibration
+from finegrain.ridge.regression import RidgeRegression
+
+FIRST = 0.1
+"""Penalty that is tried first, for features whose mean squared length is 1."""
+FACTOR = 10**0.5
+"""Ratio of one penalty to the next."""
+MAX_STEPS = 8
+"""Largest distance from the first penalty, in factors."""
+SCALE = 32.0
+"""Scores are near 0 or 1; the softmax of 32 times as much is about as sure as it is right."""
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """Out-of-sample predictions of the training images, at one strength."""
+
+    strength: float
+    logits: Tensor
+    """``[N, classes]`` float32, divided by the temperature."""
+    scale: float
+    """Ratio of logits to scores."""
+    loss: float
+    """Mean negative log-likelihood in nats."""
+
+
+def evaluate_strength(regression: RidgeRegression, strength: float) -> LeaveOneOut:
+    """Leave-one-out logits with the temperature that gives them the lowest loss."""
+    scores = SCALE * regression.leave_one_out(strength)
+    temperature = calibration.fit_temperature(scores.numpy(), regression.labels.numpy())
+    logits = scores / temperature
+    loss = F.cross_entropy(logits.double(), regression.labels).item()
+    return LeaveOneOut(strength, logits, SCALE / temperature, loss)
+
+
+def choose_strength(regression: RidgeRegression, squared_length: float) -> list[LeaveOneOut]:
+    """Try strengths downhill from the first; the best is last.
+
+    Args:
+        squared_length: mean squared length of the features.
+    """
+    tried: dict[int, LeaveOneOut] = {}
+    best, candidates = 0, [0, 1, -1]
+    while candidates:
+        for step in candidates:
+            strength = float(f"{FIRST * squared_length * FACTOR**step:.3g}")
+            tried[step] = evaluate_strength(regression, strength)
+        best = min(tried, key=lambda step: tried[step].loss)
+        candidates = [s for s in (best - 1, best + 1) if s not in tried and abs(s) <= MAX_STEPS]
+    return sorted(tried.values(), key=lambda each: -each.loss)
+
+
+def class_weights(labels: Tensor, num_classes: int, kind: str) -> Tensor:
+    """Weight ``[N]`` float64 of each image: ``none``, or ``balanced`` by its class; their mean is 1."""
+    if kind == "none":
+        return torch.ones(len(labels), dtype=torch.float64)
+    counts = labels.bincount(minlength=num_classes).double()
+    return len(labels) / ((counts > 0).sum() * counts[labels])
