@@ -40,10 +40,11 @@ class HeadParams(Section):
     What lies above the last of them is neither computed nor stored. Of an EfficientNet, layer2, layer3 and
     layer4 are the last blocks with an eighth, a sixteenth and a thirty-second of the image size.
     """
-    channels: Annotated[int, Field(ge=8)] | None = None
-    """For covariance: channels of each stage after a 1x1 convolution, if it has more; null means all.
+    channels: Annotated[int, Field(ge=1)] | None = None
+    """For covariance: channels of each stage after a 1x1 convolution, whose covariance with all channels is
+    taken; k of n channels give k n features.
 
-    1024 channels would be 524,800 features.
+    null means all, or as many as give 32,896 features a stage: 32 of ResNet-50's 1024 in layer3.
     """
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from finegrain.loading.batches import ImageArray
-from finegrain.models import build
+from finegrain.models import build, inference
 
 Heatmap = npt.NDArray[np.float32]
 
@@ -41,7 +41,7 @@ def heatmaps(net: Any, images: Tensor, classes: Tensor) -> Heatmap:
     """
     device = images.device
     with _evaluating(net), torch.autocast(device.type, enabled=False):
-        stages = [maps.requires_grad_() for maps in _pooled_maps(net, images.float())]
+        stages = [maps.requires_grad_() for maps in inference.pooled_maps(net, images.float(), bf16=False)]
         with torch.enable_grad():
             logits = build.get_head(net)(net.avgpool(*stages).flatten(1))
             # one sum for all images, as the logits of one do not depend on another
@@ -66,18 +66,6 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-@torch.no_grad()
-def _pooled_maps(net: Any, images: Tensor) -> list[Tensor]:
-    """Inputs of the pooling layer: ``[N, C, H, W]`` of each pooled stage."""
-    inputs: list[Tensor] = []
-    hook = net.avgpool.register_forward_pre_hook(lambda _, maps: inputs.extend(maps))
-    try:
-        net(images)
-    finally:
-        hook.remove()
-    return [maps.detach() for maps in inputs]
 
 
 def overlay(image: ImageArray, heatmap: Heatmap) -> ImageArray:

@@ -1,5 +1,7 @@
 """Logits of images, for validation, evaluation and prediction."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -75,6 +77,23 @@ def predict_logits(net: nn.Module, images: Tensor, bf16: bool, flip: bool = Fals
     with devices.explain_errors(request, "use smaller images or device: cpu"), autocast:
         logits: Tensor = net(images).float()
         return (logits + net(images.flip(3)).float()) / 2 if flip else logits
+
+
+@torch.no_grad()
+def pooled_maps(net: Any, images: Tensor, bf16: bool) -> list[Tensor]:
+    """Inputs of the pooling layer, of preprocessed images ``[n, 3, H, W]``.
+
+    Returns:
+        ``[n, C, h, w]`` of each pooled stage.
+    """
+    inputs: list[Tensor] = []
+    hook = net.avgpool.register_forward_pre_hook(lambda _, maps: inputs.extend(maps))
+    try:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            net(images)
+    finally:
+        hook.remove()
+    return [maps.detach() for maps in inputs]
 
 
 @torch.inference_mode()

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 ITERATIONS = 5
 """Newton-Schulz iterations, as in Li et al. 2018; seven or an exact root gave no better accuracy."""
 
+MAX_FEATURES = 32_896
+"""Features of a stage with 256 channels, all kept: layer3 of ResNet-18 and ResNet-34."""
+
 
 class AvgMaxPool(nn.Module):
     """Concatenate the maximum and the mean of each feature map: ``[N, C, H, W]`` to ``[N, 2C, 1, 1]``."""
@@ -21,12 +24,12 @@ class CovariancePool(nn.Module):
 
     Second-order pooling as in bilinear CNNs (Lin et al. 2015, https://arxiv.org/abs/1504.07889), with the
     iterative square root of Li et al. 2018 (https://arxiv.org/abs/1712.01034). Unlike theirs, it iterates on
-    the Gram matrix of the places where these are fewer than the channels (the result is the same), reduces
-    channels after the root was taken, and divides the result by its L2 norm, so that a linear layer needs no
-    more scaling.
+    the Gram matrix of the places where these are fewer than the channels (the result is the same), it
+    divides the result by its L2 norm, so that a linear layer needs no more scaling, and of a root that is too
+    large it keeps some combinations of rows, with all columns.
 
-    The parameters ``reduce`` are one 1x1 convolution ``[K, C]`` for each stage with more than ``channels``
-    channels. They start as a random rotation's first rows; ``ridge.projection`` fits them to images.
+    Those are the parameters ``reduce``, a 1x1 convolution ``[K, C]`` for each stage that needs one. They
+    start as random directions; ``ridge.projection`` fits them to images.
     """
 
     def __init__(self, stage_channels: Sequence[int], channels: int | None = None) -> None:
@@ -34,30 +37,40 @@ class CovariancePool(nn.Module):
 
         Args:
             stage_channels: of each stage's feature maps.
-            channels: that a stage with more is reduced to; None means that none is.
+            channels: rows of each root that are kept; None means as many as give ``MAX_FEATURES``.
         """
         super().__init__()
-        kept = [min(n, channels or n) for n in stage_channels]
+        rows = [kept_rows(n, channels) for n in stage_channels]
         self.reduce = nn.ParameterDict(
             {
                 str(i): nn.Parameter(nn.init.orthogonal_(torch.empty(k, n)))
-                for i, (n, k) in enumerate(zip(stage_channels, kept, strict=True))
+                for i, (n, k) in enumerate(zip(stage_channels, rows, strict=True))
                 if k < n
             }
         )
-        self.out_features = sum(k * (k + 1) // 2 for k in kept)
+        self.out_features = sum(
+            k * n if k < n else n * (n + 1) // 2 for n, k in zip(stage_channels, rows, strict=True)
+        )
         """Number of features of an image."""
 
     def forward(self, *maps: Tensor) -> Tensor:
         """Features ``[N, out_features]`` of unit length, float32, of each stage's maps ``[N, C, H, W]``."""
         # half the digits of bfloat16 would be lost in the iterations
         with torch.autocast(maps[0].device.type, enabled=False):
-            roots = [
-                covariance_root(each, self.reduce[str(i)] if str(i) in self.reduce else None)
-                for i, each in enumerate(maps)
-            ]
-            features = [nn.functional.normalize(upper_triangle(root), dim=1) for root in roots]
+            features = []
+            for i, each in enumerate(maps):
+                reduce = self.reduce[str(i)] if str(i) in self.reduce else None
+                root = covariance_root(each, reduce)
+                flat = upper_triangle(root) if reduce is None else root.flatten(1)
+                features.append(nn.functional.normalize(flat, dim=1))
             return torch.cat(features, 1) / len(maps) ** 0.5
+
+
+def kept_rows(channels: int, wanted: int | None) -> int:
+    """Rows of the root of a stage's covariance that are kept: all, unless these are too many features."""
+    if wanted is None:
+        wanted = channels if channels * (channels + 1) // 2 <= MAX_FEATURES else MAX_FEATURES // channels
+    return wanted if wanted * channels < channels * (channels + 1) // 2 else channels
 
 
 def covariance_root(maps: Tensor, reduce: Tensor | None = None) -> Tensor:
@@ -65,23 +78,20 @@ def covariance_root(maps: Tensor, reduce: Tensor | None = None) -> Tensor:
 
     Args:
         maps: ``[N, C, H, W]``, of any floating-point type.
-        reduce: ``[K, C]``, applied to both sides of the root; None leaves it as it is.
+        reduce: ``[K, C]``, which the root is multiplied with from the left; None leaves it as it is.
 
     Returns:
-        ``[N, C, C]``, or ``[N, K, K]``, float32.
+        ``[N, C, C]``, or ``[N, K, C]``, float32.
     """
     centered = maps.float().flatten(2)
     centered = centered - centered.mean(2, keepdim=True)
     # a trace of 1, which is the squared norm here, makes the iteration converge
     centered = centered / centered.flatten(1).norm(dim=1).clamp_min(1e-6)[:, None, None]
     _, channels, places = centered.shape
+    left = centered if reduce is None else reduce @ centered
     if places <= channels:
-        inner = inverse_root(centered.transpose(1, 2) @ centered)
-        outer = centered if reduce is None else reduce @ centered
-        return outer @ inner @ outer.transpose(1, 2)
-    covariance = centered @ centered.transpose(1, 2)
-    root = covariance @ inverse_root(covariance)
-    return root if reduce is None else reduce @ root @ reduce.T
+        return left @ inverse_root(centered.transpose(1, 2) @ centered) @ centered.transpose(1, 2)
+    return left @ centered.transpose(1, 2) @ inverse_root(centered @ centered.transpose(1, 2))
 
 
 def inverse_root(matrices: Tensor, iterations: int = ITERATIONS) -> Tensor:

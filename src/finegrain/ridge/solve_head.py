@@ -13,6 +13,7 @@ from finegrain.models import build
 from finegrain.ridge import learning_curve
 from finegrain.ridge.feature_cache import CachedRows
 from finegrain.ridge.features import compute_features, open_cache
+from finegrain.ridge.projection import fit_projection
 from finegrain.ridge.regression import Solution, regression
 from finegrain.ridge.strength import LeaveOneOut, choose_strength, class_weights, evaluate_strength
 
@@ -42,27 +43,34 @@ class SolvedHead:
 
 
 def solve_head(
-    net: nn.Module,
+    net: Any,
     phase: SolvedPhase,
     train: PackedSplit,
     val: PackedSplit | None,
     bf16: bool,
     code: str,
     strength: float | None = None,
+    pooling_is_trained: bool = False,
 ) -> SolvedHead:
     """Compute the features of all images and solve for the last layer of ``net``, which is not changed.
 
+    If the pooling keeps fewer channels than there are, and no phase has trained which, that is fitted first.
     All processes compute features; the main process keeps them, solves, and sends the result to the others.
 
     Args:
         val: images to predict with the solution; None for none.
         code: hash of the code, part of the key of the cached features.
         strength: that of the phase if None.
+        pooling_is_trained: whether an earlier phase has trained the pooling.
 
     Raises:
         UserError: the disk has too little space for the features.
     """
     world, solved = train.world, None
+    if not pooling_is_trained:
+        if world.is_main_process:
+            fit_projection(net, train, phase.image_size, bf16)
+        net.avgpool.load_state_dict(world.broadcast(net.avgpool.state_dict()))
     if world.is_main_process:
         with open_cache(net, train, phase.image_size, phase.flip, bf16, code) as cache:
             rows = _rows(cache, net, phase, bf16, train, "train")

@@ -92,7 +92,9 @@ def solve_phase(
     """
     setup, name, started = context.setup, context.name, time.monotonic()
     strength = plan.solved[name]["strength"] if plan else None
-    solved = solve_head(setup.net, phase, setup.train, val, setup.bf16, setup.code, strength)
+    phases = setup.config.phases
+    trained = any(phases[row["phase"]].head is None for row in history.rows)
+    solved = solve_head(setup.net, phase, setup.train, val, setup.bf16, setup.code, strength, trained)
     solved.copy_into(setup.net)
     labels, logits = setup.train.labels, solved.leave_one_out.logits
     row: EpochRow = {

@@ -1,0 +1,173 @@
+"""Accuracy and time of an exact head on one pass over the photos, against a linear probe and fine-tuning.
+
+Each row is recipes/one-pass.yaml with a few keys changed, trained and evaluated by the project's own stages,
+each in a process of its own, one after another. Seconds are the whole training stage: imports, the pass over
+training and validation images, the solution, and the model's file. The first row is the time of nothing but
+the pass, in the same precision.
+
+    python benchmarks/one_pass.py --archive part-1.zip part-2.zip --weights resnet18.safetensors
+
+Prints a Markdown table and writes it to the folder --out; a row that was run before is read from there.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+import inputs  # noqa: E402
+import yaml  # noqa: E402
+
+from finegrain.core import paths  # noqa: E402
+from finegrain.runtime import provenance  # noqa: E402
+
+TUNE = {
+    "trainable": "all",
+    "epochs": 5,
+    "image_size": 128,
+    "optimizer": {"kind": "adamw", "betas": [0.9, 0.99], "weight_decay": 0.05, "decay_norm_and_bias": False},
+    "schedule": {"kind": "one_cycle", "pct_start": 0.3, "momentum_range": [0.85, 0.95]},
+    "layer_decay": 0.8,
+}
+"""The phase of recipes/photos.yaml, at the size and length for a CPU."""
+LINEAR = {"pool": "avg", "stage": "layer4", "channels": None}
+
+
+def solve(image_size: int, flip: bool = False) -> dict[str, Any]:
+    return {"solve": "ridge", "image_size": image_size, "flip": flip}
+
+
+def tuned(image_size: int, flip: bool) -> dict[str, Any]:
+    return {"tune": {**TUNE, "head": {}}, "solve": solve(image_size, flip)}
+
+
+ROWS: dict[str, dict[str, Any]] = {
+    "fine-tuned, 5 epochs at 128 px": {"phases": {"all": TUNE}, "head": LINEAR},
+    "linear probe (average of layer4), 128 px": {"phases": {"solve": solve(128)}, "head": LINEAR},
+    "linear probe (average of layer4), 224 px": {"phases": {"solve": solve(224)}, "head": LINEAR},
+    "layer3, 128 px": {"phases": {"solve": solve(128)}, "head": {"stage": "layer3"}},
+    "layer4, 128 px": {"phases": {"solve": solve(128)}, "head": {"stage": "layer4"}},
+    "layer2 + layer3, 96 px": {"phases": {"solve": solve(96)}},
+    "layer2 + layer3, 128 px": {"phases": {"solve": solve(128)}},
+    "layer2 + layer3, 128 px, flip": {"phases": {"solve": solve(128, True)}},
+    "layer2 + layer3, 160 px": {"phases": {"solve": solve(160)}},
+    "layer2 + layer3, 160 px, flip": {"phases": {"solve": solve(160, True)}},
+    "layer2 + layer3, 224 px": {"phases": {"solve": solve(224)}},
+    "layer2 + layer3, 224 px, flip": {"phases": {"solve": solve(224, True)}},
+    "layer2 + layer3, 320 px, flip": {"phases": {"solve": solve(320, True)}, "pack": {"image_size": 320}},
+    "32 channels, 224 px, flip": {"phases": {"solve": solve(224, True)}, "head": {"channels": 32}},
+    "8 channels, 224 px, flip": {"phases": {"solve": solve(224, True)}, "head": {"channels": 8}},
+    "random weights, 128 px": {"phases": {"solve": solve(128)}, "weights": "none"},
+    "5 epochs at 128 px, then 160 px, flip": {"phases": tuned(160, True)},
+    "5 epochs at 128 px, then 224 px, flip": {"phases": tuned(224, True)},
+}
+"""Changes to the recipe by the name of the row; sections are merged with the recipe's, phases replace it."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--archive", type=Path, nargs="+", required=True, help="class folders, or zips of them"
+    )
+    parser.add_argument("--weights", default="IMAGENET1K_V1", help="a weights file, or torchvision's name")
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW")
+    parser.add_argument("--out", type=Path, default=ROOT / ".one-pass", help="folder for runs and results")
+    args = parser.parse_args()
+    results = {row: run(row, args) for row in args.rows}
+    table = markdown(results, args)
+    print(table)
+    (args.out / "table.md").write_text(table)
+
+
+def parameters(row: str, args: argparse.Namespace) -> dict[str, Any]:
+    """The recipe with the row's changes."""
+    data = inputs.recipe("one-pass", args.archive, args.model, 0)
+    weights = str(Path(args.weights).resolve()) if Path(args.weights).exists() else args.weights
+    data |= {"weights": weights, "precision": args.precision, "checkpoint_seconds": 600}
+    for key, value in ROWS[row].items():
+        merges = isinstance(value, dict) and key != "phases"
+        data[key] = data[key] | value if merges else value
+    last = list(data["phases"].values())[-1]
+    data["evaluate"]["flip"] = last.get("flip", True)
+    return data
+
+
+def run(row: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds and test metrics of a row; the packed photos are shared by all rows of one image size."""
+    data = parameters(row, args)
+    packed = args.out / f"photos-{data['pack']['image_size']}"
+    folder = args.out / row.replace(" ", "-")
+    result_file, text = folder / "result.json", yaml.safe_dump(data, sort_keys=False)
+    if result_file.is_file() and (folder / "params.yaml").read_text() == text:
+        return dict(json.loads(result_file.read_text()))
+    for place in (packed, folder):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "params.yaml").write_text(text)
+    if not (packed / "data" / inputs.CARS / "pack" / "pack.json").is_file():
+        for stage in ("download", "split", "pack"):
+            stage_seconds(stage, packed, args)
+    (folder / "data" / inputs.CARS).mkdir(parents=True, exist_ok=True)
+    for name in ("pack", "manifest.csv"):
+        link = folder / "data" / inputs.CARS / name
+        link.unlink(missing_ok=True)
+        link.symlink_to((packed / "data" / inputs.CARS / name).resolve())
+    seconds = stage_seconds("train", folder, args)
+    os.chdir(folder)
+    stage_seconds("evaluate", Path(), args)
+    files = paths.Run(inputs.CARS, args.model, 0)
+    metadata = json.loads(files.sidecar.read_text())
+    result = {
+        "seconds": seconds,
+        "test": json.loads(files.metrics.read_text())["test"],
+        "leave_one_out": metadata["leave_one_out"],
+        "bytes": files.weights.stat().st_size,
+        "precision": metadata["environment"]["precision"],
+    }
+    os.chdir(ROOT)
+    result_file.write_text(json.dumps(result))
+    return result
+
+
+def stage_seconds(stage: str, folder: Path, args: argparse.Namespace) -> float:
+    """Run a stage without anything that an earlier row has left behind, and return its seconds."""
+    print(f"{folder.name}: {stage}", file=sys.stderr, flush=True)
+    subprocess.run(["rm", "-rf", str(folder / ".checkpoints")], check=True)
+    started = time.monotonic()
+    command = inputs.command(stage, args.model, 0)
+    subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PYTHONPATH": ""})
+    return time.monotonic() - started
+
+
+def markdown(results: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
+    import torch
+
+    environment = provenance.environment(torch.device("cpu"), False)
+    lines = [
+        f"{args.model}, {environment['threads']} threads, {environment['cpu_capability']}, "
+        f"torch {environment['torch']}, precision {next(iter(results.values()))['precision']}",
+        "",
+        "| what | train stage | leave-one-out | test top-1 [95 %] | file |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for row, result in results.items():
+        test, one_out = result["test"], result["leave_one_out"]
+        estimate = f"{one_out['top1']:.1%}" if one_out else ""
+        accuracy = f"{test['top1']:.1%} [{test['top1_low']:.1%}, {test['top1_high']:.1%}]"
+        size = f"{result['bytes'] / 1e6:.0f} MB"
+        lines.append(f"| {row} | {result['seconds']:.0f} s | {estimate} | {accuracy} | {size} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
