@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from finegrain.comparison import formatting
+from finegrain.config.training import HeadParams
 from finegrain.export.onnx_graph import LOGIT_TOLERANCE, Agreement
 from finegrain.export.test_results import TestResults
 from finegrain.serving import hub
@@ -84,6 +85,7 @@ def render_card(card: ModelCard) -> str:
         agreement=card.agreement,
         results=card.results,
         hub_metadata=hub_metadata(card).to_yaml().strip(),
+        architecture=_architecture(metadata),
         origin=_origin(metadata),
         test_settings=_test_settings(card),
         epoch_choice=_epoch_choice(metadata),
@@ -105,9 +107,21 @@ def _origin(metadata: dict[str, Any]) -> str:
         return "Its initial weights were not recorded."
     if weights == "none":
         return "It was trained from random weights."
-    if Path(weights).suffix:
-        return f"It was fine-tuned from the weights of the file {escape_markdown(weights)}."
-    return f"It was fine-tuned from torchvision's weights {escape_markdown(weights)}."
+    source = "the weights of the file" if Path(weights).suffix else "torchvision's weights"
+    phases = metadata["recipe"].get("phases", {}).values()
+    done = "was fine-tuned from"
+    if phases and all("solve" in phase for phase in phases):
+        done = "keeps all layers but the last of"
+    return f"It {done} {source} {escape_markdown(weights)}."
+
+
+def _architecture(metadata: dict[str, Any]) -> str:
+    """The network, and what was changed in it."""
+    head = HeadParams.model_validate(metadata["recipe"]["head"])
+    name = escape_markdown(metadata["model"])
+    if head.pool != "covariance":
+        return name
+    return f"{name} up to {head.stages[-1]}, with covariance pooling of {' and '.join(head.stages)},"
 
 
 def _test_settings(card: ModelCard) -> str:
@@ -121,7 +135,15 @@ def _test_settings(card: ModelCard) -> str:
 
 
 def _epoch_choice(metadata: dict[str, Any]) -> str:
-    """A sentence on how the weights were chosen among those of all epochs."""
+    """How the weights were chosen among those of all epochs, and the last layer."""
+    if solved := metadata.get("solved"):
+        estimate = metadata["leave_one_out"]
+        return (
+            f"The last layer is the solution of a ridge regression with strength "
+            f"{list(solved.values())[-1]['strength']:g}. Predicted by the solution without them, "
+            f"{formatting.percent(estimate['top1'])} of the {estimate['images']:,} training images are "
+            "correct (leave-one-out top-1)."
+        )
     if metadata["refit"]:
         return (
             "The number of epochs and the learning rates were chosen on validation images; then the model "
