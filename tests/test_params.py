@@ -21,6 +21,8 @@ MINIMAL_PHASE = {
     "schedule": {"kind": "constant"},
 }
 """A phase with only the required keys."""
+SOLVED_PHASE = {"solve": "ridge", "image_size": 32}
+"""Likewise."""
 
 
 def error_message(file: Path) -> str:
@@ -116,6 +118,49 @@ def test_model_names_are_torchvision_s():
         ({"augment__crop_scale": [0.9, 0.1]}, ["crop_scale", "must not be above the second"]),
         ({"augment__flip": "yes"}, ["augment.flip: 'yes'", "valid boolean"]),
         ({"pack__image_size": 10**9}, ["pack.image_size: 1000000000", "1024"]),
+        (
+            {"phases__all__head": {"widths": [8]}},
+            ["phases.all.head: the last phase trains the top-level head; remove this key"],
+        ),
+        (
+            {"phases": {"one": SOLVED_PHASE}, "head": {"widths": [8]}},
+            ["phases.one.solve: only a single linear layer can be solved", "head.widths"],
+        ),
+        (
+            {"phases": {"one": SOLVED_PHASE}, "head": {"batch_norm": True}},
+            ["phases.one.solve", "head.batch_norm to false"],
+        ),
+        ({"head": {"stage": "layer3"}}, ["head: stage and channels need pool: covariance"]),
+        ({"head": {"pool": "avg", "channels": 64}}, ["head: stage and channels need pool: covariance"]),
+        (
+            {"head": {"pool": "covariance", "stage": ["layer2", "layer3", "layer2"]}},
+            ["head: stage: a stage is listed twice"],
+        ),
+        ({"head": {"pool": "covariance", "stage": "layer5"}}, ["head.stage: 'layer5'", "'layer4'"]),
+        ({"head": {"pool": "covariance", "stage": ["layer5"]}}, ["head.stage.0: 'layer5'", "'layer4'"]),
+        ({"head": {"pool": "covariance", "stage": []}}, ["head.stage: []", "at least 1"]),
+        (
+            {"head": {"pool": "covariance", "channels": 0}},
+            ["head.channels: 0", "greater than or equal to 1"],
+        ),
+        (
+            {"phases": {"one": SOLVED_PHASE | {"epochs": 2}}},
+            ["phases.one: unknown key 'epochs'", "allowed: solve, image_size, flip, strength, class_weights"],
+        ),
+        ({"phases": {"one": {"solve": "ridge"}}}, ["phases.one.image_size: is missing"]),
+        ({"phases": {"one": SOLVED_PHASE | {"solve": "rigde"}}}, ["phases.one.solve: 'rigde'", "'ridge'"]),
+        (
+            {"phases": {"one": SOLVED_PHASE | {"strength": -1}}},
+            ["phases.one.strength: -1", "greater than 0"],
+        ),
+        (
+            {"phases": {"one": SOLVED_PHASE | {"strength": "fast"}}},
+            ["phases.one.strength: 'fast'", "valid number or auto"],
+        ),
+        (
+            {"phases": {"one": SOLVED_PHASE | {"class_weights": "equal"}}},
+            ["phases.one.class_weights: 'equal'", "'balanced'"],
+        ),
     ],
     ids=str,
 )
@@ -212,3 +257,16 @@ def test_images_grow_from_epoch_to_epoch(tmp_path, image_size, epochs, expected)
     file = write_params(tmp_path, phases__all__image_size=image_size, phases__all__epochs=epochs)
     phase = params.load_params(file).phases["all"]
     assert [phase.image_size_at(epoch) for epoch in range(epochs)] == expected
+
+
+def test_a_recipe_that_only_solves_needs_no_batches_to_divide_and_no_padding_to_fit(tmp_path):
+    changes = {"phases": {"one": SOLVED_PHASE, "two": SOLVED_PHASE | {"strength": 2}}, "head": {}}
+    file = write_params(tmp_path, **changes, devices=8, batch_size=16, augment__pad_crop_pixels=40)
+    config = params.load_params(file)
+    assert not config.trained_phases and [phase.strength for phase in config.phases.values()] == ["auto", 2]
+    assert all(phase.head is None and phase.epochs == 1 for phase in config.phases.values())
+
+
+def test_stages_are_pooled_in_the_network_s_order(tmp_path):
+    head = {"pool": "covariance", "stage": ["layer3", "layer1"], "channels": None}
+    assert params.load_params(write_params(tmp_path, head=head)).head.stages == ["layer1", "layer3"]

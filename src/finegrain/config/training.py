@@ -34,7 +34,10 @@ class HeadParams(Section):
     covariance takes the square root of the channels' covariance matrix: n channels give n (n + 1) / 2
     features.
     """
-    stage: StageName | Annotated[list[StageName], Field(min_length=1)] = "layer4"
+    stage: Annotated[
+        Annotated[StageName, Tag("@one")] | Annotated[list[StageName], Field(min_length=1), Tag("@several")],
+        Discriminator(lambda value: "@several" if isinstance(value, list) else "@one"),
+    ] = "layer4"
     """For covariance: the stage of the network, or stages, whose feature maps are pooled.
 
     What lies above the last of them is neither computed nor stored. Of an EfficientNet, layer2, layer3 and
