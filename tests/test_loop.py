@@ -3,12 +3,12 @@
 import copy
 import io
 import re
-from pathlib import Path
 
 import narrow_resnet
 import pytest
 import torch
 from params_file import write_params
+from scripted_fit import Killed, deterministic, run, same_bits, split
 
 from finegrain.config import params
 from finegrain.config.training import HeadParams
@@ -21,7 +21,6 @@ from finegrain.training import checkpoint, choose_lr, loop, lr_finder
 from finegrain.training.history import TrainingHistory
 from finegrain.training.train_step import PhaseContext, TrainingSetup
 
-CPU = torch.device("cpu")
 TWO_PHASES = {
     "warm": {
         "trainable": "head+norm",
@@ -46,10 +45,6 @@ def narrow(monkeypatch) -> None:
     narrow_resnet.use_instead_of(monkeypatch, "resnet18")
 
 
-class Killed(Exception):
-    """Stands for a kill: leaves fit() at once."""
-
-
 def settings(tmp_path, **more) -> params.Params:
     more = {
         "phases": copy.deepcopy(TWO_PHASES),
@@ -59,48 +54,9 @@ def settings(tmp_path, **more) -> params.Params:
     return params.load_params(write_params(tmp_path, **more))
 
 
-def split(folder, names) -> batches.PackedSplit:
-    return batches.PackedSplit(
-        folder, names, CPU, *batches.normalization_mean_std(folder, "train", pretrained=False)
-    )
-
-
 STEPS = 7
 """Of an epoch of tiny_pack in batches of 6; with its end, fit() asks 8 times an epoch whether to save."""
 EPOCH_ENDS = tuple(range(STEPS + 1, 100, STEPS + 1))
-
-
-class Scripted(checkpoint.Checkpointer):
-    """Saves, and is killed, when it is asked for the n-th time, from 1, whether a checkpoint is due."""
-
-    def __init__(self, key, saves, killed_at):
-        super().__init__("tiny", key)
-        self.asked, self.saves, self.killed_at = 0, saves, killed_at
-
-    def due(self):
-        self.asked += 1
-        if self.asked == self.killed_at:
-            raise Killed
-        return self.asked in self.saves
-
-
-def run(pack, config, killed_at=None, name="resnet18", names=("train", "val"), plan=None, saves=()):
-    train, val = (split(pack, n) if n else None for n in names)
-    net, history = build.build_model(name, 3, "none", config.head, 0), TrainingHistory()
-    key = {"config": config.model_dump(mode="json"), "names": names}
-    with Scripted(key, saves, killed_at) as checkpointer:
-        for _ in loop.fit(TrainingSetup(net, config, 0, train, False), val, checkpointer, history, plan):
-            pass
-        checkpointer.finish(Path("weights"))
-    return net, history
-
-
-def deterministic(history):
-    return [{k: v for k, v in row.items() if "seconds" not in k} for row in history.rows]
-
-
-def same_bits(first, second) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(v, second[k]) for k, v in first.items())
 
 
 def test_fit_learns_and_keeps_the_best_epoch_by_validation(tiny_pack, tmp_path):

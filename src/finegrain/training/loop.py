@@ -60,7 +60,7 @@ def fit(
         if isinstance(phase, SolvedPhase):
             yield solve_phase(context, phase, val, history, plan)
             networks.restart_average()
-            _Saver(checkpoints, context, None, history).save()
+            _Saver(checkpoints, networks, context, None, history).save()
             continue
         layer_groups.set_trainable(context.setup.net, phase.trainable)
         if name not in history.lrs:
@@ -68,7 +68,7 @@ def fit(
         optimizer = context.build_optimizer(history.lrs[name])
         if saved and (done or history.partial_epoch):
             optimizer.load_state_dict(saved["optimizer"])
-        saver = _Saver(checkpoints, context, optimizer, history)
+        saver = _Saver(checkpoints, networks, context, optimizer, history)
         for phase_epoch in range(done, epochs):
             yield _run_epoch(context, optimizer, phase_epoch, val, history, saver)
             if checkpoints.due():
@@ -120,19 +120,21 @@ class _Saver:
     """Writes checkpoints of one phase."""
 
     checkpoints: CheckpointStore
+    networks: PhaseNetworks
     context: PhaseContext
     optimizer: torch.optim.Optimizer | None
     """None after a phase that is solved."""
     history: TrainingHistory
 
     def save(self) -> None:
-        net, average = self.context.setup.net, self.context.average
-        for module in (net, average) if average else (net,):
+        net, average, waiting = self.context.setup.net, self.context.average, self.networks.waiting
+        for module in filter(None, (net, average, waiting)):
             self.context.setup.train.world.average_buffers(module)
         self.checkpoints.write(
             {
                 "phase": self.context.name,
                 "net": net.state_dict(),
+                "waiting": waiting.state_dict() if waiting else None,
                 "optimizer": self.optimizer.state_dict() if self.optimizer else None,
                 "average": average.state_dict() if average else None,
                 "history": self.history.state(),
@@ -265,6 +267,8 @@ def _restore(saved: dict[str, Any], networks: PhaseNetworks, history: TrainingHi
         return
     setup = networks.enter(networks.setup.config.phases[saved["phase"]])
     setup.net.load_state_dict(saved["net"])
+    if networks.waiting:
+        networks.waiting.load_state_dict(saved["waiting"])
     if networks.average:
         networks.average.load_state_dict(saved["average"])
     within = f", step {history.partial_epoch.steps} of the next" if history.partial_epoch else ""

@@ -26,6 +26,11 @@ class PhaseNetworks:
         """What is validated and saved: the moving average if the recipe wants one."""
         return self.average.module if self.average else self.setup.net
 
+    @property
+    def waiting(self) -> nn.Module | None:
+        """The run's own network while a phase trains another head: its own head is kept for later phases."""
+        return None if self.setup is self._own else self._own.net
+
     def enter(self, phase: AnyPhase) -> TrainingSetup:
         """The network to train in this phase, with all that earlier phases have trained."""
         trained = self.evaluated

@@ -168,7 +168,10 @@ class TrainingRun:
         }
 
     def checkpoint_bytes(self, net: nn.Module) -> int:
-        """Size of a checkpoint: the network, the best one, the average, the moments of the optimizer."""
+        """Size of a checkpoint: the network, the best one, the average, the moments of the optimizer.
+
+        While a phase trains a head of its own, the run's own network is kept too.
+        """
         config, classes = self.config, len(self.train_split.class_names)
         sizes, moments = [build.weights_bytes(net)], 0
         for phase in config.trained_phases.values():
@@ -178,7 +181,8 @@ class TrainingRun:
                     own = build.build_model(self.files.model, classes, "none", phase.head, 0)
                 sizes.append(build.weights_bytes(own))
         logits = 4 * len(self.val_split) * classes
-        return (2 + moments + bool(config.ema_decay)) * max(sizes) + logits
+        copies = 2 + moments + bool(config.ema_decay) + (len(sizes) > 1)
+        return copies * max(sizes) + logits
 
     def cost(self, net: nn.Module, histories: Sequence[TrainingHistory]) -> dict[str, float]:
         rows = [row for history in histories for row in history.rows]
