@@ -20,6 +20,9 @@ def shrunk(name: str) -> dict[str, Any]:
     data["lr_range_test"]["steps"] = 10
     data["evaluate"]["image_size"] = None
     for phase in data["phases"].values():
+        if "solve" in phase:
+            phase["image_size"] = 32
+            continue
         phase["epochs"] = 1
         phase["image_size"] = 32 if isinstance(phase["image_size"], int) else [32, 64]
         phase.pop("batch_size", None)

@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from finegrain.config.training import HeadParams
 from finegrain.core import paths
@@ -22,8 +23,9 @@ def build_model(name: str, num_classes: int, weights: str, head: HeadParams, see
 
     Args:
         name: a torchvision ResNet, ResNeXt, Wide ResNet or EfficientNet.
-        weights: ``none`` (torchvision's random initialization), the name of pretrained weights such as
-            ``IMAGENET1K_V2``, or a .safetensors or .pth file of the same architecture.
+        weights: ``none`` (torchvision's random initialization, with residual blocks that start as the
+            identity), the name of pretrained weights such as ``IMAGENET1K_V2``, or a .safetensors or .pth
+            file of the same architecture.
         head: a plain one replaces the last linear layer only (EfficientNet keeps its dropout before it);
             any other replaces everything after the pooling. With covariance pooling, the network ends with
             the last stage that is pooled.
@@ -35,10 +37,21 @@ def build_model(name: str, num_classes: int, weights: str, head: HeadParams, see
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = torchvision.models.get_model(name, weights=None)
-        if weights != "none":
+        if weights == "none":
+            _start_as_identity(net)
+        else:
             _load_backbone(net, name, weights)
         net = _with_head(net, head, num_classes)
     return net.to(memory_format=torch.channels_last)
+
+
+def _start_as_identity(net: nn.Module) -> None:
+    """Set the last norm's weight of each residual block to zero (Goyal et al. 2017, section 5.1,
+    https://arxiv.org/abs/1706.02677).
+    """
+    for block in net.modules():
+        if isinstance(block, (BasicBlock, Bottleneck)):
+            nn.init.zeros_((block.bn2 if isinstance(block, BasicBlock) else block.bn3).weight)
 
 
 def is_pretrained(weights: str) -> bool:
