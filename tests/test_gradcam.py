@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from finegrain.config.training import HeadParams
 from finegrain.evaluation import gradcam
-from finegrain.models import build
+from finegrain.models import build, pooling
 
 ARCHITECTURES = ["resnet18", "resnext50_32x4d", "efficientnet_b0"]
 
@@ -66,6 +66,50 @@ def test_grad_cam_of_a_deep_head_weights_features_by_finite_differences():
     assert (expected.amax((1, 2)) > 0).any()
     highest = expected.amax((1, 2), keepdim=True).clamp(min=1e-30)
     np.testing.assert_allclose(got, expected / highest, atol=1e-2)
+
+
+def test_grad_cam_of_covariances_is_what_a_stronger_deviation_at_a_place_adds_to_the_logit():
+    """Finite differences in float64, with the pooling of two stages written out."""
+    head = HeadParams(pool="covariance", stage=["layer2", "layer3"], channels=8)
+    net, images, label = build_net("resnet18", head), torch.randn(2, 3, 64, 96), 3
+    with torch.no_grad():
+        stages = [maps.double() for maps in net.pooled_maps(images)]
+    weights = net.fc.weight[label].detach().double()
+    reduce = [each.detach().double() for each in net.avgpool.reduce.values()]
+
+    def logits(stages: list[torch.Tensor]) -> torch.Tensor:
+        vectors = []
+        for maps, kept in zip(stages, reduce, strict=True):
+            centered = (maps - maps.mean((2, 3), keepdim=True)).flatten(2)
+            centered = centered / centered.flatten(1).norm(dim=1)[:, None, None]
+            identity = torch.eye(centered.shape[2], dtype=torch.double)
+            gram = centered.mT @ centered
+            root, inverse = gram, identity.expand_as(gram)
+            for _ in range(pooling.ITERATIONS):
+                step = (3 * identity - inverse @ root) / 2
+                root, inverse = root @ step, step @ inverse
+            vectors.append(F.normalize((kept @ centered @ inverse @ centered.mT).flatten(1), dim=1))
+        return torch.cat(vectors, 1) @ weights / 2**0.5
+
+    torch.testing.assert_close(
+        (logits(stages) + net.fc.bias[label]).float(), net(images)[:, label], atol=1e-5, rtol=0
+    )
+    expected = torch.zeros(2, 64, 96, dtype=torch.double)
+    for i, maps in enumerate(stages):
+        deviation = maps - maps.mean((2, 3), keepdim=True)
+        slopes = torch.empty(2, 1, *maps.shape[2:], dtype=torch.double)
+        for y, x in np.ndindex(*maps.shape[2:]):
+            ends = []
+            for factor in (1e-4, -1e-4):
+                moved = [each.clone() for each in stages]
+                moved[i][:, :, y, x] += factor * deviation[:, :, y, x]
+                ends.append(logits(moved))
+            slopes[:, 0, y, x] = (ends[0] - ends[1]) / 2e-4
+        expected += F.interpolate(F.relu(slopes), (64, 96), mode="bilinear")[:, 0]
+    expected /= expected.amax((1, 2), keepdim=True)
+    got = gradcam.heatmaps(net, images, torch.full((2,), label))
+    assert got.shape == (2, 64, 96) and got.dtype == np.float32 and got.min() >= 0 and got.max() == 1
+    np.testing.assert_allclose(got, expected, atol=1e-3)
 
 
 def test_the_heat_map_is_high_where_the_features_are():

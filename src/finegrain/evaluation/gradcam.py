@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from finegrain.loading.batches import ImageArray
 from finegrain.models import build, inference
+from finegrain.models.pooling import CovariancePool
 
 Heatmap = npt.NDArray[np.float32]
 
@@ -30,6 +31,10 @@ def heatmaps(net: Any, images: Tensor, classes: Tensor) -> Heatmap:
     several pooled stages the maps are added before the division. Only pooling and head are differentiated,
     so that it needs no more memory than a prediction. It computes in float32 and leaves the network
     unchanged.
+
+    A covariance does not change if a constant is added to a channel, so its mean gradients are zero. There
+    each place has its own gradient, times what the channels deviate from their mean over the places, after
+    HiResCAM (https://arxiv.org/abs/2011.08891).
 
     Args:
         net: a network from ``build.build_model``.
@@ -49,8 +54,12 @@ def heatmaps(net: Any, images: Tensor, classes: Tensor) -> Heatmap:
             gradients = torch.autograd.grad(class_logits, stages)
         maps = torch.zeros(len(images), *images.shape[2:], device=device)
         for features, gradient in zip(stages, gradients, strict=True):
-            weights = gradient.mean((2, 3), keepdim=True)
-            own = F.relu((weights * features.detach()).sum(1, keepdim=True))
+            values = features.detach()
+            if isinstance(net.avgpool, CovariancePool):
+                raised = gradient * (values - values.mean((2, 3), keepdim=True))
+            else:
+                raised = gradient.mean((2, 3), keepdim=True) * values
+            own = F.relu(raised.sum(1, keepdim=True))
             maps += F.interpolate(own, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
         maximum = maps.amax((1, 2), keepdim=True)
         return torch.where(maximum > 0, maps / maximum, 0).cpu().numpy()
