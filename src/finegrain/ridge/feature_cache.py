@@ -43,9 +43,7 @@ class FeatureCache:
         self.width = width
 
     def __enter__(self) -> "FeatureCache":
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._lock = self._acquire_lock()
         os.utime(self.folder)
         _remove_old(self.folder.parent)
         self._features = os.open(self.folder / "features.bin", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
@@ -59,6 +57,21 @@ class FeatureCache:
         keys = os.pread(self._keys, count * KEY_BYTES, 0)
         self._rows = {keys[i * KEY_BYTES : (i + 1) * KEY_BYTES]: i for i in range(count)}
         return self
+
+    def _acquire_lock(self) -> int:
+        """Wait for the lock; returns its file descriptor."""
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another process removes the folder as an old one
+                lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                    if os.path.samestat(os.fstat(lock), os.stat(self.folder / "lock")):
+                        return lock
+                except BaseException:
+                    os.close(lock)
+                    raise
+                os.close(lock)
 
     def __exit__(self, *_: object) -> None:
         for descriptor in (self._features, self._keys, self._lock):
