@@ -16,7 +16,7 @@ from finegrain.models import build
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("head", HEADS, ids=["linear", "cifar100", "fastai"])
+@pytest.mark.parametrize("head", HEADS, ids=["linear", "cifar100", "fastai", "covariance"])
 def test_every_family_takes_every_head(name, head):
     net = build.build_model(name, 7, "none", head, seed=0)
     assert net(torch.zeros(2, 3, 64, 64)).shape == (2, 7)

@@ -10,7 +10,7 @@ from finegrain.training import optim
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("head", HEADS, ids=["linear", "cifar100", "fastai"])
+@pytest.mark.parametrize("head", HEADS, ids=["linear", "cifar100", "fastai", "covariance"])
 def test_groups_are_in_order_and_hold_every_parameter_once(name, head):
     net = build.build_model(name, 7, "none", head, seed=0)
     blocks = layer_groups.layer_groups(net)

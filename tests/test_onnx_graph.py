@@ -18,6 +18,7 @@ from finegrain.config.training import HeadParams
 from finegrain.core.errors import UserError
 from finegrain.export import onnx_graph
 from finegrain.models import build
+from finegrain.models.pooling import CovariancePool
 
 SIZE, CLASSES = 32, 7
 METADATA: dict[str, Any] = {
@@ -27,8 +28,14 @@ METADATA: dict[str, Any] = {
     "std": [0.2, 0.3, 0.25],
     "temperature": 0.37,
 }
-LINEAR, DEEP, FASTAI = HEADS
-CASES = {"resnet18": LINEAR, "resnext50_32x4d": DEEP, "efficientnet_b0": FASTAI}
+LINEAR, DEEP, FASTAI, COVARIANCE = HEADS
+CASES = {
+    "resnet18": LINEAR,
+    "resnext50_32x4d": DEEP,
+    "efficientnet_b0": FASTAI,
+    "resnet34": HeadParams(pool="covariance", stage=["layer1", "layer2"]),  # many places, and few
+    "wide_resnet50_2": COVARIANCE,
+}
 """Each kind of block and head once: resnet34 has resnet18's blocks; resnet50 and wide_resnet50_2 have those
 of resnext50 with other widths."""
 
@@ -39,8 +46,8 @@ def build_small(name: str, head: HeadParams) -> Any:
     The logits of a deep untrained network would hardly depend on the image.
     """
     net: Any = build.build_model(name, CLASSES, "none", head, seed=0)
-    stages = net.features if hasattr(net, "features") else (net.layer1, net.layer2, net.layer3, net.layer4)
-    for stage in stages:
+    layers = [module for name, module in net.named_children() if name.startswith("layer")]
+    for stage in net.features if hasattr(net, "features") else layers:
         if not hasattr(stage, "out_channels"):  # EfficientNet's first and last are a convolution
             del stage[1:]
     torch.manual_seed(0)
@@ -58,13 +65,17 @@ def random_images(n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8)
 
 
-def reference_logits(net: nn.Module, images: np.ndarray) -> np.ndarray:
-    """Logits in float64, with the normalization written out."""
+def reference_logits(net: Any, images: np.ndarray) -> np.ndarray:
+    """Logits in float64, with the normalization written out; covariances are always float32."""
     normalized = (images / 255 - np.array(METADATA["mean"])) / np.array(METADATA["std"])
+    net.double()
+    if isinstance(net.avgpool, CovariancePool):
+        net.avgpool.float()
+        build.get_head(net).float()
     with torch.no_grad():
-        logits = net.double()(torch.from_numpy(normalized.transpose(0, 3, 1, 2)))
+        logits = net(torch.from_numpy(normalized.transpose(0, 3, 1, 2)))
     net.float()
-    return logits.numpy()
+    return logits.double().numpy()
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
