@@ -1,0 +1,190 @@
+"""Ridge regression and its leave-one-out scores, against scikit-learn and against retraining."""
+
+from concurrent.futures import ProcessPoolExecutor
+
+import fork_server
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import Ridge
+from sklearn.utils.class_weight import compute_sample_weight
+from tensor_rows import TensorRows
+from torch import Tensor
+
+from finegrain.ridge import learning_curve, linear_system, regression, strength
+from finegrain.ridge.regression import RidgeRegression, Solution, _Dual, _Primal
+
+CLASSES, STRENGTH = 4, 0.7
+
+
+class MadeRows:
+    """As many images as wanted, each block made when it is read."""
+
+    width = 1500
+
+    def __init__(self, images: int) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return self._images
+
+    def read(self, start: int, stop: int) -> Tensor:
+        return torch.randn(stop - start, self.width, generator=torch.Generator().manual_seed(start))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch) -> None:
+    """Several blocks of images and of columns, the last of each smaller."""
+    monkeypatch.setattr(regression, "BLOCK", 16)
+    monkeypatch.setattr(regression, "PANEL", 9)
+    monkeypatch.setattr(linear_system, "BLOCK", 7)
+
+
+def made(images: int, width: int, noise: float = 1.0) -> tuple[TensorRows, Tensor]:
+    """Images around the centers of their classes, which are of different sizes."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.multinomial(torch.arange(1.0, CLASSES + 1), images, True, generator=generator)
+    labels[:CLASSES] = torch.arange(CLASSES)
+    centers = torch.randn(CLASSES, width, generator=generator)
+    features = 0.5 + centers[labels] + noise * torch.randn(images, width, generator=generator)
+    return TensorRows(features / width**0.5), labels
+
+
+def problem(
+    images: int, width: int, kind: type[RidgeRegression] | None = None, weights: str = "balanced"
+) -> RidgeRegression:
+    rows, labels = made(images, width)
+    sample_weights = strength.class_weights(labels, CLASSES, weights)
+    return (kind or regression.regression)(rows, labels, CLASSES, sample_weights)
+
+
+def sklearn_s(features: Tensor, labels: Tensor, weights: Tensor | None = None) -> Solution:
+    targets = F.one_hot(labels, CLASSES).double().numpy()
+    ridge = Ridge(alpha=STRENGTH, solver="cholesky").fit(
+        features.double().numpy(), targets, sample_weight=None if weights is None else weights.numpy()
+    )
+    return Solution(torch.from_numpy(ridge.coef_).float(), torch.from_numpy(ridge.intercept_).float())
+
+
+@pytest.mark.parametrize("weights", ["none", "balanced"])
+@pytest.mark.parametrize(
+    ("kind", "images", "width"), [(_Dual, 50, 75), (_Primal, 75, 30), (_Dual, 60, 60), (_Primal, 61, 60)]
+)
+def test_the_solution_is_scikit_learn_s(small_blocks, kind, images, width, weights):
+    solved = problem(images, width, weights=weights)
+    assert type(solved) is kind
+    rows, labels = made(images, width)
+    expected = sklearn_s(rows.features, labels, strength.class_weights(labels, CLASSES, weights))
+    solution = solved.solve(STRENGTH)
+    assert solution.weight.dtype == solution.bias.dtype == torch.float32
+    torch.testing.assert_close(solution.weight, expected.weight, atol=1e-4, rtol=0)
+    torch.testing.assert_close(solution.bias, expected.bias, atol=1e-4, rtol=0)
+    scores = rows.features @ expected.weight.T + expected.bias
+    torch.testing.assert_close(solution.scores(rows), scores, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("images", "width"), [(50, 75), (75, 30)], ids=["dual", "primal"])
+def test_leave_one_out_is_retraining_without_the_image(small_blocks, images, width):
+    rows, labels = made(images, width)
+    weights = strength.class_weights(labels, CLASSES, "balanced")
+    found = problem(images, width).leave_one_out(STRENGTH)
+    assert found.shape == (images, CLASSES) and found.dtype == torch.float32
+    with_it = problem(images, width).solve(STRENGTH).scores(rows)
+    for i in range(20):
+        others = torch.arange(images) != i
+        retrained = sklearn_s(rows.features[others], labels[others], weights[others])
+        expected = retrained.scores(rows.select(np.array([i])))[0]
+        torch.testing.assert_close(found[i], expected, atol=1e-4, rtol=0)
+        assert (with_it[i] - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(("images", "width"), [(50, 75), (75, 30)])
+def test_dual_and_primal_agree_whatever_was_asked_before(small_blocks, images, width):
+    """Factorizations of other strengths leave nothing behind in the matrix."""
+    dual, primal = (problem(images, width, kind) for kind in (_Dual, _Primal))
+    for value in (STRENGTH, 100.0, 0.01, STRENGTH):
+        found = [(each.leave_one_out(value), each.solve(value)) for each in (dual, primal)]
+        torch.testing.assert_close(found[0][0], found[1][0], atol=1e-4, rtol=0)
+        torch.testing.assert_close(found[0][1].weight, found[1][1].weight, atol=1e-4, rtol=0)
+        torch.testing.assert_close(found[0][1].bias, found[1][1].bias, atol=1e-4, rtol=0)
+    fresh = problem(images, width, _Dual)
+    assert torch.equal(fresh.leave_one_out(STRENGTH), dual.leave_one_out(STRENGTH))
+
+
+def test_a_matrix_that_is_not_positive_definite_is_an_error():
+    matrix = linear_system.ShiftedMatrix(3)
+    matrix.add(0, -np.eye(3))
+    with pytest.raises(np.linalg.LinAlgError):
+        matrix.factorize(0.5)
+
+
+@pytest.mark.parametrize("noise", [3.0, 6.0])
+@pytest.mark.parametrize(("images", "width"), [(60, 75), (120, 30)], ids=["dual", "primal"])
+def test_the_strength_chosen_has_the_lowest_loss_of_the_grid(images, width, noise):
+    rows, labels = made(images, width, noise)
+    solved = regression.regression(rows, labels, CLASSES, strength.class_weights(labels, CLASSES, "none"))
+    squared_length = rows.features.square().sum(1).mean().item()
+    tried = strength.choose_strength(solved, squared_length)
+    grid = [
+        float(f"{strength.FIRST * squared_length * strength.FACTOR**step:.3g}")
+        for step in range(-strength.MAX_STEPS, strength.MAX_STEPS + 1)
+    ]
+    losses = {each: strength.evaluate_strength(solved, each).loss for each in grid}
+    best = tried[-1]
+    assert best.strength == min(grid, key=losses.__getitem__)
+    assert {each.strength: each.loss for each in tried} == {
+        each.strength: losses[each.strength] for each in tried
+    }
+    assert best.loss == min(each.loss for each in tried)
+    scores = best.scale * solved.leave_one_out(best.strength)
+    torch.testing.assert_close(best.logits, scores, rtol=1e-4, atol=1e-5)
+    loss = F.cross_entropy(best.logits, labels).item()
+    assert best.loss == pytest.approx(loss, rel=1e-5)
+    assert all(F.cross_entropy(scores * factor, labels) >= loss for factor in (0.8, 0.95, 1.05, 1.2))
+
+
+def test_balanced_weights_are_scikit_learn_s():
+    labels = torch.tensor([0, 0, 0, 2, 2, 3, 0])  # class 1 has no image
+    weights = strength.class_weights(labels, CLASSES, "balanced")
+    np.testing.assert_allclose(weights.numpy(), compute_sample_weight("balanced", labels.numpy()))
+    assert weights.mean() == pytest.approx(1)
+    assert torch.equal(strength.class_weights(labels, CLASSES, "none"), torch.ones(7, dtype=torch.float64))
+
+
+def test_the_learning_curve_scores_the_images_that_a_part_does_not_use():
+    rows, labels = made(160, 30, noise=2.0)
+    points = learning_curve.learning_curve(rows, labels, CLASSES, STRENGTH, "none")
+    assert [point["images"] for point in points] == sorted(point["images"] for point in points)
+    for point, fraction in zip(points, learning_curve.FRACTIONS, strict=True):
+        used = learning_curve.stratified_part(labels.numpy(), fraction, seed=0)
+        counts, all_counts = (part.bincount(minlength=CLASSES) for part in (labels[used], labels))
+        assert counts.tolist() == [max(1, int(n * fraction)) for n in all_counts.tolist()]
+        rest = np.setdiff1d(np.arange(160), used)
+        scores = sklearn_s(rows.features[used], labels[used]).scores(rows.select(rest))
+        correct = scores.argmax(1) == labels[rest]
+        assert point["images"] == len(used)
+        assert point["top1"] == pytest.approx(correct.double().mean().item())
+        by_class = [correct[labels[rest] == label].double().mean().item() for label in range(CLASSES)]
+        assert point["top1_by_class"] == pytest.approx(by_class, abs=1e-6)
+
+
+def primal_peak(images: int) -> int:
+    """Resident bytes, at most, of a process that solves a regression on so many images."""
+    torch.set_num_threads(1)
+    rows, labels = MadeRows(images), torch.arange(images) % CLASSES
+    solved = _Primal(rows, labels, CLASSES, strength.class_weights(labels, CLASSES, "none"))
+    assert solved.leave_one_out(STRENGTH).shape == (images, CLASSES)
+    with open("/proc/self/status") as status:
+        (line,) = [line for line in status if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.long
+def test_memory_does_not_grow_with_the_number_of_images():
+    """Features of 35,000 more images would be 210 MB; what malloc loses between blocks differs by some."""
+    peaks = []
+    for images in (5_000, 40_000):
+        with ProcessPoolExecutor(1, mp_context=fork_server.FORK_SERVER) as pool:
+            peaks.append(pool.submit(primal_peak, images).result())
+    assert peaks[1] < peaks[0] + 100e6, peaks
