@@ -148,6 +148,25 @@ def test_a_whole_network_learns_as_well_on_two(project, tiny_pack):
     assert together.tolist() != alone.tolist() and max(together.iloc[-1], alone.iloc[-1]) < 0.9
 
 
+@pytest.mark.slow
+def test_two_processes_solve_for_the_head_that_one_finds(project, tiny_pack):
+    """Batches of 64 images, of 42, are shared; one process keeps all features and solves."""
+    head = {"pool": "covariance", "stage": ["layer1", "layer2"], "channels": 16}
+    changes = {"phases": {"solve": {"solve": "ridge", "image_size": 32}}, "head": head, "refit": True}
+    weights, rows = [], []
+    for count in (1, 2):
+        shutil.rmtree(project / ".checkpoints", ignore_errors=True)
+        write_params(project, **{**TINY, **changes}, devices=count)
+        train.main(COMMAND[2:]) if count == 1 else run_two(project)
+        weights.append(load_file(project / f"models/tiny/{RUN}.safetensors"))
+        rows.append(history(project))
+    assert rows[0]["epoch"].tolist() == [1] and rows[0]["val_top1"].item() > 0.5
+    np.testing.assert_allclose(*(each.select_dtypes("number") for each in rows), rtol=1e-4)
+    largest = weights[0]["fc.weight"].abs().max().item()
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=1e-5 * max(largest, 1))
+
+
 def repacked(folder: Path, images: int, side: int) -> int:
     """Give a pack larger, black train images; returns their bytes."""
     facts = json.loads((folder / "pack.json").read_text())
