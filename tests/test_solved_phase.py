@@ -207,15 +207,28 @@ def test_the_body_that_an_own_head_has_trained_is_handed_on(tiny_pack, tmp_path,
     assert history.best["phase"] == "solve" and same_bits(history.weights, solved)
 
 
-def test_epochs_of_an_own_head_are_never_the_best():
-    history, own, solved = TrainingHistory(), nn.Linear(2, 3), nn.Linear(4, 3)
-    row = {"epoch": 1, "phase": "own", "val_top1": 0.9, "val_loss": 0.1}
-    history.add(row, own, torch.zeros(2, 3), is_candidate=False)
-    assert not history.best and not history.weights and history.val_logits is None
-    history.add(row | {"phase": "solve", "val_top1": 0.4}, solved, torch.ones(2, 3))
-    history.add(row, own, torch.zeros(2, 3), is_candidate=False)
-    assert history.best["phase"] == "solve" and same_bits(history.weights, solved.state_dict())
-    assert history.val_logits is not None and history.val_logits.all()
+def test_epochs_of_an_own_head_are_never_the_best(tiny_pack, tmp_path, monkeypatch):
+    top1 = {"own": 0.9, "first": 0.5, "last": 0.4}
+
+    def scores(_logits: Tensor, _val: Any, row: dict[str, Any]) -> dict[str, float]:
+        return {"val_loss": 0.1, "val_top1": top1[row["phase"]]}
+
+    monkeypatch.setattr(loop, "_validation_scores", scores)
+    phases = {"first": SOLVE, "own": OWN, "last": SOLVE}
+    net, history = run(tiny_pack, settings(tmp_path, phases))
+    assert history.best["phase"] == "first" and history.weights.keys() == net.state_dict().keys()
+
+
+def test_rows_of_a_root_are_chosen_once_and_not_again_after_they_were_trained(tiny_pack, tmp_path, added):
+    head = {**HEAD, "channels": 4}
+    for phases in ({"solve": SOLVE}, {"all": TRAINED, "own": OWN, "solve": SOLVE}):
+        config = settings(tmp_path, phases, head=head)
+        start = build.build_model("resnet18", 3, "none", config.head, 0).state_dict()
+        run(tiny_pack, config)
+        kept = {name: value for name, value in added[-1].items() if name.startswith("avgpool.")}
+        assert len(kept) == 2 and not same_bits(kept, {name: start[name] for name in kept})
+    assert len(added) == 1 + 5
+    assert same_bits(kept, {name: added[2][name] for name in kept})  # after phase all
 
 
 def test_phases_with_the_same_own_head_continue_one_network(tiny_pack, tmp_path, added):
