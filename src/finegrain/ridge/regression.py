@@ -18,7 +18,7 @@ from torch import Tensor
 
 from finegrain.ridge.linear_system import Matrix, ShiftedMatrix
 
-BLOCK = 2048
+BLOCK = 1024
 """Images that are read at a time."""
 PANEL = 4096
 """Columns of the features' covariance that are computed at a time."""

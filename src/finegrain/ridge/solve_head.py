@@ -52,9 +52,10 @@ def solve_head(
     strength: float | None = None,
     pooling_is_trained: bool = False,
 ) -> SolvedHead:
-    """Compute the features of all images and solve for the last layer of ``net``, which is not changed.
+    """Compute the features of all images and solve for the last layer of ``net``, which keeps its own.
 
-    If the pooling keeps fewer channels than there are, and no phase has trained which, that is fitted first.
+    If the pooling keeps fewer channels than there are, and no phase has trained which, that is fitted in
+    place first.
     All processes compute features; the main process keeps them, solves, and sends the result to the others.
 
     Args:
