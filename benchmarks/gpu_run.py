@@ -136,7 +136,7 @@ class Run:
     def scored(self) -> dict[str, Any]:
         """Test metrics from stage evaluate, and which test images are predicted correctly."""
         return {
-            "test": file_io.read_json(self.folder / self.files.metrics)["test"],
+            "test": file_io.read_json(self.folder / self.files.results)["test"],
             "right": (self.folder / self.files.correct).read_text(),
         }
 

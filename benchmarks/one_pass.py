@@ -129,7 +129,7 @@ def run(row: str, args: argparse.Namespace) -> dict[str, Any]:
     metadata = json.loads(files.sidecar.read_text())
     result = {
         "seconds": seconds,
-        "test": json.loads(files.metrics.read_text())["test"],
+        "test": json.loads(files.results.read_text())["test"],
         "leave_one_out": metadata["leave_one_out"],
         "bytes": files.weights.stat().st_size,
         "precision": metadata["environment"]["precision"],

@@ -86,17 +86,17 @@ def run(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     folder = args.out / f"seed-{seed}" / recipe
     folder.mkdir(parents=True, exist_ok=True)
     data = shrunk(recipe, seed, args)
-    file, metrics = folder / "params.yaml", folder / "metrics" / "cars" / f"{args.model}-{seed}.json"
+    file, results = folder / "params.yaml", folder / "reports/cars/results" / f"{args.model}-{seed}.json"
     text = yaml.safe_dump(data, sort_keys=False)
-    if not (metrics.is_file() and file.read_text() == text):
-        metrics.unlink(missing_ok=True)  # from other settings: an interrupted run must not return them
+    if not (results.is_file() and file.read_text() == text):
+        results.unlink(missing_ok=True)  # from other settings: an interrupted run must not return them
         file.write_text(text)
         for stage in ("download", "split", "pack", "train", "evaluate"):
             print(f"{recipe}, seed {seed}: {stage}", file=sys.stderr, flush=True)
             command = inputs.command(stage, args.model, seed)
             subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PYTHONPATH": ""})
     predictions = pd.read_parquet(folder / "data" / "cars" / "predictions" / f"{args.model}-{seed}.parquet")
-    result = json.loads(metrics.read_text())
+    result = json.loads(results.read_text())
     return {
         **result,
         "right": (predictions["class"] == predictions["class_1"]).to_numpy(),

@@ -1,8 +1,8 @@
 """Stage compare: leaderboard, verdicts and the offline report over all models.
 
-Reads   params.yaml; metrics/<name>, plots/<name>, reports/<name>, models/<name>,
-        data/<name>/gallery and predictions
-Writes  reports/index.html, leaderboard.json, leaderboard.md, curves.png, accuracy_vs_time.png
+Reads   params.yaml; plots/<name>, reports/<name>, models/<name>, data/<name>/gallery and predictions
+Writes  reports/index.html, leaderboard.json, leaderboard.md, curves.png, accuracy_vs_time.png,
+        metrics/<name>/winner.json
 
 Plots and images are those of each model's best run on validation, if it has several seeds.
 """
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     file_io.write_bytes(paths.REPORTS / "accuracy_vs_time.png", accuracy_vs_time)
     file_io.write_text(paths.REPORTS / "leaderboard.md", report.leaderboard_markdown(board.rows))
     file_io.write_json(paths.LEADERBOARD, board.summary())
+    file_io.write_json(paths.winner_metrics(dataset), board.winner_metrics())
     file_io.write_text(paths.REPORTS / "index.html", report.render(data))
 
 

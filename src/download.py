@@ -1,7 +1,7 @@
 """Stage download: fetch or draw the archive of the dataset; it is never unpacked.
 
 Reads   params.yaml
-Writes  data/<name>/archive, metrics/<name>/data/source.json
+Writes  data/<name>/archive, data/<name>/source.json
 """
 
 from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"params.yaml: dataset.sha256 is {expected}, but the archive has {source['sha256']}; "
                 "if this is the archive you want, change dataset.sha256"
             )
-    file_io.write_json(data.source, source)
+    file_io.write_json(data.download_record, source)
 
 
 def fetch(config: params.Params, folder: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Stage evaluate: score one trained model; the only script that opens the test split.
 
 Reads   params.yaml; models/<name>/<run>.*; data/<name>/pack, manifest.csv and leave_one_out/<run>.npz
-Writes  metrics/<name>/<run>.json, reports/<name>/intervals/<run>.json,
+Writes  metrics/<name>/<run>.json, reports/<name>/results/<run>.json and intervals/<run>.json,
         reports/<name>/correct/<run>.csv and doubtful_labels/<run>.csv,
         data/<name>/predictions/<run>.parquet and gallery/<run>.json,
         plots/<name>/confusion/<run>.png, reliability/<run>.png and per_class/<run>.csv
@@ -91,10 +91,12 @@ def predict(
 def write_metrics(
     run: paths.Run, raw: Mapping[str, Predictions], calibrated: Predictions, metadata: dict[str, Any]
 ) -> None:
-    """Write the metrics of all splits, and the intervals of the test metrics."""
+    """Write the results of all splits, the intervals of the test metrics, and the few metrics for DVC."""
     intervals = summary.intervals_summary(raw["test"], calibrated)
-    file_io.write_json(run.metrics, summary.metrics_summary(raw, calibrated, intervals, metadata))
+    results = summary.results_summary(raw, calibrated, intervals, metadata)
+    file_io.write_json(run.results, results)
     file_io.write_json(run.intervals, intervals)
+    file_io.write_json(run.metrics, summary.metrics_summary(results))
 
 
 def write_plots(run: paths.Run, raw: Predictions, calibrated: Predictions, metadata: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Stage split: check every image and assign it to train, val or test.
 
-Reads   params.yaml; data/<name>/archive
-Writes  data/<name>/manifest.csv, metrics/<name>/data/split.json, plots/<name>/data/class_balance.csv,
-        reports/<name>/rejected.csv and near_duplicates.csv
+Reads   params.yaml; data/<name>/archive and source.json
+Writes  data/<name>/manifest.csv, plots/<name>/data/class_balance.csv,
+        reports/<name>/source.json, split.json, rejected.csv and near_duplicates.csv
 """
 
 from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     file_io.write_csv(data.rejected, ("path", "reason"), result.rejected_rows())
     file_io.write_csv(data.near_duplicates, ("test_path", "other_path", "bits"), result.near_duplicate_rows())
     file_io.write_csv(data.class_balance, ("class", "split", "images"), result.class_balance_rows())
-    file_io.write_json(data.split_metrics, result.metrics() | {"sha256": file_io.sha256(data.manifest)})
+    file_io.write_json(data.source, file_io.read_json(data.download_record))
+    file_io.write_json(data.split_summary, result.metrics() | {"sha256": file_io.sha256(data.manifest)})
 
 
 if __name__ == "__main__":

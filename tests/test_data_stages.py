@@ -68,16 +68,17 @@ def test_the_stages_write_exactly_these_files(packed):
     files = {str(f) for f in Path(".").rglob("*") if f.is_file()}
     assert files == {
         "params.yaml", "photos.zip", "data/toy/archive/photos.zip", "data/toy/manifest.csv",
-        "metrics/toy/data/source.json", "metrics/toy/data/split.json", "plots/toy/data/class_balance.csv",
+        "data/toy/source.json", "reports/toy/source.json", "reports/toy/split.json",
+        "plots/toy/data/class_balance.csv",
         "reports/toy/rejected.csv", "reports/toy/near_duplicates.csv", "data/toy/pack/pack.json",
         *(f"data/toy/pack/{name}{end}.npy" for name in manifest.SPLITS for end in ("", "_labels")),
     }  # fmt: skip
-    source = json.loads(Path("metrics/toy/data/source.json").read_text())
+    source = json.loads(Path("reports/toy/source.json").read_text())
     assert source["source"] == "archive" and source["files"][0]["name"] == "photos.zip"
     assert source["sha256"] == file_io.sha256(Path("photos.zip"))
-    metrics = json.loads(Path("metrics/toy/data/split.json").read_text())
-    assert metrics["images"] == {"train": 13, "val": 4, "test": 4} and metrics["classes"] == 3
-    assert metrics["sha256"] == file_io.sha256(Path("data/toy/manifest.csv"))
+    summary = json.loads(Path("reports/toy/split.json").read_text())
+    assert summary["images"] == {"train": 13, "val": 4, "test": 4} and summary["classes"] == 3
+    assert summary["sha256"] == file_io.sha256(Path("data/toy/manifest.csv"))
     assert Path("reports/toy/near_duplicates.csv").read_text() == "test_path,other_path,bits\n"
     assert Path("plots/toy/data/class_balance.csv").read_text().startswith("class,split,images\nC,train,5\n")
 
@@ -97,7 +98,7 @@ def test_a_wrong_sha256_stops_the_download_and_leaves_nothing(project):
     configure(sha256="0" * 64)
     with pytest.raises(UserError, match=f"{'0' * 64}, but .* has {file_io.sha256(Path('photos.zip'))}"):
         download.main([])
-    assert list(Path("data/toy").iterdir()) == [] and not Path("metrics").exists()
+    assert list(Path("data/toy").iterdir()) == [] and not Path("reports").exists()
     configure(sha256=file_io.sha256(Path("photos.zip")))
     download.main([])
 

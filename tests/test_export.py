@@ -93,14 +93,14 @@ def test_no_file_contains_a_path_of_this_machine(project):
 
 
 @pytest.mark.slow
-def test_the_hub_s_metadata_has_the_metrics_file_s_results(project, run_files):
+def test_the_hub_s_metadata_has_the_project_s_results(project, run_files):
     card = ModelCard.load(Path("exported/resnet18/README.md"))
     assert card.data.license == "cc-by-4.0" and card.data.pipeline_tag == "image-classification"
     assert card.data.library_name == "finegrain" and card.data.datasets == ["sample"]
     assert {"onnx", "resnet18"} <= set(card.data.tags) and {"accuracy", "f1"} <= set(card.data.metrics)
     name, results = model_index_to_eval_results(card.data.to_dict()["model-index"])
     assert name == "resnet18"
-    test = file_io.read_json(run_files.metrics)["test"]
+    test = file_io.read_json(run_files.results)["test"]
     shown = {result.metric_name: result.metric_value for result in results}
     assert shown["top-1 accuracy"] == test["top1"] and shown["top-5 accuracy"] == test["top5"]
     assert shown["macro-F1"] == test["macro_f1"] and shown["cross-entropy loss"] == test["loss"]
@@ -113,17 +113,17 @@ def test_the_hub_s_metadata_has_the_metrics_file_s_results(project, run_files):
 @pytest.mark.slow
 def test_the_card_agrees_with_the_project_s_files(project, run_files):
     text = body("exported/resnet18/README.md")
-    metrics, intervals = file_io.read_json(run_files.metrics), file_io.read_json(run_files.intervals)
-    counts = file_io.read_json(paths.Dataset("sample").split_metrics)
+    results, intervals = file_io.read_json(run_files.results), file_io.read_json(run_files.intervals)
+    counts = file_io.read_json(paths.Dataset("sample").split_summary)
     low, high = intervals["top1"]
-    assert f"| {metrics['test']['top1']:.2%} | {low:.1%} to {high:.1%} |".replace("%", " %") in text
-    assert f"| {metrics['test']['loss']:.3f} | " in text
+    assert f"| {results['test']['top1']:.2%} | {low:.1%} to {high:.1%} |".replace("%", " %") in text
+    assert f"| {results['test']['loss']:.3f} | " in text
     assert f"{counts['images']['train']} train, {counts['images']['val']} validation" in text
     near, images = counts["test_images_with_near_duplicate"], counts["images"]["test"]
     assert f"- {near} of the {images} test images are near-duplicates" in text
     assert f"On {images} test images, at 32 pixels:" in text
-    assert f"epoch {metrics['best_epoch']}, the best on validation" in text
-    assert f"temperature {metrics['temperature']:.4g}," in text
+    assert f"epoch {results['best_epoch']}, the best on validation" in text
+    assert f"temperature {results['temperature']:.4g}," in text
     assert file_io.read_json(paths.Dataset("sample").source)["sha256"] in text
     assert f"in float32, on all {images} test images" in text and "trained from random weights." in text
     assert "license was not stated" not in text
@@ -181,9 +181,9 @@ def test_the_card_of_a_model_from_elsewhere_names_what_is_not_known(own, capsys)
     ("file", "changes", "message"),
     [
         (
-            "metrics",
+            "results",
             {"temperature": 3.21},
-            r"metrics/sample/resnet18-0.json: .*models/sample/resnet18-0.safetensors",
+            r"reports/sample/results/resnet18-0.json: .*models/sample/resnet18-0.safetensors",
         ),
         ("split", {"sha256": "0" * 64}, r"split.json: .*models/sample/resnet18-0.safetensors"),
     ],
@@ -191,7 +191,7 @@ def test_the_card_of_a_model_from_elsewhere_names_what_is_not_known(own, capsys)
 def test_results_of_another_training_are_rejected(project, run_files, monkeypatch, file, changes, message):
     real, stale = (
         file_io.read_json,
-        {"metrics": run_files.metrics, "split": paths.Dataset("sample").split_metrics},
+        {"results": run_files.results, "split": paths.Dataset("sample").split_summary},
     )
     other = {stale[file]: real(stale[file]) | changes}
     monkeypatch.setattr(file_io, "read_json", lambda path: other.get(path) or real(path))

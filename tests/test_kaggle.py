@@ -162,7 +162,7 @@ def test_the_download_stage_records_the_source_and_checks_the_sha256(stub, proje
     stage = "import download\nprocess.run_main(lambda: download.main([]))"
     done = stub.run(stage, project, LEGACY)
     assert done.returncode == 0, done.stderr
-    source = json.loads((project / "metrics/toys/data/source.json").read_text())
+    source = json.loads((project / "data/toys/source.json").read_text())
     digest = hashlib.sha256(stub.datasets[SLUG]).hexdigest()
     assert source["sha256"] == digest and source["slug"] == SLUG
     assert SECRET not in json.dumps(source) + done.stdout + done.stderr

@@ -13,8 +13,8 @@ def write_run(model: str, val: float, correct: np.ndarray, names: str = "img", s
     """Write the files that train and evaluate would write for one run."""
     run = paths.Run("d", model, seed)
     test = {"top1": float(correct.mean()), "top1_low": 0.1, "top1_high": 0.9, "loss": 1.0}
-    metrics = {"test": test, "val": {"top1": val, "loss": 1 - val}, "train": {"top1": 1.0, "loss": 0.0}}
-    file_io.write_json(run.metrics, metrics)
+    results = {"test": test, "val": {"top1": val, "loss": 1 - val}, "train": {"top1": 1.0, "loss": 0.0}}
+    file_io.write_json(run.results, results)
     cost = {"seconds": 1.0, "images_per_second": 2.0, "parameters": 3, "peak_memory_bytes": 4}
     file_io.write_json(run.cost, cost)
     run.predictions.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def test_the_correction_counts_the_models(project):
 def test_ties_on_validation_go_to_the_lower_loss(project):
     write_run("m1", 0.9, first(50))
     write_run("m2", 0.9, first(50))
-    file = paths.Run("d", "m2", 0).metrics
+    file = paths.Run("d", "m2", 0).results
     file_io.write_json(file, {**file_io.read_json(file), "val": {"top1": 0.9, "loss": 0.01}})
     assert leaderboard.rank_models("d", ["m1", "m2"], [0]).rows[0]["model"] == "m2"
 
@@ -73,8 +73,8 @@ def test_runs_with_other_test_images_are_rejected(project):
         leaderboard.rank_models("d", ["m1", "m2"], [0])
 
 
-def test_a_missing_metrics_file_is_named_with_the_command_that_creates_it(project):
-    with pytest.raises(UserError, match=r"metrics/d/m1-0.json: not found.*`dvc repro`"):
+def test_a_missing_results_file_is_named_with_the_command_that_creates_it(project):
+    with pytest.raises(UserError, match=r"reports/d/results/m1-0.json: not found.*`dvc repro`"):
         leaderboard.rank_models("d", ["m1"], [0])
 
 

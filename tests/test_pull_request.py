@@ -84,7 +84,7 @@ def test_a_better_model(history, capsys):
     status, text = comment(capsys, "--fail-if-worse", base="change")
     assert status == 0 and headline(text) == "Significantly better: net (+50.0) points of top-1."
     # by `dvc metrics diff`
-    assert re.search(r"\| metrics/d/net-0.json \| val.top1 +\| 0.5 +\| 0.75 +\| 0.25 +\|", text)
+    assert re.search(r"\| metrics/d/net-0.json \| val_top1 +\| 0.5 +\| 0.75 +\| 0.25 +\|", text)
 
 
 def test_noise_only(history, capsys):
@@ -306,7 +306,7 @@ def test_on_this_repository_s_pipeline(stubbed, tmp_path, monkeypatch, capsys):
     shown = re.findall(rf"!\[[^]]*\]\({url}(.*?)\)", text)
     assert {"reports/curves.png", "plots/sample/confusion/resnet18-0.png"} <= set(shown)
     assert all((theirs.folder / file).is_file() for file in shown)
-    assert re.search(r"\| metrics/sample/resnet18-0.json \| test.loss +\| \d", text)
+    assert re.search(r"\| metrics/sample/resnet18-0.json \| loss +\| \d", text)
     assert re.search(r"\| params.yaml \| lr +\| 0.001 +\| 0.004 +\|", text)
     monkeypatch.chdir(clone.folder)
     mine = comment(capsys)[1]

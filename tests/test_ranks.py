@@ -305,7 +305,7 @@ def test_two_processes_compute_what_one_does_though_one_was_killed(project, tiny
         torch.testing.assert_close(same[name], value, rtol=1e-4, atol=1e-5)
     sidecar = json.loads((project / f"models/tiny/{RUN}.json").read_text())
     assert sidecar["environment"]["devices"] == 2
-    cost = json.loads((project / f"metrics/tiny/cost/{RUN}.json").read_text())
+    cost = json.loads((project / f"models/tiny/{RUN}.cost.json").read_text())
     assert cost["images_per_second"] > 0
 
 

@@ -25,7 +25,7 @@ SAME = [
         for file in ("manifest.csv", f"predictions/{RUN}.parquet", f"gallery/{RUN}.json")
     ),
     *(f"data/{NAME}/pack/{split}.npy" for split in ("train", "val", "test")),
-    *(f"metrics/{NAME}/data/{file}.json" for file in ("source", "split")),
+    *(f"reports/{NAME}/{file}.json" for file in ("source", "split")),
     *(
         f"plots/{NAME}/{file}"
         for file in (f"history/{RUN}.csv", f"lr_range/{RUN}/all.csv", f"confusion/{RUN}.png")
@@ -65,10 +65,10 @@ def test_a_temp_experiment_on_a_reference_recipe_runs_its_own_code_and_parameter
     assert stages_run(output) == {"download", "split", "pack", *runs, "compare", "winner"}
     shown = pd.read_csv(io.StringIO(clone("dvc exp show --csv 2>/dev/null")))
     (row,) = shown[shown["Experiment"] == "changed"].to_dict("records")
-    assert row["test.loss"] == 1234.5 and row["lr"] == 0.004 and row["models"] == "['resnet18']"
+    assert row["loss"] == 1234.5 and row["lr"] == 0.004 and row["models"] == "['resnet18']"
 
     clone("dvc exp apply changed")
-    lr = clone.json(f"metrics/{NAME}/{RUN}.json")["lr"]
+    lr = clone.json(f"reports/{NAME}/results/{RUN}.json")["lr"]
     assert lr == {"head": 0.01, "all": 0.004, "larger": 0.004}
     history = pd.read_csv(clone.folder / f"plots/{NAME}/history/{RUN}.csv")
     assert history["phase"].tolist() == ["head", "all", "all", "larger"]
@@ -111,7 +111,7 @@ def test_another_clone_gives_the_same_bits_though_dvc_was_killed(experiment, tmp
     experiment[0]("dvc exp apply changed")
     for path in SAME:
         assert (clone.folder / path).read_bytes() == (other / path).read_bytes(), path
-    mine, theirs = (each.json(f"metrics/{NAME}/{RUN}.json") for each in (clone, experiment[0]))
+    mine, theirs = (each.json(f"reports/{NAME}/results/{RUN}.json") for each in (clone, experiment[0]))
     assert (
         mine.pop("test")["top1"] == theirs.pop("test")["top1"]
         and mine["train"]["top1"] == theirs["train"]["top1"]

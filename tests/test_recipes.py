@@ -90,9 +90,9 @@ def test_every_recipe_runs_shrunk_through_the_real_stages(name, project, monkeyp
         main(["--model", "resnet18", "--seed", "0"] if "matrix" in facts else [])
     history = pd.read_csv(f"plots/{name}/history/resnet18-0.csv")
     assert history["phase"].tolist() == list(data["phases"])
-    metrics = json.loads(Path(f"metrics/{name}/resnet18-0.json").read_text())
-    assert metrics["lr"] == {k: phase.lr or config.lr for k, phase in config.trained_phases.items()}
-    assert 0 <= metrics["test"]["top1"] <= 1 and metrics["val"]["top1"] == history["val_top1"].max()
+    results = json.loads(Path(f"reports/{name}/results/resnet18-0.json").read_text())
+    assert results["lr"] == {k: phase.lr or config.lr for k, phase in config.trained_phases.items()}
+    assert 0 <= results["test"]["top1"] <= 1 and results["val"]["top1"] == history["val_top1"].max()
     folder = Path(f"plots/{name}/lr_range/resnet18-0")
     assert {file.stem for file in folder.glob("*.csv")} == set(data["phases"])
     tested = {k for k, phase in config.trained_phases.items() if phase.lr_range_test}

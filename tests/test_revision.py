@@ -53,6 +53,14 @@ def test_a_commit_a_branch_and_the_workspace(history):
     assert now.inputs == {"src/train.py": "1" * 32, "split": "2" * 32} and now.stale_parameters == []
 
 
+def test_a_commit_from_before_results_had_a_file_of_their_own(history):
+    history.results({"a-0": "1100"}, models=["a"], seeds=[0], val_top1=0.625)
+    file = history.folder / "reports/d/results/a-0.json"
+    file.replace(history.folder / "metrics/d/a-0.json")
+    history.commit("old")
+    assert read("HEAD").models["a"].val_top1 == 0.625
+
+
 def test_a_revision_from_before_there_were_seeds(history):
     history.results({"a": "1100", "b": "1110"}, models=["a", "b"])
     history.commit("old")
@@ -118,12 +126,12 @@ def test_markdown_json_and_exit_status(history, capsys):
             "HEAD: data/d/predictions/b-0.parquet not found .*`git checkout [0-9a-f]{7}`",
         ),
         (
-            lambda f: (f / "metrics/d/b-0.json").unlink(),
-            "HEAD: metrics/d/b-0.json not found .*`dvc fetch --all-commits`",
+            lambda f: (f / "reports/d/results/b-0.json").unlink(),
+            "HEAD: reports/d/results/b-0.json not found .*`dvc fetch --all-commits`",
         ),
         (
-            lambda f: (f / "metrics/d/b-0.json").write_text("<<<<<<< HEAD"),
-            "HEAD: metrics/d/b-0.json is not the metrics of a run",
+            lambda f: (f / "reports/d/results/b-0.json").write_text("<<<<<<< HEAD"),
+            "HEAD: reports/d/results/b-0.json is not the results of a run",
         ),
         (
             lambda f: (f / "data/d/predictions/b-0.parquet").write_bytes(b"PAR"),

@@ -91,32 +91,50 @@ def test_the_files_written_are_exactly_the_outs_declared(finished):
 def test_metrics_equal_a_count_over_the_kept_predictions(finished):
     folder = finished["folder"]
     for run in RUNS:
-        metrics = json.loads((folder / f"metrics/sample/{run}.json").read_text())
+        results = json.loads((folder / f"reports/sample/results/{run}.json").read_text())
         kept = pd.read_parquet(folder / f"data/sample/predictions/{run}.parquet")
-        assert metrics["test"]["top1"] == pytest.approx((kept["class"] == kept["class_1"]).mean())
+        assert results["test"]["top1"] == pytest.approx((kept["class"] == kept["class_1"]).mean())
         top5 = kept[[f"class_{i}" for i in range(1, 6)]].eq(kept["class"], axis=0).any(axis=1).mean()
-        assert metrics["test"]["top5"] == pytest.approx(top5)
-        assert metrics["test"]["loss"] == pytest.approx(kept["loss"].mean(), rel=1e-4)
+        assert results["test"]["top5"] == pytest.approx(top5)
+        assert results["test"]["loss"] == pytest.approx(kept["loss"].mean(), rel=1e-4)
         recall = kept.assign(right=kept["class"] == kept["class_1"]).groupby("class")["right"].mean()
-        assert metrics["test"]["mean_class_accuracy"] == pytest.approx(recall.mean())
-        assert {"top1", "loss"} <= set(metrics["val"]) and {"top1", "loss"} <= set(metrics["train"])
+        assert results["test"]["mean_class_accuracy"] == pytest.approx(recall.mean())
+        assert {"top1", "loss"} <= set(results["val"]) and {"top1", "loss"} <= set(results["train"])
+
+
+def test_the_metrics_are_few_and_those_of_the_probabilities_that_predict_gives(finished):
+    folder = finished["folder"]
+    for run in RUNS:
+        metrics = json.loads((folder / f"metrics/sample/{run}.json").read_text())
+        results = json.loads((folder / f"reports/sample/results/{run}.json").read_text())
+        low, high = json.loads((folder / f"reports/sample/intervals/{run}.json").read_text())["top1"]
+        expected = {
+            **{name: results["test"][name] for name in ("top1", "top5", "macro_f1")},
+            "top1_ci": (high - low) / 2,
+            "class_acc": results["test"]["mean_class_accuracy"],
+            "loss": results["test"]["calibrated_loss"],
+            "ece": results["test"]["calibrated_ece"],
+            "val_top1": results["val"]["top1"],
+            "val_loss": results["val"]["loss"],
+        }
+        assert metrics == {name: round(value, 4) for name, value in expected.items()}
 
 
 def test_the_best_epoch_of_the_history_is_the_one_evaluated(finished):
     folder = finished["folder"]
     for run in RUNS:
         history = pd.read_csv(folder / f"plots/sample/history/{run}.csv")
-        metrics = json.loads((folder / f"metrics/sample/{run}.json").read_text())
+        results = json.loads((folder / f"reports/sample/results/{run}.json").read_text())
         assert history["epoch"].tolist() == [1, 2]
-        best = history.set_index("epoch").loc[metrics["best_epoch"]]
+        best = history.set_index("epoch").loc[results["best_epoch"]]
         assert best["val_top1"] == history["val_top1"].max()
-        assert metrics["val"]["top1"] == pytest.approx(best["val_top1"])
-        assert metrics["val"]["loss"] == pytest.approx(best["val_loss"], rel=1e-3)
+        assert results["val"]["top1"] == pytest.approx(best["val_top1"])
+        assert results["val"]["loss"] == pytest.approx(best["val_loss"], rel=1e-3)
 
 
 def test_the_cost_file_holds_what_the_run_took(finished):
     for run in RUNS:
-        cost = json.loads((finished["folder"] / f"metrics/sample/cost/{run}.json").read_text())
+        cost = json.loads((finished["folder"] / f"models/sample/{run}.cost.json").read_text())
         assert cost["seconds"] > 0 and cost["images_per_second"] > 0
         assert cost["parameters"] > 1e5 and cost["peak_memory_bytes"] > 1e8
 
@@ -125,6 +143,12 @@ def test_the_leaderboard_names_the_winner_by_validation(finished):
     board = json.loads((finished["folder"] / "reports/leaderboard.json").read_text())
     val = {model: board["models"][model]["val_top1"] for model in MODELS}
     assert val[board["winner"]] == max(val.values())
+    best = board["models"][board["winner"]]
+    assert json.loads((finished["folder"] / "metrics/sample/winner.json").read_text()) == {
+        "winner": board["winner"],
+        "top1": round(best["test_top1"], 4),
+        "val_top1": round(best["val_top1"], 4),
+    }
     table = (finished["folder"] / "reports/leaderboard.md").read_text()
     assert all(model in table for model in MODELS)
 
@@ -148,8 +172,8 @@ def test_a_model_of_several_seeds_is_their_mean(finished):
     board = json.loads((folder / "reports/leaderboard.json").read_text())["models"]
     for model in MODELS:
         runs = {
-            f"{model}-{seed}": json.loads((folder / f"metrics/sample/{model}-{seed}.json").read_text())
-            for seed in SEEDS
+            run: json.loads((folder / f"reports/sample/results/{run}.json").read_text())
+            for run in (f"{model}-{seed}" for seed in SEEDS)
         }
         top1 = np.array([run["test"]["top1"] for run in runs.values()])
         assert board[model]["test_top1"] == pytest.approx(top1.mean())

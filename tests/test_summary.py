@@ -1,4 +1,4 @@
-"""The metrics file: test metrics with intervals, and validation metrics of a model that saw those images."""
+"""Results with intervals, validation results of a model that saw those images, and the metrics for DVC."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_intervals_hold_all_metrics_and_those_that_the_temperature_changes():
 @pytest.mark.parametrize("refit", [False, True])
 def test_a_refit_model_has_the_validation_metrics_that_chose_its_epoch(refit):
     raw = {"test": RAW, "train": RAW} | ({} if refit else {"val": RAW})
-    found = summary.metrics_summary(raw, CALIBRATED, INTERVALS, METADATA)
+    found = summary.results_summary(raw, CALIBRATED, INTERVALS, METADATA)
     test, uncalibrated = found["test"], metrics.compute_metrics(RAW)
     assert {key: test[key] for key in uncalibrated} == uncalibrated
     assert (test["top1_low"], test["top1_high"]) == INTERVALS["top1"]
@@ -33,3 +33,23 @@ def test_a_refit_model_has_the_validation_metrics_that_chose_its_epoch(refit):
     assert found["train"] == {"top1": test["top1"], "loss": test["loss"]}
     assert found["val"] == ({"top1": 0.25, "loss": 1.5} if refit else found["train"])
     assert found["groups"] == {} and found["lr"] == {"all": 0.1} and found["best_epoch"] == 3
+
+
+def test_the_metrics_for_dvc_are_few_rounded_and_with_the_temperature():
+    splits = {"test": RAW, "train": RAW, "val": RAW}
+    found = summary.metrics_summary(summary.results_summary(splits, CALIBRATED, INTERVALS, METADATA))
+    raw, calibrated = metrics.compute_metrics(RAW), metrics.compute_metrics(CALIBRATED)
+    low, high = INTERVALS["top1"]
+    expected = {
+        "top1": raw["top1"],
+        "top1_ci": (high - low) / 2,
+        "top5": raw["top5"],
+        "class_acc": raw["mean_class_accuracy"],
+        "macro_f1": raw["macro_f1"],
+        "loss": calibrated["loss"],
+        "ece": calibrated["ece"],
+        "val_top1": raw["top1"],
+        "val_loss": raw["loss"],
+    }
+    assert found == {name: round(value, 4) for name, value in expected.items()}
+    assert found["loss"] != found["val_loss"] and found["top1"] != raw["top1"]

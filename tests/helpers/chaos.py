@@ -40,8 +40,9 @@ SMALL = {
     "checkpoint_seconds": 0.5,
 }
 QUICK = SMALL | {"dataset__images_per_class": 8, "models": ["resnet18"], "phases__all__epochs": 2}
-COMPARED = ("metrics/sample", "plots/sample", "models/sample", "data/sample", "winner/sample")
-COSTS = "metrics/sample/cost"
+COMPARED = tuple(f"{top}/sample" for top in ("metrics", "plots", "reports", "models", "data", "winner"))
+COSTS = ".cost.json"
+"""How the names of files end that hold times, which no two runs share."""
 LOST = 75
 """Exit status where the queue has no worker at work for half a minute and the experiment has not ended."""
 WAYS = {
@@ -303,7 +304,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Every file that an unbroken run makes again to the bit."""
     files = (file for place in COMPARED for file in sorted((folder / place).rglob("*")) if file.is_file())
     named = ((str(file.relative_to(folder)), file) for file in files)
-    return {name: file.read_bytes() for name, file in named if not name.startswith(COSTS)}
+    return {name: file.read_bytes() for name, file in named if not name.endswith(COSTS)}
 
 
 def compare(clone: Clone, unbroken: dict[str, bytes], tally: Tally) -> None:

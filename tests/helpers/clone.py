@@ -48,7 +48,13 @@ SMALL: dict[str, Any] = {
 class Clone:
     """A git repository with the working tree's files, where commands run as a user types them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, with_results: bool = False) -> None:
+        """Copy the working tree.
+
+        Args:
+            with_results: keep the results of the committed run, which is of the full sample; a copy without
+                them makes its own.
+        """
         self.folder = folder
         listed = subprocess.run(
             ["git", "ls-files", "-co", "--exclude-standard"],
@@ -61,8 +67,7 @@ class Clone:
             if (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, folder / name)
-        # the committed run is of the full sample; this copy makes its own
-        for made in ("dvc.lock", "metrics", "plots", "reports"):
+        for made in () if with_results else ("dvc.lock", "metrics", "plots", "reports"):
             path = folder / made
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         home = folder.parent / "home"

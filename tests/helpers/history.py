@@ -49,8 +49,9 @@ class History:
             correct = self.folder / f"reports/d/correct/{run}.csv"
             file_io.write_csv(correct, predictions.CORRECT_COLUMNS, predictions.correct_rows(frame))
             file_io.write_json(
-                self.folder / f"metrics/d/{run}.json", {"val": {"top1": val_top1, "loss": 0.1}}
+                self.folder / f"reports/d/results/{run}.json", {"val": {"top1": val_top1, "loss": 0.1}}
             )
+            file_io.write_json(self.folder / f"metrics/d/{run}.json", {"val_top1": val_top1})
             inputs = {"src/train.py": "1" * 32, "data/d/manifest.csv": "2" * 32}
             deps = [{"path": path, "md5": md5} for path, md5 in inputs.items()]
             lr = {"lr": parameters.get("lr", 1e-6)}

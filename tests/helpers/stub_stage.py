@@ -56,6 +56,7 @@ def digest_inputs() -> bytes:
 
 
 DIGEST = digest_inputs()
+METRICS = ("top1", "val_top1", "top1_ci", "top5", "class_acc", "macro_f1", "loss", "ece", "val_loss")
 
 
 def share(place: int) -> float:
@@ -95,7 +96,7 @@ def leaderboard() -> dict[str, Any]:
     for model in PARAMS["models"]:
         runs = {f"{model}-{seed}": {} for seed in PARAMS["seeds"]}
         for run in runs:
-            runs[run] = json.loads(Path("metrics", DATASET, f"{run}.json").read_text())
+            runs[run] = json.loads(Path("reports", DATASET, "results", f"{run}.json").read_text())
         best = max(runs, key=lambda run: runs[run]["val"]["top1"])
         top1 = sum(found["test"]["top1"] for found in runs.values()) / len(runs)
         val = runs[best]["val"]
@@ -127,13 +128,21 @@ def content(file: Path) -> str | bytes:
         return f"{columns}\n{','.join(row)}\n"
     if file.name == "leaderboard.json":
         return as_json(leaderboard())
+    if file.name == "winner.json":
+        board = leaderboard()
+        best = board["models"][board["winner"]]
+        metrics = {"top1": round(best["test_top1"], 4), "val_top1": round(best["val_top1"], 4)}
+        return as_json({"winner": board["winner"], **metrics})
     if file.name == "split.json":
         return as_json({"images": {"train": 100, "val": 40, "test": variant["images"]}})
     if file.suffix == ".json" and STAGE == "train":
         return as_json({"model": RUN, "sha256": hashlib.sha256(text.encode()).hexdigest()})
-    if file.suffix == ".json" and STAGE == "evaluate" and file.parts[0] == "metrics":
+    if folder == "results":
         val = {"top1": round(share(1), 3), "loss": share(2)}
         return as_json({"val": val, "test": {"top1": variant["top1"], "loss": share(3)}})
+    if file.parts[0] == "metrics":
+        values = {name: round(share(place % 8), 4) for place, name in enumerate(METRICS)}
+        return as_json(values | {"top1": round(variant["top1"], 4), "val_top1": round(share(1), 3)})
     return as_json({"stub": text}) if file.suffix == ".json" else text
 
 

@@ -12,7 +12,7 @@ from finegrain.comparison import significance
 from finegrain.comparison.significance import Bools, Comparison
 from finegrain.core import file_io, paths
 from finegrain.core.errors import UserError
-from finegrain.evaluation import predictions
+from finegrain.evaluation import predictions, summary
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,18 @@ class Leaderboard:
         }
         return {"winner": self.winner, "models": models}
 
+    def winner_metrics(self) -> dict[str, Any]:
+        """Content of the winner's metrics file: its name, and the means over its seeds, rounded.
+
+        The names are those of a run's metrics file, so that DVC shows them in the same columns.
+        """
+        top1, val_top1 = (self.rows[0][name] for name in ("test_top1", "val_top1"))
+        return {
+            "winner": self.winner,
+            "top1": round(top1, summary.METRICS_DECIMALS),
+            "val_top1": round(val_top1, summary.METRICS_DECIMALS),
+        }
+
 
 def rank_models(dataset: str, models: Sequence[str], seeds: Sequence[int]) -> Leaderboard:
     """Rank the models and compare each pair.
@@ -48,7 +60,7 @@ def rank_models(dataset: str, models: Sequence[str], seeds: Sequence[int]) -> Le
     significant where the corrected p-value is below 0.05.
 
     Raises:
-        UserError: metrics or predictions are missing, or belong to different test images.
+        UserError: results or predictions are missing, or belong to different test images.
     """
     runs = {model: [paths.Run(dataset, model, seed) for seed in seeds] for model in models}
     run_rows = {model: [_run_row(run) for run in each] for model, each in runs.items()}
@@ -113,16 +125,16 @@ def _pair_row(model: str, other: str, comparison: Comparison) -> dict[str, Any]:
 
 
 def _run_row(run: paths.Run) -> dict[str, Any]:
-    """Metrics and cost of one run: a row of ``Leaderboard.runs``."""
-    scores, cost = file_io.read_json(run.metrics), file_io.read_json(run.cost)
+    """Results and cost of one run: a row of ``Leaderboard.runs``."""
+    results, cost = file_io.read_json(run.results), file_io.read_json(run.cost)
     return {
         "model": run.model,
         "seed": run.seed,
         "run": run.name,
-        "val_top1": scores["val"]["top1"],
-        "val_loss": scores["val"]["loss"],
-        "train_top1": scores["train"]["top1"],
-        **{f"test_{name}": value for name, value in scores["test"].items()},
+        "val_top1": results["val"]["top1"],
+        "val_loss": results["val"]["loss"],
+        "train_top1": results["train"]["top1"],
+        **{f"test_{name}": value for name, value in results["test"].items()},
         **cost,
     }
 

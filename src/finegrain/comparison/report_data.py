@@ -71,9 +71,9 @@ class ReportData:
     models: Sequence[ModelFigures]
     class_balance: bytes
     split: dict[str, Any]
-    """metrics/<name>/data/split.json."""
+    """reports/<name>/split.json."""
     source: dict[str, Any]
-    """metrics/<name>/data/source.json."""
+    """reports/<name>/source.json."""
     rejected: Sequence[tuple[str, str]]
     """Path and reason of each image left out."""
     near_duplicates: Sequence[tuple[str, str, int]]
@@ -108,7 +108,7 @@ def read_report_data(
         accuracy_vs_time=accuracy_vs_time,
         models=[read_model_figures(run) for run in best_runs.values()],
         class_balance=plot_style.render_png(balance),
-        split=file_io.read_json(data.split_metrics),
+        split=file_io.read_json(data.split_summary),
         source=file_io.read_json(data.source),
         rejected=read_table(data.rejected).to_records(index=False).tolist(),
         near_duplicates=read_table(data.near_duplicates).to_records(index=False).tolist(),

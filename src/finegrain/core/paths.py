@@ -44,6 +44,11 @@ def exported_model(folder: Path) -> tuple[Path, Path]:
     return folder / "model.safetensors", folder / "model.json"
 
 
+def winner_metrics(dataset: str) -> Path:
+    """JSON with the winner's name, top-1 and validation top-1: columns by which `dvc exp show` can sort."""
+    return Path("metrics") / dataset / "winner.json"
+
+
 @dataclass(frozen=True)
 class Dataset:
     """The files of one dataset, written by the stages download, split and pack."""
@@ -60,27 +65,37 @@ class Dataset:
         return self.folder / "archive"
 
     @property
+    def download_record(self) -> Path:
+        """What ``source`` says, as stage download writes it.
+
+        Kept by DVC alone: with an output that git tracks the stage would have no run cache, and going back to
+        an earlier dataset would download it again.
+        """
+        return self.folder / "source.json"
+
+    @property
     def source(self) -> Path:
         """JSON with the source, SHA-256 and size of each archive file. Tracked by git."""
-        return Path("metrics") / self.name / "data" / "source.json"
+        return REPORTS / self.name / "source.json"
 
     @property
     def manifest(self) -> Path:
         return self.folder / "manifest.csv"
 
     @property
-    def split_metrics(self) -> Path:
-        return Path("metrics") / self.name / "data" / "split.json"
+    def split_summary(self) -> Path:
+        """JSON with the numbers of images and classes, and the SHA-256 of the manifest. Tracked by git."""
+        return REPORTS / self.name / "split.json"
 
     @property
     def rejected(self) -> Path:
         """CSV (path, reason) of the images that are not used. Tracked by git."""
-        return Path("reports") / self.name / "rejected.csv"
+        return REPORTS / self.name / "rejected.csv"
 
     @property
     def near_duplicates(self) -> Path:
         """CSV of the test images that are near-duplicates of a train or val image. Tracked by git."""
-        return Path("reports") / self.name / "near_duplicates.csv"
+        return REPORTS / self.name / "near_duplicates.csv"
 
     @property
     def class_balance(self) -> Path:
@@ -125,13 +140,21 @@ class Run:
 
     @property
     def metrics(self) -> Path:
-        """JSON of quality metrics: bit-identical for the same commit, data and kind of machine."""
+        """JSON of the few rounded metrics that DVC's tables show; ``results`` has the exact values."""
         return Path("metrics") / self.dataset / f"{self.name}.json"
+
+    @property
+    def results(self) -> Path:
+        """JSON of all that stage evaluate measured, and of what training chose. Tracked by git.
+
+        Bit-identical for the same commit, data and kind of machine.
+        """
+        return REPORTS / self.dataset / "results" / f"{self.name}.json"
 
     @property
     def cost(self) -> Path:
         """JSON of seconds, images per second and memory, which differ from run to run."""
-        return Path("metrics") / self.dataset / "cost" / f"{self.name}.json"
+        return Path("models") / self.dataset / f"{self.name}.cost.json"
 
     @property
     def predictions(self) -> Path:
@@ -191,7 +214,7 @@ class Run:
 
     @property
     def intervals(self) -> Path:
-        """JSON of the 95 % interval of each test metric; kept out of what `dvc metrics diff` compares."""
+        """JSON of the 95 % interval of each test metric. Tracked by git."""
         return REPORTS / self.dataset / "intervals" / f"{self.name}.json"
 
     @property

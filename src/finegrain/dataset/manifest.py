@@ -94,7 +94,7 @@ class Manifest:
         return [(name, split, counts.get((name, split), 0)) for name in names for split in SPLITS]
 
     def metrics(self) -> dict[str, Any]:
-        """Counts for metrics/<name>/data/split.json."""
+        """Counts for reports/<name>/split.json."""
         balance = self.class_balance_rows()
         class_sizes: Counter[str] = Counter()
         split_sizes: Counter[str] = Counter()

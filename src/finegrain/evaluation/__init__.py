@@ -1,7 +1,7 @@
 """Metrics, predictions, plots and example images of one trained model.
 
 metrics           top-1, top-5, macro-F1, loss and calibration error with 95 % intervals; confused classes
-summary           the numbers of a model's metrics file and intervals file
+summary           the numbers of a model's files of results, intervals and metrics
 predictions       the table of predictions that is kept for comparisons
 car_groups        make, body type and year, and the mistakes that stay within them
 gallery           example images for the report

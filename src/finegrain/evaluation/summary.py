@@ -1,4 +1,4 @@
-"""The numbers of one model's metrics file and intervals file."""
+"""The numbers of one model's files of results, intervals and metrics."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 from finegrain.evaluation import car_groups, metrics
 from finegrain.models.outputs import Predictions
 
+METRICS_DECIMALS = 4
+"""Places after the point in metrics/: a hundredth of a percentage point. Longer numbers are not read."""
 _CHANGED_BY_TEMPERATURE = ("loss", "ece")
 _Intervals = dict[str, tuple[float, float]]
 
@@ -16,10 +18,10 @@ def intervals_summary(raw: Predictions, calibrated: Predictions) -> _Intervals:
     return metrics.confidence_intervals(raw) | _calibrated(with_temperature)
 
 
-def metrics_summary(
+def results_summary(
     raw: Mapping[str, Predictions], calibrated: Predictions, intervals: _Intervals, metadata: dict[str, Any]
 ) -> dict[str, Any]:
-    """Metrics of test, validation and train split, of car groups, and what training chose.
+    """Exact metrics of test, validation and train split, of car groups, and what training chose.
 
     Args:
         raw: predictions of each split without a temperature; without ``val`` for a model that was trained on
@@ -43,6 +45,30 @@ def metrics_summary(
         "best_epoch": metadata["best_epoch"],
         "lr": metadata["lr"],
     }
+
+
+def metrics_summary(results: Mapping[str, Any]) -> dict[str, float]:
+    """The few metrics that `dvc metrics show`, `dvc metrics diff` and `dvc exp show` print, rounded.
+
+    ``loss`` and ``ece`` are with the temperature, as the probabilities that `finegrain predict` gives;
+    ``val_loss`` is without, as in the curves, because the temperature is fitted on the validation images.
+
+    Args:
+        results: from ``results_summary``.
+    """
+    test, val = results["test"], results["val"]
+    values = {
+        "top1": test["top1"],
+        "top1_ci": (test["top1_high"] - test["top1_low"]) / 2,  # Wilson's interval is not quite symmetric
+        "top5": test["top5"],
+        "class_acc": test["mean_class_accuracy"],
+        "macro_f1": test["macro_f1"],
+        "loss": test["calibrated_loss"],
+        "ece": test["calibrated_ece"],
+        "val_top1": val["top1"],
+        "val_loss": val["loss"],
+    }
+    return {name: round(value, METRICS_DECIMALS) for name, value in values.items()}
 
 
 def _calibrated(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -112,11 +112,11 @@ def validation_result(name: str) -> ValidationResult:
         dataset = paths.Dataset(_StoredParams.model_validate(parameters).dataset.name)
         board = json.loads(files.read_result(paths.LEADERBOARD))
         best = board["models"][board["winner"]]
-        split = json.loads(files.read_result(dataset.split_metrics))
+        split = json.loads(files.read_result(dataset.split_summary))
         return ValidationResult(best["val_top1"], best["val_loss"], split["images"]["val"])
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(
-            f"{name}: {paths.LEADERBOARD} or the metrics of the split are incomplete ({error!r}); "
+            f"{name}: {paths.LEADERBOARD} or {dataset.split_summary} is incomplete ({error!r}); "
             "run `dvc repro` there"
         ) from None
 
@@ -197,14 +197,29 @@ def _model_results(
 ) -> ModelResults:
     top1, loss = [], []
     for run in runs:
+        file, content = _read_run_results(files, run)
         try:
-            validation = json.loads(files.read_result(run.metrics))["val"]
+            validation = json.loads(content)["val"]
             top1.append(validation["top1"])
             loss.append(validation["loss"])
         except (ValueError, LookupError, TypeError) as error:
-            raise UserError(f"{files.name}: {run.metrics} is not the metrics of a run ({error!r})") from None
+            raise UserError(f"{files.name}: {file} is not the results of a run ({error!r})") from None
     predicted = np.stack([tables[run.name]["class_1"].to_numpy(object) for run in runs])
     return ModelResults(predicted, float(np.mean(top1)), float(np.mean(loss)))
+
+
+def _read_run_results(files: RevisionFiles, run: paths.Run) -> tuple[Path, bytes]:
+    """The file that holds the results of a run, and its content."""
+    try:
+        return run.results, files.read_result(run.results)
+    except UserError as missing:
+        try:
+            content = files.read_result(run.metrics)
+        except UserError:
+            raise missing from None
+        if b'"val"' not in content:  # only a commit from before results had a file of their own has it there
+            raise missing from None
+        return run.metrics, content
 
 
 def _recorded_inputs(

@@ -15,13 +15,13 @@ class TestResults:
     """What the project's files say of a model; a field is None if its file does not exist."""
 
     metrics: dict[str, Any]
-    """metrics/<name>/<run>.json, which always exists."""
+    """reports/<name>/results/<run>.json, which always exists."""
     intervals: dict[str, tuple[float, float]] | None
     """reports/<name>/intervals/<run>.json."""
     split: dict[str, Any] | None
-    """metrics/<name>/data/split.json."""
+    """reports/<name>/split.json."""
     source: dict[str, Any] | None
-    """metrics/<name>/data/source.json."""
+    """reports/<name>/source.json."""
     evaluate: EvaluateParams | None
     """``evaluate`` in params.yaml, by which the test images were evaluated."""
 
@@ -42,20 +42,20 @@ def find_results(weights: Path, metadata: dict[str, Any]) -> TestResults | None:
         metadata: of the model's sidecar.
 
     Raises:
-        UserError: the metrics belong to another training of the run, or the split to other images.
+        UserError: the results belong to another training of the run, or the split to other images.
     """
     run = find_run(weights)
-    metrics = _read_optional(run.metrics) if run else None
+    metrics = _read_optional(run.results) if run else None
     if run is None or metrics is None:
         return None
     if metrics["temperature"] != metadata["temperature"]:
         raise UserError(
-            f"{run.metrics}: not the metrics of {weights}, which is newer or older; run `dvc repro`"
+            f"{run.results}: not the results of {weights}, which is newer or older; run `dvc repro`"
         )
     data = paths.Dataset(run.dataset)
-    split = _read_optional(data.split_metrics)
+    split = _read_optional(data.split_summary)
     if split and not metadata.get("data", "").startswith(split["sha256"]):
-        raise UserError(f"{data.split_metrics}: not the split that {weights} was trained on; run `dvc repro`")
+        raise UserError(f"{data.split_summary}: not the split that {weights} was trained on; run `dvc repro`")
     config = params.load_params() if paths.PARAMS.is_file() else None
     return TestResults(
         metrics=metrics,
