@@ -1,23 +1,39 @@
-"""Read one tar file, compressed or not, in streaming passes from its beginning."""
+"""Read one tar file, compressed or not, in streaming passes from its beginning.
 
+``tarfile`` decodes the headers. Kept around it is what it leaves out: it takes a damaged header, or the end
+of the file, for the end of the archive; reads only the first of several gzip streams or tars; and compares
+no checksum of a compressed stream.
+"""
+
+import bz2
+import io
+import lzma
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO, Self, cast
 
+from finegrain.core import log
 from finegrain.core.errors import UserError
 from finegrain.sources import layout
 from finegrain.sources.layout import ArchiveImage, BadMember, Member
 
-_READ_ERRORS = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError)
+_READ_ERRORS = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError)
+_NO_END = "cut off: its end-of-archive block is missing; if it is complete, unpack it and use the folder"
+_BUFFER = 1 << 20
+_REST_OF_FILE = b"M"
+_NO_FILES = (tarfile.DIRTYPE, b"D", b"V")  # GNU tar's folders of an incremental backup, and volume labels
+_MAGIC = slice(257, 262)
+"""Where every header since 1988 has ``ustar``."""
 
 
 class TarArchive:
     """The images of a tar file.
 
     Raises:
-        UserError: the file is damaged, or contains links or devices.
+        UserError: the file is damaged or cut off, or contains links or devices.
     """
 
     def __init__(self, file: Path) -> None:
@@ -26,14 +42,14 @@ class TarArchive:
         self._file = file
 
     def members(self, strict: bool = True) -> Iterator[Member]:
-        """List the images; one pass.
+        """List the images; one pass. What follows the end of the archive is reported.
 
         Args:
             strict: raise BadMember for a member that cannot be used, instead of listing it.
         """
         self.ignored_suffixes.clear()  # each pass counts them again
         count = 0
-        for _, info in self._walk():
+        for _, info in self._walk(report=True):
             name, path = _decoded_name(info)
             if strict:
                 self._check(path, info)
@@ -69,19 +85,27 @@ class TarArchive:
             pass  # the damage is before this member
         return BadMember(self._file, path, "comes after a damaged place", "download it again")
 
-    def _walk(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    def _walk(self, report: bool = False) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
         """Yield every member but folders; each must be read before the next one is requested."""
         try:
-            with tarfile.open(self._file, "r|*", bufsize=1 << 20, encoding="utf-8") as tar:
+            with _open_stream(self._file) as stream, _TarFile(fileobj=stream, encoding="utf-8") as tar:
                 while (info := tar.next()) is not None:
                     tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has read
-                    if not info.isdir():
+                    if info.type not in _NO_FILES:
                         yield tar, info
+                extra_bytes = tar.read_rest()
         except _READ_ERRORS as error:
             raise UserError(f"{self._file}: not a readable tar ({error}); download it again") from None
+        if report and tar.tar_count > 1:
+            log.info(f"{self._file}: {tar.tar_count} tars, one after the other; all of them are read")
+        if report and extra_bytes:
+            log.info(f"{self._file}: {extra_bytes:,} bytes after the end of the tar are not read")
 
     def _check(self, path: str | None, info: tarfile.TarInfo) -> None:
         """Raise BadMember for a link, a device or an image that is too large."""
+        if info.type == _REST_OF_FILE:
+            fix = "unpack all volumes with tar and use the folder"
+            raise BadMember(self._file, info.name, "began in another volume of this tar", fix)
         if not info.isreg():
             fix = "only files and folders are allowed in an archive"
             raise BadMember(self._file, info.name, "is a link or device", fix)
@@ -93,3 +117,184 @@ def _decoded_name(info: tarfile.TarInfo) -> tuple[str, str | None]:
     """The member's name as text, and its image path if it is an image."""
     name = layout.decode_name(info.name.encode("utf-8", "surrogateescape"))
     return name, layout.image_path(name)
+
+
+class _Header(tarfile.TarInfo):
+    """A header whose damage is an error wherever it is; ``tarfile`` stops there as if it were the end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf[_MAGIC] == b"ustar":
+                raise tarfile.ReadError(f"a damaged header: {error}") from None
+            if buf and not any(buf):  # also the first part of an empty block
+                raise tarfile.EOFHeaderError from None  # type: ignore[attr-defined]
+            raise
+
+    @classmethod
+    def fromtarfile(cls, tarfile: "_TarFile") -> Self:  # type: ignore[override]
+        return cast(Self, tarfile.checked_header(super().fromtarfile))
+
+
+class _TarFile(tarfile.TarFile):
+    """A tar that is read to the end of the file, across the empty blocks that end it."""
+
+    tarinfo = _Header
+    ignore_zeros = True  # other tars may follow
+    tar_count = 1
+    """Number of tars that were joined."""
+    _at_end = False
+    """Whether the last block was one of those that end a tar."""
+    _extra_bytes = 0
+
+    def checked_header(self, read: Callable[[Any], tarfile.TarInfo]) -> tarfile.TarInfo:
+        """Read a header.
+
+        Raises:
+            tarfile.HeaderError: an empty block or, after those, the end of the file or something else.
+            tarfile.ReadError: a damaged header, or the end of the file without empty blocks.
+        """
+        try:
+            header = read(self)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # an empty block
+            self._at_end = True
+            raise
+        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]  # the end of the file
+            if self._at_end:
+                raise
+            raise tarfile.ReadError(_NO_END) from None
+        except tarfile.SubsequentHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            if not self._at_end:
+                raise tarfile.ReadError(f"a damaged header: {error}") from None
+            self._extra_bytes = cast(BinaryIO, self.fileobj).tell() - self.offset
+            raise tarfile.EmptyHeaderError from None  # type: ignore[attr-defined]
+        if header.size < 0 or self.offset <= header.offset:
+            raise tarfile.ReadError("a negative size")
+        self.tar_count += self._at_end
+        self._at_end = False
+        return header
+
+    def read_rest(self) -> int:
+        """Read on to the end of the file, which also compares the checksum of a compressed one.
+
+        Returns:
+            Number of bytes after the archive that are no tar.
+
+        Raises:
+            tarfile.ReadError: they contain a header: the one before it is damaged.
+        """
+        while chunk := cast(BinaryIO, self.fileobj).read(_BUFFER):
+            self._extra_bytes += len(chunk)
+            if any(chunk.startswith(b"ustar", at) for at in range(_MAGIC.start, len(chunk), 512)):
+                raise tarfile.ReadError("damaged: headers follow that belong to no tar")
+        return self._extra_bytes
+
+
+def _open_stream(file: Path) -> BinaryIO:
+    """Open a tar, decompressing it if it is compressed."""
+    stream = io.BufferedReader(file.open("rb", buffering=0), _BUFFER)
+    for magic, new in _DECOMPRESSORS.items():
+        if stream.peek(8).startswith(magic):
+            return cast(BinaryIO, io.BufferedReader(_Decompressed(stream, magic, new), _BUFFER))
+    return cast(BinaryIO, stream)
+
+
+class _Gunzip:
+    """zlib's decompressor of one gzip stream, with the methods of those of bz2 and lzma."""
+
+    def __init__(self) -> None:
+        self._inflate = zlib.decompressobj(wbits=31)
+
+    @property
+    def eof(self) -> bool:
+        return self._inflate.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._inflate.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inflate.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._inflate.decompress(data or self._inflate.unconsumed_tail, max_length)
+
+
+_Decompressor = _Gunzip | bz2.BZ2Decompressor | lzma.LZMADecompressor
+_DECOMPRESSORS: dict[bytes, Callable[[], _Decompressor]] = {
+    b"\x1f\x8b": _Gunzip,
+    b"BZh": bz2.BZ2Decompressor,
+    b"\xfd7zXZ": lzma.LZMADecompressor,
+}  # by the first bytes of a file
+
+
+class _Decompressed(io.RawIOBase):
+    """All compressed streams of a file, one after the other; each one's checksum is compared.
+
+    Kept instead of the modules gzip, bz2 and lzma because the latter two silently ignore what follows the
+    first stream if its beginning is damaged.
+    """
+
+    def __init__(self, file: BinaryIO, magic: bytes, new: Callable[[], _Decompressor]) -> None:
+        self._file, self._magic, self._new = file, magic, new
+        self._decompressor = new()
+        self._unused = b""
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Skip bytes; the end of the file is no error, as in any file."""
+        target = offset + (self._position if whence == io.SEEK_CUR else 0)
+        if target < self._position or whence == io.SEEK_END:
+            raise OSError("a compressed file is only read forwards")
+        while self._position < target and self._read_some(min(target - self._position, _BUFFER)):
+            pass
+        return self._position
+
+    def readinto(self, target: Any) -> int:
+        data = self._read_some(len(target))
+        target[: len(data)] = data
+        return len(data)
+
+    def _read_some(self, max_length: int) -> bytes:
+        """At least one byte, unless the file has ended."""
+        data = b""
+        while not data:
+            if self._decompressor.eof and not self._start_next_stream():
+                return b""
+            piece = b""
+            if self._decompressor.needs_input:
+                piece = self._unused or self._file.read(1 << 16)
+                self._unused = b""
+            data = self._decompressor.decompress(piece, max_length)
+            if not (data or piece or self._decompressor.eof):
+                raise EOFError("the compressed data is cut off")
+        self._position += len(data)
+        return data
+
+    def _start_next_stream(self) -> bool:
+        """Skip zeros, which may pad a stream; return whether another stream follows."""
+        rest = self._decompressor.unused_data.lstrip(b"\0")
+        while not rest and (piece := self._file.read(1 << 16)):
+            rest = piece.lstrip(b"\0")
+        if not rest:
+            return False
+        rest += self._file.read(len(self._magic))
+        if not rest.startswith(self._magic):
+            raise OSError("something that is not compressed follows the compressed data")
+        self._decompressor, self._unused = self._new(), rest
+        return True
