@@ -10,7 +10,7 @@ from toy_data import TENTHS, assign, official, splits_by_path
 from finegrain.config import params
 from finegrain.core.errors import UserError
 from finegrain.dataset import assignment, inspection, manifest
-from finegrain.sources import temp_table
+from finegrain.sources import index
 
 HALF_AND_QUARTER = params.SplitParams(val_ratio=0.25, test_ratio=0.5)
 
@@ -161,7 +161,7 @@ def test_memory_does_not_grow_with_the_number_of_images():
         return f"{n % 2}/{n}", "a", f"{n % 2}", "", 1, 1, 1, f"{digest:064}", f"{n**3:016x}"
 
     def peak_bytes(images):
-        database = temp_table.create()
+        database = index.temp_table()
         database.executescript(inspection.TABLES)
         database.executemany("INSERT INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", map(row, range(images)))
         tracemalloc.start()

@@ -6,11 +6,11 @@ import sys
 import pytest
 from pipeline import ROOT
 
-from finegrain.sources import temp_table
+from finegrain.sources import index
 
 
 def test_two_databases_are_independent():
-    first, second = temp_table.create(), temp_table.create()
+    first, second = index.temp_table(), index.temp_table()
     for database in (first, second):
         database.execute("CREATE TABLE image (path TEXT)")
     first.execute("INSERT INTO image VALUES ('a')")
@@ -21,10 +21,10 @@ def test_two_databases_are_independent():
 def test_rows_are_not_kept_in_memory_and_no_file_is_left(tmp_path):
     code = """
 import os
-from finegrain.sources import temp_table
+from finegrain.sources import index
 def anonymous_kilobytes():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
-database = temp_table.create()
+database = index.temp_table()
 database.execute("CREATE TABLE image (path TEXT PRIMARY KEY, text TEXT)")
 database.execute("INSERT INTO image VALUES ('', '')")
 before = anonymous_kilobytes()

@@ -7,6 +7,7 @@ import sqlite3
 import numpy as np
 
 from finegrain.config import params
+from finegrain.core import log
 from finegrain.core.errors import UserError
 from finegrain.dataset import near_duplicates
 from finegrain.dataset.inspection import Inspection
@@ -17,20 +18,27 @@ def assign_splits(inspection: Inspection, split: params.SplitParams, seed: int) 
     """Assign every good image to train, val or test.
 
     Official splits are kept; what the archive lacks (val, test or both) is taken from its train images, class
-    by class. Of exact duplicates in two splits or two classes, one is kept.
+    by class. Of exact duplicates in two splits or two classes, one is kept; the numbers are reported.
 
     Raises:
-        UserError: classes with too few images; all of them are named.
+        UserError: classes with too few images, or an official split without any; all of them are named.
     """
     database = inspection.database
-    found = {name for (name,) in database.execute("SELECT DISTINCT split FROM image")}
-    official = [name for name in SPLITS if name in found]
+    official = [name for name in SPLITS if name in inspection.official_splits()]
     duplicate_count = _exclude_duplicates(database)
+    copies = _describe_copies(database)
+    for line in copies.values():
+        log.info(f"left out: {line}")
+    _reject_empty_splits(database, official, copies)
     val_ratio = 0.0 if "val" in official else split.val_ratio
     test_ratio = 0.0 if "test" in official else split.test_ratio
     _reject_small_classes(inspection, val_ratio, test_ratio)
     _assign(database, val_ratio, test_ratio, seed)
     near = _find_near_duplicates(database, split.near_duplicate_bits)
+    if near.test_image_count:
+        log.info(
+            f"near-duplicates of train or val images: {near.test_image_count} test images, which are kept"
+        )
     return Manifest(inspection, duplicate_count, near, "/".join(official) or None)
 
 
@@ -46,7 +54,8 @@ def _exclude_duplicates(database: sqlite3.Connection) -> int:
         """
         INSERT INTO duplicate
         SELECT path, 'same bytes as ' || first_path || CASE
-            WHEN split <> first_split THEN ' in ' || first_split ELSE ' of class ' || first_class END
+            WHEN split <> first_split THEN ' in ' || first_split ELSE ' of class ' || first_class END,
+            class, split, first_class, first_split
         FROM (
             SELECT path, split, class, first_value(path) OVER same AS first_path,
                 first_value(split) OVER same AS first_split, first_value(class) OVER same AS first_class
@@ -63,6 +72,40 @@ def _exclude_duplicates(database: sqlite3.Connection) -> int:
     return database.execute("SELECT count(*) FROM duplicate").fetchone()[0]
 
 
+def _describe_copies(database: sqlite3.Connection) -> dict[str, str]:
+    """For each split with images left out as duplicates, how many of how many, and of what."""
+    query = """
+        SELECT split, kept_split, count(*), (SELECT count(*) FROM image WHERE image.split = duplicate.split)
+            + (SELECT count(*) FROM duplicate AS other WHERE other.split = duplicate.split)
+        FROM duplicate GROUP BY split, kept_split ORDER BY split, kept_split
+    """
+    described: dict[str, str] = {}
+    for split, kept_split, count, total in database.execute(query):
+        kind = f"in {kept_split}" if kept_split != split else "of another class"
+        text = f"{count} of {total} images{' in ' * bool(split)}{split} are copies of images {kind}"
+        described[split] = f"{described[split]}; {text}" if split in described else text
+    return described
+
+
+def _reject_empty_splits(database: sqlite3.Connection, official: list[str], copies: dict[str, str]) -> None:
+    """Raise UserError for an official split of which all images are bad or copies."""
+    left = {split for (split,) in database.execute("SELECT DISTINCT split FROM image")}
+    for split in official:
+        if split not in left:
+            (bad,) = database.execute("SELECT count(*) FROM bad WHERE split = ?", (split,)).fetchone()
+            reasons = [copies[split]] if split in copies else []
+            reasons += [f"{bad} are bad"] if bad else []
+            other = "put other images there"
+            fix = (
+                other
+                if split == "train"
+                else f"{other}, or remove that folder: {split} is then made of train"
+            )
+            raise UserError(
+                f"the archive's split {split} has no image left: {'; '.join(reasons)}. Fix: {fix}"
+            )
+
+
 def _reject_small_classes(inspection: Inspection, val_ratio: float, test_ratio: float) -> None:
     """Raise UserError for classes with too few distinct images to fill every split."""
     distinct = dict(
@@ -70,10 +113,14 @@ def _reject_small_classes(inspection: Inspection, val_ratio: float, test_ratio: 
             "SELECT class, count(DISTINCT sha256) FROM image WHERE split IN ('', 'train') GROUP BY class"
         ).fetchall()
     )
+    left_out = inspection.database.execute(
+        "SELECT class, count(*) FROM duplicate WHERE split IN ('', 'train') GROUP BY class"
+    )
+    copies = {name: f" ({count} copies left out)" for name, count in left_out}
     needed = min_class_size(val_ratio, test_ratio)
     counts = {name: distinct.get(name, 0) for name in inspection.classes}
     small = [
-        f"'{name}' {count}"
+        f"'{name}' {count}{copies.get(name, '')}"
         for name, count in counts.items()
         if count < needed or _train_count(count, val_ratio, test_ratio) < 1
     ]

@@ -13,7 +13,7 @@ import imagehash
 from finegrain.core import log, parallel
 from finegrain.core.errors import UserError
 from finegrain.dataset import decoding
-from finegrain.sources import archive, temp_table
+from finegrain.sources import archive, index
 from finegrain.sources.layout import ArchiveImage
 
 _HASH_SIZE = 128
@@ -24,8 +24,10 @@ TABLES = """
         path TEXT PRIMARY KEY, part TEXT, class TEXT, split TEXT,
         width INTEGER, height INTEGER, bytes INTEGER, sha256 TEXT, phash TEXT
     );
-    CREATE TABLE bad (path TEXT, reason TEXT);
-    CREATE TABLE duplicate (path TEXT PRIMARY KEY, reason TEXT);
+    CREATE TABLE bad (path TEXT, reason TEXT, split TEXT);
+    CREATE TABLE duplicate (
+        path TEXT PRIMARY KEY, reason TEXT, class TEXT, split TEXT, kept_class TEXT, kept_split TEXT
+    );
     CREATE TABLE manifest (
         position INTEGER PRIMARY KEY, path TEXT, part TEXT, class TEXT, split TEXT,
         width INTEGER, height INTEGER, bytes INTEGER, sha256 TEXT, phash TEXT
@@ -38,11 +40,16 @@ class Inspection:
     """The result of one pass over the images."""
 
     database: sqlite3.Connection
-    """Table ``image`` has the good images, with the official split or ''; table ``bad`` the others."""
+    """Tables ``image`` with the good images and ``bad`` with the others; the official split, or ''."""
     classes: list[str]
     """Sorted; includes classes whose images are all bad."""
     good_count: int
     bad_count: int
+
+    def official_splits(self) -> set[str]:
+        """The splits that the archive defines, also those whose images are all bad."""
+        found = self.database.execute("SELECT split FROM image UNION SELECT split FROM bad")
+        return {split for (split,) in found if split}
 
     def rejected_rows(self) -> Iterator[tuple[str, str]]:
         """(path, reason) of the bad images, sorted."""
@@ -70,7 +77,7 @@ class Inspection:
 
 def inspect_images(reader: archive.ArchiveReader) -> Inspection:
     """Open every image once, decode it completely, and hash it."""
-    database = temp_table.create()
+    database = index.temp_table()
     database.executescript(TABLES)
     threads = os.cpu_count() or 1
     results = parallel.map_in_order(_inspect_image, reader.read(), threads, max_pending=4 * threads)
@@ -78,7 +85,7 @@ def inspect_images(reader: archive.ArchiveReader) -> Inspection:
     for image, result in log.progress_bar(results, total=len(reader), label="check images"):
         if isinstance(result, str):
             bad_count += 1
-            database.execute("INSERT INTO bad VALUES (?, ?)", (image.path, result))
+            database.execute("INSERT INTO bad VALUES (?, ?, ?)", (image.path, result, image.split or ""))
         else:
             row = (image.path, image.part, image.class_name, image.split or "", *result)
             database.execute("INSERT INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)

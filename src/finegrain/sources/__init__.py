@@ -2,12 +2,12 @@
 
 archive          read the images of archive files; store local archives or folders
 cifar100         convert CIFAR-100 to a zip of class folders
-index            index of an archive's images with class and official split
+index            index of an archive's images with class and official split; temporary SQLite tables
 kaggle           download a Kaggle dataset
 layout           what paths inside an archive mean
 sample           draw the embedded sample dataset
 sample_vehicles  the vehicles of the sample dataset
 tar_file         read a tar file in streaming passes
-temp_table       temporary SQLite database for rows of any number
+zip_check        compare a zip's directory with the files that it holds
 zip_file         read a zip file in constant memory
 """

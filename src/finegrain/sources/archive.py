@@ -157,6 +157,8 @@ def store_local(source: str | Sequence[str], folder: Path) -> None:
     """
     parts: dict[str, _LocalArchive | _LocalFolder] = {}
     for text in [source] if isinstance(source, str) else source:
+        if not text.strip():  # Path("") would be the project's folder
+            raise UserError("dataset.path: is empty; name an archive or a folder of class folders")
         part = _open_local(paths.user_path(text))
         if part.name in parts:
             other = parts[part.name].path
@@ -172,6 +174,8 @@ def store_local(source: str | Sequence[str], folder: Path) -> None:
 def _open_local(path: Path) -> _LocalArchive | _LocalFolder:
     if not path.exists():
         raise UserError(f"dataset.path: {path}: not found")
+    if path.is_dir() and Path.cwd().is_relative_to(path.resolve()):
+        raise UserError(f"dataset.path: {path}: contains this project; name the folder of the photos alone")
     if path.is_dir():
         return _LocalFolder(path)
     if is_archive(path):
@@ -183,7 +187,7 @@ def report_ignored(suffixes: Mapping[str, int]) -> None:
     """Print how many files were ignored, so that photos in an unknown format, such as .heic, are noticed."""
     if suffixes:
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items()))
-        log.info(f"ignored files that are not images in a known format: {counts}")
+        log.info(f"ignored files that are hidden or not images in a known format: {counts}")
 
 
 def _find_images(top: Path) -> tuple[dict[str, Path], Counter[str]]:

@@ -1,11 +1,14 @@
 """Index of an archive's images, on disk: names alone would make memory grow with the archive."""
 
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
+from finegrain.core import log
 from finegrain.core.errors import UserError
-from finegrain.sources import layout, temp_table
+from finegrain.sources import layout
 from finegrain.sources.layout import ArchiveImage, Member
 
 
@@ -29,11 +32,17 @@ class ImageIndex:
 
     def __init__(self, parts: Sequence[ArchivePart]) -> None:
         self._part_names = [part.name for part in parts]
-        self._database = temp_table.create()
+        self._database = temp_table()
         self._fill(parts)
         self._count = self._database.execute("SELECT count(*) FROM image").fetchone()[0]
+        self._reject_parts_named_as_splits()
         self._reject_repeated()
-        self._layout = layout.detect_layout(self._paths)
+        parts_paths = [partial(self._paths, number) for number in range(len(parts))]
+        self._layout = layout.detect_layout(self._paths, parts_paths if len(parts) > 1 else ())
+        named = {folder: split for folder, split in self._layout.splits.items() if folder.lower() != split}
+        if named:
+            listed = ", ".join(f"{folder} is taken for {split}" for folder, split in named.items())
+            log.info(f"the archive's own splits: {listed}")
         self.classes = self._layout.classes
         """Sorted."""
 
@@ -72,8 +81,24 @@ class ImageIndex:
             """
         )
 
-    def _paths(self) -> Iterator[str]:
-        return (path for (path,) in self._database.execute("SELECT path FROM image ORDER BY position"))
+    def _paths(self, part: int | None = None) -> Iterator[str]:
+        """The paths of all images, or of those of one part, in reading order."""
+        where = "" if part is None else f"WHERE part = {part}"
+        return (
+            path for (path,) in self._database.execute(f"SELECT path FROM image {where} ORDER BY position")
+        )
+
+    def _reject_parts_named_as_splits(self) -> None:
+        """Raise UserError for parts such as train.zip and test.zip without a folder train or test inside."""
+        splits = [layout.split_name(name.split(".")[0]) for name in self._part_names]
+        if None in splits or len(set(splits)) < 2:
+            return
+        if not any(any(map(layout.split_name, path.split("/")[:-1])) for path in self._paths()):
+            names = ", ".join(self._part_names)
+            raise UserError(
+                f"the parts {names} seem to be splits, but hold no folder of such a name; "
+                "unpack each into its own folder train, val or test, and set dataset.path to the one above"
+            )
 
     def _reject_repeated(self) -> None:
         query = "SELECT path, min(part), max(part) FROM image GROUP BY path HAVING count(*) > 1"
@@ -82,3 +107,16 @@ class ImageIndex:
             if first == last:
                 raise UserError(f"{first}: contains {path} twice; remove one of them")
             raise UserError(f"{path} is in both {first} and {last}; remove one of them")
+
+
+def temp_table() -> sqlite3.Connection:
+    """Open an empty, private database on disk that keeps at most 1 MB of its pages in memory.
+
+    Kept instead of Python lists because the names and hashes of a million images then take constant memory.
+    SQLite creates its file in TMPDIR and unlinks it at once, so that a killed process leaves nothing behind.
+    """
+    database = sqlite3.connect("")  # an empty name means a temporary file
+    database.execute("PRAGMA journal_mode = OFF")  # nothing is ever rolled back
+    database.execute("PRAGMA cache_size = -1000")
+    database.execute("PRAGMA temp_store = FILE")  # sorting also spills to disk
+    return database

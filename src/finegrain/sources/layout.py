@@ -1,10 +1,11 @@
 """What a path inside an archive means: whether it is an image, its class and its official split."""
 
 import os
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,14 +14,19 @@ from finegrain.core.errors import UserError
 SplitName = Literal["train", "val", "test"]
 
 IMAGE_SUFFIXES = tuple(".jpg .jpeg .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm".split())
+_LEFT_BEHIND = (".git", ".ipynb_checkpoints", "__MACOSX", "Thumbs.db")
 MAX_IMAGE_BYTES = 200_000_000
 """A larger member is rejected: it may be a decompression bomb."""
 
-_SPLIT_FOLDERS: dict[str, SplitName] = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+_SPLIT_WORDS: dict[SplitName, str] = {
+    "train": "train|training|trn",
+    "val": "val|valid|validation|dev|development|eval|evaluation",
+    "test": "test|testing|tst|holdout",
+}
+_FILLER = "(?:dataset|data|set|seg|split|folder|images?|imgs?|photos?|pictures?)"
+"""Words beside a split's name, as in training_set, seg_train and testImages."""
 _EXPECTED_LAYOUT = "expected <class>/<image> or <train, val or test>/<class>/<image>"
+_REARRANGE = "unpack the archive, rearrange the folders and set dataset.path to the folder"
 
 
 class BadMember(UserError):
@@ -63,11 +69,18 @@ def image_path(name: str) -> str | None:
 
 
 def ignored_suffix(name: str) -> str | None:
-    """The suffix of a file that is not an image, such as ``.heic``; None for images, folders and junk."""
+    """The suffix of a file that is not an image, such as ``.heic``; None for images, folders and junk.
+
+    An image that is hidden, in a folder such as ``.cat`` or ``..``, is a ``hidden .jpg``.
+    """
     parts = _path_parts(name)
-    if not parts or name.endswith("/") or _is_junk(parts) or parts[-1].lower().endswith(IMAGE_SUFFIXES):
+    if not parts or name.endswith("/"):
         return None
-    return os.path.splitext(parts[-1])[1].lower() or "no suffix"
+    suffix, is_image = os.path.splitext(parts[-1])[1].lower(), parts[-1].lower().endswith(IMAGE_SUFFIXES)
+    if _is_junk(parts):
+        is_left_behind = any(part.startswith("._") or part in _LEFT_BEHIND for part in parts)
+        return f"hidden {suffix}" if is_image and not is_left_behind else None
+    return None if is_image else suffix or "no suffix"
 
 
 def _path_parts(name: str) -> list[str]:
@@ -99,55 +112,73 @@ def reject_large(file: Path, path: str, size: int) -> None:
         raise BadMember(file, path, f"has {size / 1e6:,.0f} MB", limit)
 
 
+def split_name(folder: str) -> SplitName | None:
+    """The split that a folder's name means, such as test for ``Test_Set``; None for any other name."""
+    word = re.sub(r"[\W_]+|(?:19|20)\d\d", "", folder.lower())
+    for split, words in _SPLIT_WORDS.items():
+        if re.fullmatch(f"{_FILLER}*(?:{words}){_FILLER}*", word):
+            return split
+    return None
+
+
 @dataclass(frozen=True)
 class Layout:
     """Which folder of an archive's paths is the class, and which one the official split."""
 
-    class_depth: int
-    """Number of folders above the class folder."""
-    has_splits: bool
-    """Whether the folder above the class is train, val or test."""
-    classes: list[str]
+    top: int
+    """Number of folders that all images share."""
+    splits: Mapping[str, SplitName]
+    """Official split by the name of its folder, the next one; empty if there are none."""
+    class_depths: Mapping[str, int]
+    """Number of folders above the class folder, by the same name; ``top`` if there are no splits."""
+    classes: list[str] = field(default_factory=list)
     """Sorted."""
+
+    def depth(self, folders: Sequence[str]) -> int:
+        """Number of folders above the class folder of a path."""
+        return self.class_depths[folders[self.top]] if self.splits and len(folders) > self.top else self.top
 
     def parse(self, path: str) -> tuple[SplitName | None, str]:
         """Official split and class of an image."""
-        parts = path.split("/", self.class_depth + 1)
-        split = _SPLIT_FOLDERS[parts[self.class_depth - 1].lower()] if self.has_splits else None
-        return split, _class_name(parts[self.class_depth])
+        folders = _parent_folders(path)
+        split = self.splits[folders[self.top]] if self.splits else None
+        return split, _class_name(folders[self.depth(folders)])
 
 
-def detect_layout(paths: Callable[[], Iterable[str]]) -> Layout:
+def detect_layout(
+    paths: Callable[[], Iterable[str]], parts: Sequence[Callable[[], Iterable[str]]] = ()
+) -> Layout:
     """Find out from the folders of all images where class and official split are.
 
-    Folders that all images share are skipped. If the next folder of every image is called train, val or
-    test, it is the official split and the one below it the class; otherwise it is the class itself.
+    Folders that all images share are skipped, and so are those of several parts that differ in a number. If
+    the next folder of every image is called train, val or test, or similarly, it is the official split and
+    the one below it the class; otherwise it is the class itself.
 
     Args:
         paths: returns a new iterator over the paths of all images at each call.
+        parts: likewise for each part of the archive, if there are several.
 
     Raises:
         UserError: no images, images outside a class folder, fewer than two classes, classes that differ in
-            case only, classes without a training image, or a mix of split folders and other folders.
+            case only, classes without a training image, other folders beside split folders or classes.
     """
     shared = _shared_folders(paths)
-    top = len(shared)
+    top = len(shared) + _parts_are_numbered(parts, len(shared))
     top_folders = {folders[top] for folders in map(_parent_folders, paths()) if len(folders) > top}
     if not top_folders:
         raise UserError(f"all images are in one folder ({'/'.join(shared) or 'the top'}); {_EXPECTED_LAYOUT}")
-    has_splits = _are_split_folders(top_folders)
-    class_depth = top + has_splits
-    stray = [path for path in paths() if len(_parent_folders(path)) <= class_depth]
+    splits = _split_folders(top_folders)
+    layout = Layout(top, splits, _class_depths(paths, top, splits))
+    stray = [path for path in paths() if len(_parent_folders(path)) <= layout.depth(_parent_folders(path))]
     if stray:
-        raise UserError(
-            f"images outside a class folder: {len(stray)}, for example {stray[0]}; {_EXPECTED_LAYOUT}"
-        )
+        outside = f"images outside a class folder: {len(stray)}, for example {stray[0]}"
+        raise UserError(f"{outside}; {_EXPECTED_LAYOUT}; remove or move them: {_REARRANGE}")
     splits_by_class: dict[str, set[str]] = {}
-    for folders in map(_parent_folders, paths()):
-        split = _SPLIT_FOLDERS[folders[top].lower()] if has_splits else "train"
-        splits_by_class.setdefault(_class_name(folders[class_depth]), set()).add(split)
+    for split, class_name in map(layout.parse, paths()):
+        splits_by_class.setdefault(class_name, set()).add(split or "train")
+    _reject_folders_of_classes(paths, layout, set(splits_by_class))
     _reject_classes(splits_by_class)
-    return Layout(class_depth, has_splits, sorted(splits_by_class))
+    return replace(layout, classes=sorted(splits_by_class))
 
 
 def _shared_folders(paths: Callable[[], Iterable[str]]) -> tuple[str, ...]:
@@ -158,6 +189,18 @@ def _shared_folders(paths: Callable[[], Iterable[str]]) -> tuple[str, ...]:
     return tuple(os.path.commonprefix([first, max(map(_parent_folders, paths()))]))
 
 
+def _parts_are_numbered(parts: Sequence[Callable[[], Iterable[str]]], top: int) -> bool:
+    """Whether each part has its own top folder, and these differ in a number, as in photos-1 and photos-2."""
+    names: set[str] = set()
+    for part in parts:
+        folders = {folders[top] if len(folders) > top + 1 else "" for folders in map(_parent_folders, part())}
+        if len(folders) != 1:
+            return False
+        names |= folders
+    without_numbers = {re.sub(r"[\W\d_]+", "", name) for name in names}
+    return len(names) == len(parts) > 1 and len(without_numbers) == 1 and "" not in without_numbers
+
+
 def _parent_folders(path: str) -> tuple[str, ...]:
     return tuple(path.split("/")[:-1])
 
@@ -166,25 +209,78 @@ def _class_name(folder: str) -> str:
     return unicodedata.normalize("NFC", folder)  # macOS stores accents separately from their letters
 
 
-def _are_split_folders(folders: Collection[str]) -> bool:
-    """Whether these top folders are an official split.
+def _split_folders(folders: Collection[str]) -> dict[str, SplitName]:
+    """The split of each of these top folders; empty if they are not an official split.
 
     Raises:
-        UserError: split folders without one for train, or beside folders of another kind.
+        UserError: split folders without one for train, two for one split, or some beside other folders.
     """
-    split_folders = {folder for folder in folders if folder.lower() in _SPLIT_FOLDERS}
-    splits = {_SPLIT_FOLDERS[folder.lower()] for folder in split_folders}
-    listed = ", ".join(sorted(split_folders))
-    if split_folders and len(split_folders) == len(folders):
-        if "train" not in splits:
-            raise UserError(f"the archive has the split folders {listed}, but none for train; add it")
-        return True
-    if len(splits) > 1:
-        other = min(set(folders) - split_folders)
-        raise UserError(
-            f"folder {other} is next to the split folders {listed}; move or rename it: {_EXPECTED_LAYOUT}"
-        )
-    return False  # a single class may be called train
+    splits = {folder: split for folder in sorted(folders) if (split := split_name(folder))}
+    listed = ", ".join(splits)
+    if not splits or len(splits) < len(folders):
+        if len(set(splits.values())) > 1:
+            other = min(set(folders) - set(splits))
+            beside = f"folder {other} is next to the split folders {listed}"
+            raise UserError(f"{beside}; move or rename it: {_EXPECTED_LAYOUT}; {_REARRANGE}")
+        return {}  # a single class may be called train
+    if "train" not in splits.values():
+        raise UserError(f"the archive has the split folders {listed}, but none for train; add it")
+    if len({folder.lower() for folder in splits}) > len(set(splits.values())):
+        meanings = ", ".join(f"{folder} ({split})" for folder, split in splits.items())
+        raise UserError(f"several folders mean the same split: {meanings}; keep or join them: {_REARRANGE}")
+    return splits
+
+
+def _class_depths(
+    paths: Callable[[], Iterable[str]], top: int, splits: Mapping[str, SplitName]
+) -> dict[str, int]:
+    """Number of folders above the classes of each split folder, which may hold another one like it."""
+    ends: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+    for folders in map(_parent_folders, paths()) if splits else ():
+        low, high = ends.get(name := folders[top] if len(folders) > top else "", (folders, folders))
+        ends[name] = min(low, folders), max(high, folders)
+    depths = {}
+    for name, split in splits.items():
+        depths[name] = top + 1
+        for inner in os.path.commonprefix(ends[name])[top + 1 :]:
+            if split_name(inner) != split and not re.fullmatch(f"{_FILLER}+", inner.lower()):
+                break
+            depths[name] += 1
+    return depths
+
+
+def _reject_folders_of_classes(paths: Callable[[], Iterable[str]], layout: Layout, classes: set[str]) -> None:
+    """Raise UserError if what looks like classes are folders that hold the classes, or copies of them."""
+    first, candidates, has_images = min(classes), set(), False
+    for folders in map(_parent_folders, paths()):
+        depth = layout.depth(folders)
+        has_images |= len(folders) == depth + 1
+        if len(folders) > depth + 1 and _class_name(folders[depth]) == first:
+            candidates.add(_class_name(folders[depth + 1]))
+    known = classes.union(sorted(candidates)[:100])  # a class may have a folder for each image
+    inside: dict[str, set[str]] = {name: set() for name in classes}
+    for folders in map(_parent_folders, paths()):
+        depth = layout.depth(folders)
+        if len(folders) > depth + 1 and (child := _class_name(folders[depth + 1])) in known:
+            inside[_class_name(folders[depth])].add(child)
+    for name, found in inside.items():
+        if len(copies := sorted((found & classes) - {name})) > 1:
+            copy = f"folder {name} holds folders of the same names as those beside it ({_some(copies)})"
+            raise UserError(f"{copy}; if it is a copy, remove it: {_REARRANGE}")
+    repeated = sorted(set.intersection(*inside.values()))
+    if has_images or len(classes) < 2 or len(repeated) < 2:
+        return
+    fix = "name them train, val, test if they are splits; keep one if they are copies; else join them"
+    if all(map(split_name, repeated)):
+        fix = "put the splits above the classes"
+    raise UserError(
+        f"the folders {_some(sorted(classes))} hold folders of the same names ({_some(repeated)}), so they "
+        f"are not the classes; {_EXPECTED_LAYOUT}: {fix}; {_REARRANGE}"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} others" if len(names) > 6 else "")
 
 
 def _reject_classes(splits_by_class: dict[str, set[str]]) -> None:
@@ -193,11 +289,8 @@ def _reject_classes(splits_by_class: dict[str, set[str]]) -> None:
     if len(names) < 2:
         raise UserError(f"the archive has only one class ({names[0]}); {_EXPECTED_LAYOUT}")
     folded = Counter(name.casefold() for name in names)
-    same = [name for name in names if folded[name.casefold()] > 1]
-    if same:
-        raise UserError(
-            f"class names that differ in upper and lower case only: {', '.join(same)}; rename them"
-        )
+    if same := ", ".join(name for name in names if folded[name.casefold()] > 1):
+        raise UserError(f"class names that differ in upper and lower case only: {same}; rename them")
     untrained = [name for name in names if "train" not in splits_by_class[name]]
     if untrained:
         raise UserError(
