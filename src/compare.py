@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     histories = {model: pd.read_csv(run.history) for model, run in best_runs.items()}
     curves = plot_style.render_png(plots.training_curves(histories))
     accuracy_vs_time = plot_style.render_png(plots.accuracy_vs_time_plot(board.rows))
-    data = report_data.read_report_data(dataset, board, best_runs, curves, accuracy_vs_time)
+    shown_curves = curves if max(map(len, histories.values())) > 1 else None
+    data = report_data.read_report_data(dataset, board, best_runs, shown_curves, accuracy_vs_time)
 
     file_io.write_bytes(paths.REPORTS / "curves.png", curves)
     file_io.write_bytes(paths.REPORTS / "accuracy_vs_time.png", accuracy_vs_time)

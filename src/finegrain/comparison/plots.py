@@ -173,7 +173,7 @@ def learning_curve_plot(curve: Sequence[Mapping[str, Any]]) -> Figure:
     images, top1 = [p["images"] for p in curve], [p["top1"] for p in curve]
     axes.plot(images, top1, color=COLORS[0], marker="o", lw=2)
     for x, y in zip(images, top1, strict=True):
-        axes.annotate(f"{y:.1%}", (x, y), (0, -14), textcoords="offset points", ha="center", fontsize=9)
+        axes.annotate(f"{y:.1%}", (x, y), (9, -5), textcoords="offset points", va="top", fontsize=9)
     if len(curve) > 1 and 0 < top1[-2] < top1[-1] < 1:
         slope = np.log((1 - top1[-1]) / (1 - top1[-2])) / np.log(images[-1] / images[-2])
         more = 1 - (1 - top1[-1]) * 2**slope
@@ -183,10 +183,10 @@ def learning_curve_plot(curve: Sequence[Mapping[str, Any]]) -> Figure:
             ha="right", fontsize=9, color=GRAY,
         )  # fmt: skip
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set_xticks([*images, 2 * images[-1]], [f"{n:,}" for n in [*images, 2 * images[-1]]])
+    axes.set_xticks([], minor=True)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.margins(x=0.08, y=0.18)
+    axes.margins(x=0.1, y=0.18)
     axes.set_title("Top-1 on images that were not trained on, by number of training images")
     axes.set_xlabel("training images")
     return figure

@@ -66,7 +66,8 @@ class ReportData:
     """``Leaderboard.pairs``."""
     runs: Sequence[dict[str, Any]]
     """``Leaderboard.runs``."""
-    curves: bytes
+    curves: bytes | None
+    """None where no model has more than one epoch."""
     accuracy_vs_time: bytes
     models: Sequence[ModelFigures]
     class_balance: bytes
@@ -88,7 +89,7 @@ def read_report_data(
     dataset: str,
     board: Leaderboard,
     best_runs: Mapping[str, paths.Run],
-    curves: bytes,
+    curves: bytes | None,
     accuracy_vs_time: bytes,
 ) -> ReportData:
     """Read everything else that the report shows.
