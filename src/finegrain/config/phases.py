@@ -188,7 +188,7 @@ class SolvedPhase(Section):
     image_size: ImageSize
     """Height and width of the images in pixels."""
     flip: bool = False
-    """Features are the mean over an image and its horizontal flip; `evaluate.flip` does the same to logits."""
+    """Features are the mean over an image and its horizontal flip, as ``evaluate.flip`` does to logits."""
     strength: Strength = "auto"
     """Penalty on the squared weights, as ``alpha`` of scikit-learn's ``Ridge``.
 
