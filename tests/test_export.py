@@ -18,8 +18,10 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from pipeline import ROOT
 from trained_project import copy_trained_project
+from untrained import save_untrained
 
 from finegrain import cli
+from finegrain.config.training import HeadParams
 from finegrain.core import file_io, paths
 from finegrain.core.errors import UserError
 from finegrain.export import model_card, model_folder, onnx_graph, output_folder
@@ -174,6 +176,25 @@ def test_the_card_of_a_model_from_elsewhere_names_what_is_not_known(own, capsys)
     assert (out / "labels.txt").read_text().splitlines()[1] == "two lines"
     assert "/srv" not in (out / "model.json").read_text()
     assert Predictor.from_pretrained(out).classes == metadata["classes"]
+
+
+@pytest.mark.slow
+def test_the_card_of_a_solved_head_says_what_was_fitted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    head = HeadParams(pool="covariance", stage=["layer1", "layer2"], channels=4)
+    solved = {"solve": {"strength": 0.316, "losses": [], "learning_curve": []}}
+    recipe = {"head": head.model_dump(), "weights": "mine.pth", "phases": {"solve": {"solve": "ridge"}}}
+    save_untrained(
+        Path("m.safetensors"), Path("m.json"), ["a", "b"], head=head, recipe=recipe, solved=solved,
+        leave_one_out={"images": 1234, "top1": 0.875},
+    )  # fmt: skip
+    Path("photo.jpg").write_bytes(PHOTO)
+    assert run("--model", "m.safetensors", "--check", "photo.jpg") == 0
+    text = body("exported/m/README.md")
+    assert "resnet18 up to layer2, with covariance pooling of layer1 and layer2," in text
+    assert "It keeps all layers but the last of the weights of the file mine.pth." in text
+    assert "strength 0.316." in text and "87.50 % of the 1,234 training images are correct" in text
+    assert len(Predictor.from_pretrained("exported/m")("photo.jpg")) == 2
 
 
 @pytest.mark.slow

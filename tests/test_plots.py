@@ -68,3 +68,14 @@ def test_the_lr_range_plot_is_limited_to_the_decrease_of_the_loss():
     assert figure.axes[0].get_title(loc="left") == "LR range test before phase all"
     assert is_png(plot_style.render_png(figure))
     assert is_png(plot_style.render_png(plots.lr_range_plot("$a", points[:1], {}, 0.01)))
+
+
+def test_the_learning_curve_continues_the_fall_of_the_error():
+    """From 40 to 20 % error with twice the images, so 10 % with twice as many again."""
+    curve = [{"images": 100, "top1": 0.6}, {"images": 200, "top1": 0.8}]
+    axes = plots.learning_curve_plot(curve).axes[0]
+    assert axes.lines[1].get_xdata().tolist() == [200, 400]
+    assert axes.lines[1].get_ydata().tolist() == pytest.approx([0.8, 0.9])
+    for short in (curve[:1], [curve[1], curve[0] | {"images": 300}]):  # one point; a curve that falls
+        figure = plots.learning_curve_plot(short)
+        assert len(figure.axes[0].lines) == 1 and is_png(plot_style.render_png(figure))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finegrain.comparison import formatting, report
-from finegrain.comparison.report_data import ModelFigures, ReportData
+from finegrain.comparison.report_data import ModelFigures, ReportData, SolvedFigures
 from finegrain.evaluation.car_groups import GroupRow
 
 HOSTILE = '<script>alert("x")</script> & Söhne'
@@ -57,6 +57,7 @@ GALLERY = {
             "mistaken": ["data:image/jpeg;base64,cc"] * 2, "examples": ["data:image/jpeg;base64,dd"],
         }
     ],
+    "doubtful": [TILE],
 }  # fmt: skip
 EMPTY_GALLERY: dict[str, Any] = {"random": [], "worst": [], "looked_at": [], "confused": []}
 GROUPS = [GroupRow("AM General", 1, 20, 0.5, 0.75)]
@@ -80,6 +81,7 @@ def page(**changes: Any) -> str:
                 GALLERY,
                 [("make", {"top1": 0.75, "of_mistakes": 0.5, "of_mistakes_by_chance": 0.125}, GROUPS)],
                 [("all", b"sweep")],
+                SolvedFigures(1234, 0.875, 0.85, 0.89, b"curve", [(HOSTILE, 0.25, 0.75)]) if r is ROWS[1] else None,
             )
             for r in ROWS
         ],
@@ -125,6 +127,7 @@ def test_the_page_is_well_formed_and_holds_every_section():
     assert {a.get("id") for t, a in parsed.tags if t == "section"} == {
         "results",
         "mistakes",
+        "training-images",
         "data",
         "reproduce",
     }
@@ -134,10 +137,11 @@ def test_the_page_is_well_formed_and_holds_every_section():
         "AM General", "50\xa0% stay within the correct make; by chance it would be 12\xa0%",
         "✗ Incorrect, 93\xa0% loss 4.2", "✓ Correct, 88\xa0%", "were predicted as Aero Sedan 2012",
         "One seed was run", "+6.2", "+5.2 to +7.2", "−0.5", "p < 0.001",
+        "Leave-one-out top-1 of 1,234 training images: 87.5\xa0%", "85.0\xa0% to 89.0\xa0%", "labeled",
     ]  # fmt: skip
     for words in wanted:
         assert words in parsed.text, words
-    assert sum(tag == "img" for tag, _ in parsed.tags) == 3 + (4 + 3 + 5) * len(ROWS)
+    assert sum(tag == "img" for tag, _ in parsed.tags) == 3 + (4 + 3 + 5) * len(ROWS) + 2
     opened = [list(a) for t, a in parsed.tags if t == "details"]
     assert opened.count(["open"]) == 1  # the winner's mistakes
 
@@ -157,10 +161,10 @@ def test_names_from_the_archive_are_text_not_markup():
 
 
 def test_without_mistakes_and_rejected_images_there_are_no_tables_of_them():
-    models = [ModelFigures("resnet50", b"", b"", b"", [], EMPTY_GALLERY, [], [])]
+    models = [ModelFigures("resnet50", b"", b"", b"", [], EMPTY_GALLERY, [], [], None)]
     text = Parsed(page(rows=ROWS[:1], pairs=[], models=models, rejected=[], near_duplicates=[])).text
     assert "No mistake on any test image" in text and "It is the only model" in text
-    assert "images left out" not in text
+    assert "images left out" not in text and "Training images" not in text
 
 
 def test_several_seeds_show_their_standard_deviation():
