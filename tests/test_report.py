@@ -46,6 +46,7 @@ TILE = {
     "image": "data:image/jpeg;base64,aa", "truth": HOSTILE, "predicted": "Aero Sedan 2012",
     "confidence": 0.93, "loss": 4.25, "heat": None,
 }  # fmt: skip
+SOLVED = SolvedFigures(1234, 0.875, 0.85, 0.89, b"curve", [(HOSTILE, 0.25, 0.75)])
 CORRECT_TILE = {**TILE, "truth": "Aero Sedan 2012", "confidence": 0.88}
 GALLERY = {
     "random": [TILE, CORRECT_TILE],
@@ -81,7 +82,7 @@ def page(**changes: Any) -> str:
                 GALLERY,
                 [("make", {"top1": 0.75, "of_mistakes": 0.5, "of_mistakes_by_chance": 0.125}, GROUPS)],
                 [("all", b"sweep")],
-                SolvedFigures(1234, 0.875, 0.85, 0.89, b"curve", [(HOSTILE, 0.25, 0.75)]) if r is ROWS[1] else None,
+                SOLVED if r is ROWS[1] else None,
             )
             for r in ROWS
         ],
