@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.resnet import Bottleneck
 
 from finegrain.config.training import HeadParams
 from finegrain.core import paths
@@ -23,7 +23,7 @@ def build_model(name: str, num_classes: int, weights: str, head: HeadParams, see
 
     Args:
         name: a torchvision ResNet, ResNeXt, Wide ResNet or EfficientNet.
-        weights: ``none`` (torchvision's random initialization, with residual blocks that start as the
+        weights: ``none`` (torchvision's random initialization, with bottleneck blocks that start as the
             identity), the name of pretrained weights such as ``IMAGENET1K_V2``, or a .safetensors or .pth
             file of the same architecture.
         head: a plain one replaces the last linear layer only (EfficientNet keeps its dropout before it);
@@ -46,12 +46,15 @@ def build_model(name: str, num_classes: int, weights: str, head: HeadParams, see
 
 
 def _start_as_identity(net: nn.Module) -> None:
-    """Set the last norm's weight of each residual block to zero (Goyal et al. 2017, section 5.1,
+    """Set the last norm's weight of each bottleneck block to zero (Goyal et al. 2017, section 5.1,
     https://arxiv.org/abs/1706.02677).
+
+    On the drawn sample this takes ResNet-50 from 43 to 64 % validation top-1 in four epochs. The two-layer
+    blocks of ResNet-18 are left alone: with it they fall from 91 to 60 %.
     """
     for block in net.modules():
-        if isinstance(block, (BasicBlock, Bottleneck)):
-            nn.init.zeros_((block.bn2 if isinstance(block, BasicBlock) else block.bn3).weight)
+        if isinstance(block, Bottleneck):
+            nn.init.zeros_(block.bn3.weight)
 
 
 def is_pretrained(weights: str) -> bool:
