@@ -107,7 +107,7 @@ def test_odd_images_are_used_and_bad_ones_are_listed(odd):
     assert names >= set(odd_images()) and not names & {"Thumbs.db", ".hidden.jpg", "._a.jpg"}
     sizes = {Path(row.path).name: (row.width, row.height) for row in used.itertuples()}
     assert sizes["rotated.jpg"] == (32, 48) and sizes["a line.png"] == (1, 10_000)
-    assert ": 1 .heic, 1 .txt\n" in printed["download"]
+    assert ": 1 .heic, 1 .txt, 1 hidden .jpg\n" in printed["download"]
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ READERS = {
     "loading": {"train", "evaluate"},
     "augmentation": {"train", "evaluate"},
     "models": {"train", "evaluate", "compare"},
+    "ridge": {"train"},
     "training": {"train"},
     "evaluation": {"evaluate", "compare"},
     "comparison": {"compare"},
