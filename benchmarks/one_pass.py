@@ -44,6 +44,8 @@ TUNE = {
     "layer_decay": 0.8,
 }
 """The phase of recipes/photos.yaml, at the size and length for a CPU."""
+FEW = {"val_ratio": 0.02}
+"""One photo of each class for validation: the other rows keep 15 % back, this one trains on them."""
 LINEAR = {"pool": "avg", "stage": "layer4", "channels": None}
 
 
@@ -51,8 +53,8 @@ def solve(image_size: int, flip: bool = False) -> dict[str, Any]:
     return {"solve": "ridge", "image_size": image_size, "flip": flip}
 
 
-def tuned(image_size: int, flip: bool) -> dict[str, Any]:
-    return {"tune": {**TUNE, "head": {}}, "solve": solve(image_size, flip)}
+def tuned(solve_size: int, flip: bool, **changes: Any) -> dict[str, Any]:
+    return {"tune": {**TUNE, "head": {}, **changes}, "solve": solve(solve_size, flip)}
 
 
 ROWS: dict[str, dict[str, Any]] = {
@@ -72,10 +74,26 @@ ROWS: dict[str, dict[str, Any]] = {
     "32 channels, 224 px, flip": {"phases": {"solve": solve(224, True)}, "head": {"channels": 32}},
     "8 channels, 224 px, flip": {"phases": {"solve": solve(224, True)}, "head": {"channels": 8}},
     "random weights, 128 px": {"phases": {"solve": solve(128)}, "weights": "none"},
+    "2 epochs at 128 px, then 224 px, flip": {"phases": tuned(224, True, epochs=2)},
     "5 epochs at 128 px, then 160 px, flip": {"phases": tuned(160, True)},
     "5 epochs at 128 px, then 224 px, flip": {"phases": tuned(224, True)},
     "layer2 + layer3, 224 px, flip, refit": {"phases": {"solve": solve(224, True)}, "refit": True},
     "5 epochs at 128 px, then 224 px, flip, refit": {"phases": tuned(224, True), "refit": True},
+    "6 epochs at 160 px, then 288 px, flip": {
+        "phases": tuned(288, True, epochs=6, image_size=160),
+        "pack": {"image_size": 288},
+    },
+    "few for validation: 5 epochs at 128 px, then 224 px, flip": {"phases": tuned(224, True), "split": FEW},
+    "few for validation: 6 epochs at 160 px, then 288 px, flip": {
+        "phases": tuned(288, True, epochs=6, image_size=160),
+        "split": FEW,
+        "pack": {"image_size": 288},
+    },
+    "few for validation: 12 epochs at 192 px, then 320 px, flip": {
+        "phases": tuned(320, True, epochs=12, image_size=192),
+        "split": FEW,
+        "pack": {"image_size": 320},
+    },
 }
 """Changes to the recipe by the name of the row; sections are merged with the recipe's, phases replace it."""
 
@@ -113,19 +131,15 @@ def parameters(row: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(row: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds and test metrics of a row; the packed photos are shared by all rows of one image size."""
+    """Seconds and test metrics of a row."""
     data = parameters(row, args)
-    packed = args.out / f"photos-{data['pack']['image_size']}"
     folder = args.out / row.replace(" ", "-")
     result_file, text = folder / "result.json", yaml.safe_dump(data, sort_keys=False)
     if result_file.is_file() and (folder / "params.yaml").read_text() == text:
         return dict(json.loads(result_file.read_text()))
-    for place in (packed, folder):
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "params.yaml").write_text(text)
-    if not (packed / "data" / inputs.CARS / "pack" / "pack.json").is_file():
-        for stage in ("download", "split", "pack"):
-            stage_seconds(stage, packed, args)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "params.yaml").write_text(text)
+    packed = prepare(data, args)
     (folder / "data" / inputs.CARS).mkdir(parents=True, exist_ok=True)
     for name in ("pack", "manifest.csv"):
         link = folder / "data" / inputs.CARS / name
@@ -136,6 +150,7 @@ def run(row: str, args: argparse.Namespace) -> dict[str, Any]:
     metadata = json.loads((folder / files.sidecar).read_text())
     result = {
         "seconds": seconds,
+        "prepared_seconds": float((packed / "seconds").read_text()),
         "test": test_accuracy(folder, files, data["evaluate"]["flip"]),
         "leave_one_out": metadata["leave_one_out"],
         "bytes": (folder / files.weights).stat().st_size,
@@ -143,6 +158,18 @@ def run(row: str, args: argparse.Namespace) -> dict[str, Any]:
     }
     result_file.write_text(json.dumps(result))
     return result
+
+
+def prepare(data: dict[str, Any], args: argparse.Namespace) -> Path:
+    """Folder with the packed photos that rows of the same image size and split share; its file ``seconds``
+    has the time of the stages download, split and pack."""
+    folder = args.out / f"photos-{data['pack']['image_size']}-{data['split']['val_ratio']}"
+    if not (folder / "seconds").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "params.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+        seconds = sum(stage_seconds(stage, folder, args) for stage in ("download", "split", "pack"))
+        (folder / "seconds").write_text(f"{seconds:.1f}")
+    return Path(folder)
 
 
 def test_accuracy(folder: Path, files: paths.Run, flip: bool) -> dict[str, float]:

@@ -1,0 +1,263 @@
+"""Fine-tune a pretrained ResNet-18 as another project documents it; time_to_accuracy.py runs this.
+
+    python contenders.py fastai --photos FOLDER --weights resnet18.safetensors --side 224 --budget 300 --out a
+
+Each run is a process of its own. It times a few of its own batches, chooses the largest number of epochs that
+fits the budget, trains its schedule over them, validates after each epoch and keeps the epoch with the best
+validation top-1. The clock runs from the start of the process; it stops for that timing and for test images.
+"""
+
+import argparse
+import copy
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+STARTED = time.monotonic()
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+WARM_BATCHES, TIMED_BATCHES = 2, 6
+
+
+class Score:
+    """The clock of a run, and its test accuracy at the epoch with the best validation top-1 so far."""
+
+    def __init__(self, budget: float) -> None:
+        self.budget = budget
+        self.epochs: list[dict[str, float]] = []
+        self._best, self._test, self._stopped = -1.0, (0, 1), 0.0
+
+    def seconds(self) -> float:
+        return time.monotonic() - STARTED - self._stopped
+
+    def uncounted(self, work: Callable[[], Any]) -> Any:
+        """Result of ``work``, whose seconds do not count."""
+        began = time.monotonic()
+        result = work()
+        self._stopped += time.monotonic() - began
+        return result
+
+    def epochs_that_fit(self, net: Any, train: Any, val: Any, criterion: Any) -> int:
+        """Number of epochs, at least one, that the budget leaves room for."""
+        train_batch = self.uncounted(lambda: seconds_per_batch(net, train, criterion))
+        val_batch = self.uncounted(lambda: seconds_per_batch(net, val, None))
+        return max(1, int((self.budget - self.seconds()) / (train_batch * len(train) + val_batch * len(val))))
+
+    def epoch_ended(self, val_top1: float, net: Any, test: Iterable[Any]) -> None:
+        seconds = self.seconds()
+        if val_top1 > self._best:
+            self._best, self._test = val_top1, self.uncounted(lambda: count_correct(net, test))
+        correct, images = self._test
+        row = {"seconds": seconds, "val_top1": val_top1, "test_correct": correct, "test_images": images}
+        self.epochs.append(row)
+        print(f"{seconds:.0f} s: val {val_top1:.1%}, test {correct / images:.1%}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("contender", choices=CONTENDERS)
+    parser.add_argument("--photos", type=Path, required=True, help="folder with train, val and test folders")
+    parser.add_argument("--weights", type=Path, required=True, help="torchvision's ResNet-18, .safetensors")
+    parser.add_argument("--side", type=int, required=True, help="image size in pixels")
+    parser.add_argument("--budget", type=float, required=True, help="seconds, with start and validation")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file for the result")
+    args = parser.parse_args()
+    import torch
+
+    torch.manual_seed(args.seed)
+    score = Score(args.budget)
+    CONTENDERS[args.contender](args, score)
+    args.out.write_text(json.dumps({"threads": torch.get_num_threads(), "epochs": score.epochs}))
+
+
+def fastai(args: argparse.Namespace, score: Score) -> None:
+    """fastai's ``vision_learner`` and ``fine_tune`` as in its vision tutorial, with its augmentation.
+
+    One epoch for the new head, then the whole network; batches of 64, Adam, one cycle, float32 (its mixed
+    precision is for CUDA).
+    """
+    from fastai.vision import all as fast
+    from fastai.vision.learner import model_meta
+
+    def arch(weights: Any = None, **_: Any) -> Any:
+        return pretrained(args.weights)
+
+    class Report(fast.Callback):
+        order = 99  # after the recorder has this epoch's metrics
+
+        def after_epoch(self) -> None:
+            score.epoch_ended(float(self.learn.recorder.values[-1][-1]), self.learn.model, test)
+
+    model_meta[arch] = model_meta[fast.models.resnet18]
+    loaders = fast.ImageDataLoaders.from_folder(
+        args.photos,
+        valid="val",
+        item_tfms=fast.Resize(args.side),
+        batch_tfms=fast.aug_transforms(),
+        seed=args.seed,
+    )
+    test = loaders.test_dl(sorted((args.photos / "test").rglob("*.jpg")), with_labels=True)
+    learner = fast.vision_learner(loaders, arch, metrics=fast.accuracy, cbs=Report())
+    epochs = score.epochs_that_fit(learner.model, loaders.train, loaders.valid, learner.loss_func)
+    with learner.no_bar():
+        learner.fine_tune(max(1, epochs - 1))
+
+
+def timm(args: argparse.Namespace, score: Score) -> None:
+    """The defaults of timm's train.py: SGD with momentum, cosine, label smoothing 0.1.
+
+    The learning rate is a tenth of the default, as its author advises for fine-tuning
+    (https://github.com/huggingface/pytorch-image-models/issues/25); no warm-up, for want of epochs.
+    """
+    from timm.data import create_dataset, create_loader
+    from timm.loss import LabelSmoothingCrossEntropy
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import create_scheduler_v2
+
+    batch_size = 32
+
+    def loader(split: str) -> Any:
+        data = create_dataset("", root=str(args.photos), split=split, is_training=split == "train")
+        return create_loader(
+            data,
+            input_size=(3, args.side, args.side),
+            batch_size=batch_size,
+            is_training=split == "train",
+            mean=MEAN,
+            std=STD,
+            interpolation="random" if split == "train" else "bicubic",
+            crop_pct=0.875,
+            num_workers=4,
+            pin_memory=False,
+            device=torch_device(),
+        )
+
+    train, val, test = (loader(split) for split in ("train", "val", "test"))
+    net = pretrained(args.weights, classes=count_classes(args.photos))
+    criterion = LabelSmoothingCrossEntropy(0.1)
+    epochs = score.epochs_that_fit(net, train, val, criterion)
+    optimizer = create_optimizer_v2(
+        net, opt="sgd", lr=0.01 * batch_size / 256, weight_decay=2e-5, momentum=0.9
+    )
+    scheduler, _ = create_scheduler_v2(optimizer, "cosine", num_epochs=epochs, min_lr=0.0, warmup_epochs=0)
+    for epoch in range(epochs):
+        train_epoch(net, train, criterion, optimizer)
+        scheduler.step(epoch + 1)
+        score.epoch_ended(top1(net, val), net, test)
+
+
+def tutorial(args: argparse.Namespace, score: Score) -> None:
+    """PyTorch's transfer learning tutorial, on which the Stanford Cars SGD project is based.
+
+    SGD 0.001 with momentum, batches of 4, the learning rate divided by 10 every 7 epochs; random crops in
+    training, a center crop of an image enlarged by 256/224 otherwise; float32.
+    """
+    import torch
+    from torchvision import datasets, transforms
+
+    to_tensor = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    crop = [transforms.RandomResizedCrop(args.side), transforms.RandomHorizontalFlip()]
+    center = [transforms.Resize(round(args.side * 256 / 224)), transforms.CenterCrop(args.side)]
+
+    def loader(split: str) -> Any:
+        steps = (crop if split == "train" else center) + to_tensor
+        data = datasets.ImageFolder(str(args.photos / split), transforms.Compose(steps))
+        return torch.utils.data.DataLoader(data, batch_size=4, shuffle=split == "train", num_workers=4)
+
+    train, val, test = (loader(split) for split in ("train", "val", "test"))
+    net = pretrained(args.weights, classes=count_classes(args.photos))
+    criterion = torch.nn.CrossEntropyLoss()
+    epochs = score.epochs_that_fit(net, train, val, criterion)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
+    for _ in range(epochs):
+        train_epoch(net, train, criterion, optimizer)
+        scheduler.step()
+        score.epoch_ended(top1(net, val), net, test)
+
+
+CONTENDERS: dict[str, Callable[[argparse.Namespace, Score], None]] = {
+    "fastai": fastai,
+    "timm": timm,
+    "tutorial": tutorial,
+}
+
+
+def pretrained(weights: Path, classes: int | None = None) -> Any:
+    """torchvision's ResNet-18 with the weights of the file, and a new head if ``classes`` is given."""
+    import safetensors.torch
+    import torchvision
+
+    net = torchvision.models.resnet18()
+    missing, unexpected = net.load_state_dict(safetensors.torch.load_file(weights), strict=False)
+    assert set(missing) <= {"fc.weight", "fc.bias"} and not unexpected, weights
+    if classes is not None:
+        net.fc = type(net.fc)(net.fc.in_features, classes)
+    return net.to(torch_device())
+
+
+def torch_device() -> Any:
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def count_classes(photos: Path) -> int:
+    return sum(1 for _ in (photos / "train").iterdir())
+
+
+def train_epoch(net: Any, loader: Iterable[Any], criterion: Any, optimizer: Any) -> None:
+    net.train()
+    device = torch_device()
+    for images, labels in loader:
+        optimizer.zero_grad()
+        criterion(net(images.to(device)), labels.to(device)).backward()
+        optimizer.step()
+
+
+def top1(net: Any, loader: Iterable[Any]) -> float:
+    correct, images = count_correct(net, loader)
+    return correct / images
+
+
+def count_correct(net: Any, loader: Iterable[Any]) -> tuple[int, int]:
+    """Number of images predicted correctly, and of images."""
+    import torch
+
+    net.eval()
+    device, correct, total = torch_device(), 0, 0
+    with torch.no_grad():
+        for images, labels in loader:
+            correct += int((net(images.to(device)).argmax(1) == labels.to(device)).sum())
+            total += len(labels)
+    return correct, total
+
+
+def seconds_per_batch(net: Any, loader: Iterable[Any], criterion: Any) -> float:
+    """Mean seconds of a batch, forward and, with a criterion, backward; the network is left as it was."""
+    import torch
+
+    state, device = copy.deepcopy(net.state_dict()), torch_device()
+    net.train(criterion is not None)
+    began = time.monotonic()
+    count = 0
+    for images, labels in itertools.islice(loader, WARM_BATCHES + TIMED_BATCHES):
+        with torch.set_grad_enabled(criterion is not None):
+            logits = net(images.to(device))
+            if criterion is not None:
+                criterion(logits, labels.to(device)).backward()
+        count += 1
+        if count == WARM_BATCHES:
+            began = time.monotonic()
+    net.zero_grad(set_to_none=True)
+    net.load_state_dict(state)
+    return (time.monotonic() - began) / max(1, count - WARM_BATCHES)
+
+
+if __name__ == "__main__":
+    main()

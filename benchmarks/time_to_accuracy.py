@@ -1,0 +1,188 @@
+"""Test accuracy that a time budget buys, from the same weights: ours, fastai, timm and PyTorch's tutorial.
+
+    pip install -r benchmarks/requirements.txt
+    python benchmarks/time_to_accuracy.py --archive part-1.zip part-2.zip --weights resnet18.safetensors
+
+Every run is a process of its own and runs alone, one after another. Ours counts the stages download, split,
+pack and train; the others find the photos ready as JPEG files in class folders of the same split, and count
+all from the start of their process, validation included (benchmarks/contenders.py). Ours takes the row of
+benchmarks/one_pass.py that is listed for the budget; the others train for as many epochs as fit. Writes
+time_to_accuracy.md and .png to --out after each run, and reads finished runs from there.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+from finegrain.core import allocator  # noqa: E402  (before anything imports torch)
+
+allocator.keep_freed_memory()
+
+import inputs  # noqa: E402
+import matplotlib  # noqa: E402
+import one_pass  # noqa: E402
+import torch  # noqa: E402
+from matplotlib import pyplot as plt  # noqa: E402
+
+from finegrain.evaluation import metrics  # noqa: E402
+from finegrain.runtime import provenance  # noqa: E402
+from finegrain.sources.archive import ArchiveReader  # noqa: E402
+
+OURS = {
+    60: "layer2 + layer3, 128 px",
+    120: "layer2 + layer3, 224 px",
+    300: "2 epochs at 128 px, then 224 px, flip",
+    600: "5 epochs at 128 px, then 224 px, flip",
+    1200: "6 epochs at 160 px, then 288 px, flip",
+}
+"""Our row of benchmarks/one_pass.py for a budget in seconds, on two cores with bf16."""
+THEIRS = {
+    "fastai": "fastai, fine_tune",
+    "timm": "timm, train.py's defaults",
+    "tutorial": "PyTorch's tutorial",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--archive", type=Path, nargs="+", required=True, help="class folders, or zips of them"
+    )
+    parser.add_argument("--weights", type=Path, required=True, help="torchvision's ResNet-18, .safetensors")
+    parser.add_argument("--budgets", type=int, nargs="+", default=list(OURS), help="seconds")
+    parser.add_argument("--sides", type=int, nargs="+", default=[128, 224], help="image sizes of the others")
+    parser.add_argument("--contenders", nargs="+", default=list(THEIRS), choices=list(THEIRS))
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / ".time-to-accuracy", help="folder for runs and results"
+    )
+    args = parser.parse_args()
+    args.model, args.precision = "resnet18", "auto"
+    args.out.mkdir(parents=True, exist_ok=True)
+    points: list[dict[str, Any]] = []
+    for budget in args.budgets:
+        if budget in OURS:
+            points.append(our_point(budget, args))
+            write_results(points, args.out)
+        for name in args.contenders:
+            for side in args.sides:
+                points.append(their_point(name, side, budget, args))
+                write_results(points, args.out)
+    print((args.out / "time_to_accuracy.md").read_text())
+
+
+def our_point(budget: int, args: argparse.Namespace) -> dict[str, Any]:
+    result = one_pass.run(OURS[budget], args)
+    test = result["test"]
+    return {
+        "who": "finegrain",
+        "side": OURS[budget],
+        "budget": budget,
+        "seconds": result["prepared_seconds"] + result["seconds"],
+        "epochs": "",
+        **test,
+    }
+
+
+def their_point(name: str, side: int, budget: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Train a contender in a process of its own, unless its result is there."""
+    file = args.out / f"{name}-{side}-{budget}.json"
+    if not file.is_file():
+        command = [sys.executable, str(ROOT / "benchmarks" / "contenders.py"), name, "--side", str(side)]
+        command += ["--budget", str(budget), "--photos", str(photo_folders(args)), "--out", str(file)]
+        command += ["--weights", str(args.weights)]
+        print(f"{name}, {side} px, {budget} s", file=sys.stderr, flush=True)
+        subprocess.run(command, check=True)
+    epochs = json.loads(file.read_text())["epochs"]
+    correct, images = epochs[-1]["test_correct"], epochs[-1]["test_images"]
+    low, high = metrics.wilson_interval(correct, images)
+    return {
+        "who": THEIRS[name],
+        "side": f"{side} px",
+        "budget": budget,
+        "seconds": epochs[-1]["seconds"],
+        "epochs": len(epochs),
+        "top1": correct / images,
+        "top1_low": low,
+        "top1_high": high,
+    }
+
+
+def photo_folders(args: argparse.Namespace) -> Path:
+    """JPEG files of our split in train, val and test folders; its own stages make the split."""
+    folder, prepared = args.out / "photos", one_pass.prepare(one_pass.parameters(OURS[60], args), args)
+    if folder.is_dir():
+        return Path(folder)
+    data = prepared / "data" / inputs.CARS
+    with (data / "manifest.csv").open(newline="", encoding="utf-8") as stream:
+        rows = {row["path"]: row for row in csv.DictReader(stream)}
+    temporary = args.out / "photos.part"
+    with ArchiveReader(data / "archive") as reader:
+        for image, content in reader.read(lambda image: image.path in rows):
+            row = rows[image.path]
+            file = temporary / row["split"] / row["class"] / f"{row['sha256'][:16]}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+    temporary.rename(folder)
+    return Path(folder)
+
+
+def write_results(points: list[dict[str, Any]], folder: Path) -> None:
+    (folder / "time_to_accuracy.md").write_text(markdown(points))
+    draw(points, folder / "time_to_accuracy.png")
+
+
+def markdown(points: list[dict[str, Any]]) -> str:
+    environment = provenance.environment(torch.device("cpu"), False)
+    lines = [
+        f"resnet18, {environment['threads']} threads, {environment['cpu_capability']}, "
+        f"torch {environment['torch']}",
+        "",
+        "| budget | who | how | epochs | seconds | test top-1 [95 %] |",
+        "|---:|---|---|---:|---:|---:|",
+    ]
+    for point in points:
+        accuracy = f"{point['top1']:.1%} [{point['top1_low']:.1%}, {point['top1_high']:.1%}]"
+        lines.append(
+            f"| {point['budget']} s | {point['who']} | {point['side']} | {point['epochs']} "
+            f"| {point['seconds']:.0f} | {accuracy} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw(points: list[dict[str, Any]], file: Path) -> None:
+    """Test top-1 with its 95 % interval over a run's minutes, a line for each project and image size."""
+    matplotlib.use("Agg")
+    figure, axes = plt.subplots(figsize=(7, 4.2), dpi=120, layout="constrained")
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for point in points:
+        label = point["who"] if point["who"] == "finegrain" else f"{point['who']}, {point['side']}"
+        lines.setdefault(label, []).append(point)
+    for label, line in lines.items():
+        minutes = [point["seconds"] / 60 for point in line]
+        top1 = [100 * point["top1"] for point in line]
+        below = [100 * (point["top1"] - point["top1_low"]) for point in line]
+        above = [100 * (point["top1_high"] - point["top1"]) for point in line]
+        ours = label == "finegrain"
+        style = {"linewidth": 2.5, "zorder": 3} if ours else {"linewidth": 1.2, "linestyle": "--"}
+        axes.errorbar(minutes, top1, yerr=[below, above], marker="o", capsize=2, label=label, **style)
+    axes.set_xscale("log")
+    axes.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+    axes.minorticks_off()
+    axes.set(xlabel="minutes on the clock, everything counted", ylabel="test top-1, %", ylim=(0, 100))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8, loc="center right")
+    figure.savefig(file)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
