@@ -4,8 +4,8 @@
 
 Gives a random 5 % of the training photos another class, drawn with a seed, and trains recipes/one-pass.yaml
 on them with the project's own stages. The photos are then sorted as reports/<name>/doubtful_labels lists
-them, by the probability of their label. Prints, as Markdown, which share of the wrong labels is among the first
-5 % and 10 % of the list. The photos pass through the network once, whatever the number of seeds.
+them, by the probability of their label. Prints, as Markdown, which share of the wrong labels is among the
+first 5 % and 10 % of the list. The photos pass through the network once, whatever the number of seeds.
 """
 
 import argparse
