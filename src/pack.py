@@ -18,7 +18,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     config = params.load_params()
     data = paths.Dataset(config.dataset.name)
-    with archive.ArchiveReader(data.archive) as reader, file_io.replace_folder(data.pack) as folder:
+    with (
+        archive.ArchiveReader(data.archive, class_folders=False) as reader,  # the manifest has the classes
+        file_io.replace_folder(data.pack) as folder,
+    ):
         pack_writer.write_pack(reader, data.manifest, folder, config.pack.image_size)
 
 

@@ -7,13 +7,15 @@ Writes  data/<name>/manifest.csv, plots/<name>/data/class_balance.csv,
 
 from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
 import argparse
+import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from finegrain.config import params
+from finegrain.config.dataset import LabelParams
 from finegrain.core import disk, file_io, paths
-from finegrain.dataset import assignment, inspection, manifest
+from finegrain.dataset import assignment, groups, image_labels, inspection, manifest
 from finegrain.sources import archive
 
 
@@ -21,21 +23,43 @@ def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     config = params.load_params()
     data = paths.Dataset(config.dataset.name)
-    with archive.ArchiveReader(data.archive) as reader:
+    label_params = config.dataset.label_params
+    with archive.ArchiveReader(data.archive, class_folders=label_params is None) as reader:
         for path in (data.manifest, Path(tempfile.gettempdir())):
             disk.require_free_space(path, 1_000 * len(reader), "the table of all images")
         archive.report_ignored(reader.ignored_suffixes)
+        labels = read_labels(reader, label_params) if label_params else None
         inspected = inspection.inspect_images(reader)
-    file_io.write_csv(data.rejected, ("path", "reason"), inspected.rejected_rows())
-    inspected.reject_if_too_many_bad(config.split.max_bad_ratio, data.rejected)
 
-    result = assignment.assign_splits(inspected, config.split, config.seed)
+    def write_rejected(rows: Iterable[tuple[str, str]]) -> None:
+        unmatched = labels.unmatched() if labels else iter(())
+        file_io.write_csv(data.rejected, ("path", "reason"), itertools.chain(rows, unmatched))
+
+    write_rejected(inspected.rejected_rows())
+    inspected.reject_if_too_many_bad(config.split.max_bad_ratio, data.rejected)
+    group_of = groups.path_groups(config.split.group) if config.split.group else None
+    if labels and label_params and label_params.group:
+        group_of = labels.group
+    result = assignment.assign_splits(inspected, config.split, config.seed, group_of)
     file_io.write_csv(data.manifest, manifest.COLUMNS, result.rows())
-    file_io.write_csv(data.rejected, ("path", "reason"), result.rejected_rows())
+    write_rejected(result.rejected_rows())
     file_io.write_csv(data.near_duplicates, ("test_path", "other_path", "bits"), result.near_duplicate_rows())
     file_io.write_csv(data.class_balance, ("class", "split", "images"), result.class_balance_rows())
     file_io.write_json(data.source, file_io.read_json(data.download_record))
-    file_io.write_json(data.split_summary, result.metrics() | {"sha256": file_io.sha256(data.manifest)})
+    matched = {
+        "images_without_label": labels.images_without_label if labels else 0,
+        "labels_without_image": labels.labels_without_image if labels else 0,
+    }
+    digest = {"sha256": file_io.sha256(data.manifest)}
+    file_io.write_json(data.split_summary, result.metrics() | matched | digest)
+
+
+def read_labels(reader: archive.ArchiveReader, labels: LabelParams) -> image_labels.ImageLabels:
+    """Take the classes of the archive's images from tables."""
+    rows = image_labels.read_rows(labels, reader.read_tables(labels.file_names))
+    found = image_labels.ImageLabels(rows, reader.paths())
+    reader.use_labels(found)
+    return found
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Which split each image is assigned to, and which images are left out and why."""
 
+import hashlib
 import tracemalloc
 from collections import Counter
 
@@ -9,7 +10,7 @@ from toy_data import TENTHS, assign, official, splits_by_path
 
 from finegrain.config import params
 from finegrain.core.errors import UserError
-from finegrain.dataset import assignment, inspection, manifest
+from finegrain.dataset import assignment, groups, inspection, manifest
 from finegrain.sources import index
 
 HALF_AND_QUARTER = params.SplitParams(val_ratio=0.25, test_ratio=0.5)
@@ -27,9 +28,10 @@ def test_the_split_is_stratified_and_sorted(tmp_path):
     assert order == sorted(order)
     assert result.class_balance_rows()[:3] == [("a", "train", 1), ("a", "val", 1), ("a", "test", 2)]
     assert result.metrics() == {
-        "images": {"train": 7, "val": 6, "test": 12}, "classes": 3, "classes_without_test": 0,
-        "official_split": None, "rejected": 0, "exact_duplicates_left_out": 0, "near_duplicates": 0,
-        "test_images_with_near_duplicate": 0, "smallest_class": 4, "largest_class": 13,
+        "images": {"train": 7, "val": 6, "test": 12}, "classes": 3, "classes_without_val": 0,
+        "classes_without_test": 0, "official_split": None, "rejected": 0, "exact_duplicates_left_out": 0,
+        "near_duplicates": 0, "test_images_with_near_duplicate": 0, "groups": None,
+        "smallest_class": 4, "largest_class": 13,
     }  # fmt: skip
 
 
@@ -43,16 +45,23 @@ def test_the_split_depends_on_seed_and_content_only(tmp_path):
     assert {path.replace("renamed-", ""): split for path, split in moved.items()} == first
 
 
-def divide(digests, val_ratio, test_ratio, seed=7):
-    """Digest -> split of one class."""
-    order = sorted(digests, key=lambda digest: assignment.order_key(seed, "cat", digest))
-    return {d: assignment.split_at(i, len(order), val_ratio, test_ratio) for i, d in enumerate(order)}
+def divide(digests, val_ratio, test_ratio):
+    """Digest -> split of the images of one class."""
+    database = index.temp_table()
+    database.executescript(inspection.TABLES)
+    rows = ((digest, "a", "cat", "", 1, 1, 1, digest, "0" * 16) for digest in digests)
+    database.executemany("INSERT INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    groups.find_units(database, seed=7)
+    groups.assign_units(database, val_ratio, test_ratio)
+    query = "SELECT sha256, coalesce(split, 'train') FROM item LEFT JOIN chosen USING (unit)"
+    return dict(database.execute(query).fetchall())
 
 
-def test_each_class_is_split_independently(tmp_path):
+def test_each_class_is_split_by_the_order_of_hashes_of_seed_class_and_content(tmp_path):
     result = assign(tmp_path, drawn.classes({"cat": 31, "dog": 12}), HALF_AND_QUARTER, seed=7)
     cats = {row.sha256: row.split for row in result.rows() if row.class_name == "cat"}
-    assert cats == divide(cats, 0.25, 0.5)
+    order = sorted(cats, key=lambda digest: hashlib.sha256(f"7/cat/{digest}".encode()).digest())
+    assert [cats[digest] for digest in order] == ["test"] * 16 + ["train"] * 7 + ["val"] * 8
 
 
 def test_added_images_move_hardly_any_others():
@@ -68,12 +77,11 @@ def test_added_images_move_hardly_any_others():
 @pytest.mark.parametrize(
     "ratios", [(0.15, 0.15), (0.25, 0.5), (0.01, 0.9), (0.0, 0.2), (0.3, 0.0), (0.0, 0.0)]
 )
-def test_min_class_size_is_the_smallest_class_that_fills_each_split(ratios):
+def test_one_image_for_each_split_is_enough_and_fewer_leave_one_for_train(ratios):
     val, test = ratios
-    full = {"train"} | ({"val"} if val else set()) | ({"test"} if test else set())
-    smallest = assignment.min_class_size(val, test)
-    assert set(divide(map(str, range(smallest)), val, test).values()) == full
-    assert set(divide(map(str, range(smallest - 1)), val, test).values()) != full
+    full = ["train", *["val"] * bool(val), *["test"] * bool(test)]
+    assert sorted(divide(map(str, range(len(full))), val, test).values()) == sorted(full)
+    assert list(divide(["0"], val, test).values()) == ["train"]
 
 
 def test_classes_too_small_are_all_named_with_their_counts(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from toy_data import WRITERS
 
 from finegrain.core.errors import UserError
+from finegrain.serving.lenient_reader import LenientReader
 from finegrain.sources import archive
 
 
@@ -42,7 +43,7 @@ def test_a_damaged_zip_gives_the_good_images_and_a_reason_for_each_other(tmp_pat
     _flag(file, "link.jpg", 41, stat.S_IFLNK >> 8)
     _flag(file, "locked.jpg", 8, 1)
     _flag(file, "odd.jpg", 10, 0x40)
-    reader = archive.LenientReader(file)
+    reader = LenientReader(file)
     assert reader.paths == names and reader.damage is None
     found = dict(zip(names, reader.contents(), strict=True))
     assert found.pop("good.jpg") == b"good.jpg" * 9
@@ -64,7 +65,7 @@ def test_a_truncated_tar_gives_the_images_before_the_end(tmp_path, name):
     noise = {f"{n}.jpg": os.urandom(50_000) for n in range(20)}
     file = WRITERS[name](tmp_path / name, noise)
     file.write_bytes(file.read_bytes()[:526_000])  # within the eleventh image
-    reader = archive.LenientReader(file)
+    reader = LenientReader(file)
     assert reader.damage.startswith("not a readable tar (") and str(file) not in reader.damage
     found = list(reader.contents())
     assert reader.paths == [f"{n}.jpg" for n in range(11)]
@@ -81,7 +82,7 @@ def test_links_in_a_tar_are_skipped_or_reported_if_named_like_an_image(tmp_path)
             if name in ("2.jpg", "latest"):
                 member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
             tar.addfile(member)
-    reader = archive.LenientReader(tmp_path / "a.tar")
+    reader = LenientReader(tmp_path / "a.tar")
     assert reader.paths == ["1.jpg", "2.jpg", "3.jpg"] and reader.damage is None
     first, link, last = reader.contents()
     assert first == last == b"" and link.reason == "is a link or device"
@@ -91,4 +92,4 @@ def test_links_in_a_tar_are_skipped_or_reported_if_named_like_an_image(tmp_path)
 def test_an_archive_of_which_nothing_can_be_read_is_rejected(tmp_path, name):
     (tmp_path / name).write_bytes(b"<html>")
     with pytest.raises(UserError, match=f"{name}: not a readable"):
-        archive.LenientReader(tmp_path / name)
+        LenientReader(tmp_path / name)

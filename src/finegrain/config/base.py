@@ -53,9 +53,10 @@ class Section(BaseModel):
     @classmethod
     def _reject_unknown_keys(cls, data: Any) -> Any:
         if isinstance(data, dict):
+            allowed = [field.alias or name for name, field in cls.model_fields.items()]
             for key, value in data.items():
-                if key not in cls.model_fields:
-                    raise _unknown_key(key, value, list(cls.model_fields))
+                if key not in allowed:
+                    raise _unknown_key(key, value, allowed)
         return data
 
 

@@ -9,6 +9,13 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from finegrain.config.base import BatchSize, ImageSize, NonNegativeFloat, Ratio, Section
+from finegrain.config.dataset import (
+    ArchiveDataset,
+    Cifar100Dataset,
+    KaggleDataset,
+    SampleDataset,
+    SplitParams,
+)
 from finegrain.config.messages import describe_error
 from finegrain.config.phases import AnyPhase, LearningRate, Phase, SolvedPhase
 from finegrain.config.training import (
@@ -31,81 +38,9 @@ ModelName = Literal[
 ]  # fmt: skip
 """Listed here so that the file is checked without importing torchvision; a test compares the two lists."""
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Slug = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+/[1-9]\d*$")]
-"""``owner/dataset/version``; without the version, a new upload would change the results unnoticed."""
 PhaseName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=64)]
 """Part of the names of the phase's files."""
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class DatasetParams(Section):
-    """Where the images come from; the subclasses are the sources."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """Name of this dataset's folders in data/, models/, metrics/, plots/ and reports/."""
-
-
-class SampleDataset(DatasetParams):
-    """Drawings of vehicles, generated without a download."""
-
-    source: Literal["sample"]
-    images_per_class: Annotated[int, Field(ge=3, le=100_000)]
-    image_size: ImageSize
-
-
-class KaggleDataset(DatasetParams):
-    """A dataset that is downloaded from Kaggle."""
-
-    source: Literal["kaggle"]
-    slug: Slug
-    sha256: Sha256 | None = None
-    """Expected SHA-256 of the downloaded archive; null means that it is recorded but not checked."""
-
-
-class ArchiveDataset(DatasetParams):
-    """A local .zip, .tar or .tar.gz file, or a folder, with a folder for each class."""
-
-    source: Literal["archive"]
-    path: str | Annotated[list[str], Field(min_length=1)]
-    """The file or folder; a list of part files counts as one archive."""
-    sha256: Sha256 | None = None
-    """Expected SHA-256 of the archive, or of its parts' sha256 lines; null means that it is not checked."""
-
-
-class Cifar100Dataset(DatasetParams):
-    """The Python version of CIFAR-100, from Kaggle or from a local .tar.gz file, .zip file or folder."""
-
-    source: Literal["cifar100"]
-    slug: Slug | None = None
-    path: str | None = None
-
-    @model_validator(mode="after")
-    def _require_slug_or_path(self) -> "Cifar100Dataset":
-        if (self.slug is None) == (self.path is None):
-            raise PydanticCustomError(
-                "one_place", "give either slug (Kaggle) or path (local), not both or none"
-            )
-        return self
-
-
-class SplitParams(Section):
-    """How the images are divided into train, val and test."""
-
-    val_ratio: Annotated[float, Field(gt=0, lt=1)]
-    """Share of each class for validation, taken from the train folder if the archive has a test folder."""
-    test_ratio: Annotated[float, Field(gt=0, lt=1)]
-    """Share of each class for test; not used if the archive has a test folder."""
-    max_bad_ratio: Ratio = 0.01
-    """The stage fails if a larger share of the images cannot be read."""
-    near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 4
-    """Two images are near-duplicates if their 64-bit perceptual hashes differ in at most this many bits."""
-
-    @model_validator(mode="after")
-    def _require_training_images(self) -> "SplitParams":
-        if self.val_ratio + self.test_ratio >= 1:
-            raise PydanticCustomError("no_train", "val_ratio + test_ratio must be less than 1")
-        return self
 
 
 class PackParams(Section):
@@ -168,6 +103,13 @@ class Params(Section):
             if duplicates := sorted({value for value in values if values.count(value) > 1}):
                 text = "{key}: {value} is listed twice"
                 raise PydanticCustomError("duplicate", text, {"key": key, "value": duplicates[0]})
+        return self
+
+    @model_validator(mode="after")
+    def _require_one_kind_of_groups(self) -> "Params":
+        if self.split.group and self.dataset.label_params and self.dataset.label_params.group:
+            text = "give either split.group or dataset.labels.group, not both"
+            raise PydanticCustomError("one_place", text)
         return self
 
     @model_validator(mode="after")

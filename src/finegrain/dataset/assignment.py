@@ -1,7 +1,5 @@
 """Assign images to train, val and test: exact duplicates, stratified splits, near-duplicates."""
 
-import hashlib
-import itertools
 import sqlite3
 
 import numpy as np
@@ -9,16 +7,24 @@ import numpy as np
 from finegrain.config import params
 from finegrain.core import log
 from finegrain.core.errors import UserError
-from finegrain.dataset import near_duplicates
+from finegrain.dataset import groups, near_duplicates
 from finegrain.dataset.inspection import Inspection
 from finegrain.dataset.manifest import MAX_LISTED_PAIRS, SPLITS, Manifest, NearDuplicates
 
 
-def assign_splits(inspection: Inspection, split: params.SplitParams, seed: int) -> Manifest:
+def assign_splits(
+    inspection: Inspection,
+    split: params.SplitParams,
+    seed: int,
+    group_of: groups.GroupOf | None = None,
+) -> Manifest:
     """Assign every good image to train, val or test.
 
     Official splits are kept; what the archive lacks (val, test or both) is taken from its train images, class
     by class. Of exact duplicates in two splits or two classes, one is kept; the numbers are reported.
+
+    Args:
+        group_of: images of one group are put into one split; None if there are no groups.
 
     Raises:
         UserError: classes with too few images, or an official split without any; all of them are named.
@@ -32,14 +38,29 @@ def assign_splits(inspection: Inspection, split: params.SplitParams, seed: int) 
     _reject_empty_splits(database, official, copies)
     val_ratio = 0.0 if "val" in official else split.val_ratio
     test_ratio = 0.0 if "test" in official else split.test_ratio
-    _reject_small_classes(inspection, val_ratio, test_ratio)
-    _assign(database, val_ratio, test_ratio, seed)
+    keep_near = split.near_duplicates == "keep_together"
+    if group_of is not None:
+        groups.find_groups(database, group_of)
+    if group_of is None and not keep_near:
+        _reject_small_classes(inspection, val_ratio, test_ratio)
+    else:
+        _reject_small_classes(inspection, 0.0, 0.0)  # those with too few groups are reported below
+    groups.find_units(database, seed, split.near_duplicate_bits if keep_near else None)
+    groups.assign_units(database, val_ratio, test_ratio)
+    _write_splits(database)
+    _report_missing_classes(inspection)
+    group_counts = groups.count_groups(database) if group_of is not None else None
+    if group_counts is not None and group_counts.in_several_splits:
+        log.info(
+            f"groups in several of the archive's splits: {group_counts.in_several_splits}, with "
+            f"{group_counts.test_images_shared} test images whose group is in train or val too"
+        )
     near = _find_near_duplicates(database, split.near_duplicate_bits)
     if near.test_image_count:
         log.info(
             f"near-duplicates of train or val images: {near.test_image_count} test images, which are kept"
         )
-    return Manifest(inspection, duplicate_count, near, "/".join(official) or None)
+    return Manifest(inspection, duplicate_count, near, "/".join(official) or None, group_counts)
 
 
 def _exclude_duplicates(database: sqlite3.Connection) -> int:
@@ -117,13 +138,9 @@ def _reject_small_classes(inspection: Inspection, val_ratio: float, test_ratio: 
         "SELECT class, count(*) FROM duplicate WHERE split IN ('', 'train') GROUP BY class"
     )
     copies = {name: f" ({count} copies left out)" for name, count in left_out}
-    needed = min_class_size(val_ratio, test_ratio)
+    needed = 1 + bool(val_ratio) + bool(test_ratio)
     counts = {name: distinct.get(name, 0) for name in inspection.classes}
-    small = [
-        f"'{name}' {count}{copies.get(name, '')}"
-        for name, count in counts.items()
-        if count < needed or _train_count(count, val_ratio, test_ratio) < 1
-    ]
+    small = [f"'{name}' {count}{copies.get(name, '')}" for name, count in counts.items() if count < needed]
     if small:
         raise UserError(
             f"classes with too few images to split: {', '.join(small)}; each needs at least {needed} "
@@ -131,31 +148,15 @@ def _reject_small_classes(inspection: Inspection, val_ratio: float, test_ratio: 
         )
 
 
-def _assign(database: sqlite3.Connection, val_ratio: float, test_ratio: float, seed: int) -> None:
-    """Split the images that are not in an official val or test; fill the table ``manifest``."""
-
-    def split_of(position: int, class_size: int) -> str:
-        return split_at(position, class_size, val_ratio, test_ratio)
-
-    def key_of(class_name: str, sha256: str) -> bytes:
-        return order_key(seed, class_name, sha256)
-
-    database.create_function("split_of", 2, split_of, deterministic=True)
-    database.create_function("key_of", 2, key_of, deterministic=True)
+def _write_splits(database: sqlite3.Connection) -> None:
+    """Write the splits of the units into the table ``image``, and fill the table ``manifest``."""
     database.executescript(
         """
-        CREATE TABLE assigned (
-            class TEXT, sha256 TEXT, split TEXT, PRIMARY KEY (class, sha256)
-        ) WITHOUT ROWID;
-        INSERT INTO assigned
-        SELECT class, sha256, split_of(
-            row_number() OVER (PARTITION BY class ORDER BY key_of(class, sha256)) - 1,
-            count(*) OVER (PARTITION BY class)
+        UPDATE image SET split = coalesce(
+            (SELECT chosen.split FROM item JOIN chosen USING (unit)
+                WHERE item.class = image.class AND item.sha256 = image.sha256),
+            'train'
         )
-        FROM (SELECT DISTINCT class, sha256 FROM image WHERE split IN ('', 'train'));
-
-        UPDATE image SET split =
-            (SELECT split FROM assigned WHERE assigned.class = image.class AND assigned.sha256 = image.sha256)
         WHERE split IN ('', 'train');
 
         INSERT INTO manifest
@@ -166,34 +167,23 @@ def _assign(database: sqlite3.Connection, val_ratio: float, test_ratio: float, s
     )
 
 
-def order_key(seed: int, class_name: str, sha256: str) -> bytes:
-    """Sort key that puts a class's images into a pseudo-random order by seed, class and content."""
-    return hashlib.sha256(f"{seed}/{class_name}/{sha256}".encode()).digest()
+def _report_missing_classes(inspection: Inspection) -> None:
+    """Name the classes that have no image in val or test.
 
-
-def split_at(position: int, class_size: int, val_ratio: float, test_ratio: float) -> str:
-    """The split of the image at this position of its class's order.
-
-    Test is taken from the front and val from the back, so that an image added later moves at most one other
-    image across each boundary.
+    Raises:
+        UserError: no class has any.
     """
-    if position < held_out_count(class_size, test_ratio):
-        return "test"
-    return "train" if position < class_size - held_out_count(class_size, val_ratio) else "val"
-
-
-def held_out_count(class_size: int, ratio: float) -> int:
-    """Number of a class's images in a split of this ratio: at least one, or none if the ratio is 0."""
-    return max(1, round(class_size * ratio)) if ratio else 0
-
-
-def min_class_size(val_ratio: float, test_ratio: float) -> int:
-    """Size of the smallest class that leaves at least one image for train."""
-    return next(n for n in itertools.count(1) if _train_count(n, val_ratio, test_ratio) >= 1)
-
-
-def _train_count(class_size: int, val_ratio: float, test_ratio: float) -> int:
-    return class_size - held_out_count(class_size, val_ratio) - held_out_count(class_size, test_ratio)
+    found = set(inspection.database.execute("SELECT DISTINCT class, split FROM manifest"))
+    for split in ("val", "test"):
+        missing = [name for name in inspection.classes if (name, split) not in found]
+        if len(missing) == len(inspection.classes):
+            raise UserError(
+                f"no image is left for {split}: each class has too few groups; use smaller groups in "
+                "split.group or dataset.labels.group, or a smaller split.near_duplicate_bits"
+            )
+        if missing:
+            more = f" and {len(missing) - 20} others" if len(missing) > 20 else ""
+            log.info(f"classes without an image in {split}: {', '.join(missing[:20])}{more}")
 
 
 def _find_near_duplicates(database: sqlite3.Connection, max_bits: int) -> NearDuplicates:

@@ -12,14 +12,15 @@ import imagehash
 
 from finegrain.core import log, parallel
 from finegrain.core.errors import UserError
-from finegrain.dataset import decoding
+from finegrain.dataset import decoding, groups
 from finegrain.sources import archive, index
 from finegrain.sources.layout import ArchiveImage
 
 _HASH_SIZE = 128
 """The perceptual hash uses 32 x 32 pixels, so that large JPEGs need not be decoded at full size for it."""
 
-TABLES = """
+TABLES = (
+    """
     CREATE TABLE image (
         path TEXT PRIMARY KEY, part TEXT, class TEXT, split TEXT,
         width INTEGER, height INTEGER, bytes INTEGER, sha256 TEXT, phash TEXT
@@ -33,6 +34,8 @@ TABLES = """
         width INTEGER, height INTEGER, bytes INTEGER, sha256 TEXT, phash TEXT
     );
 """
+    + groups.TABLES
+)
 
 
 @dataclass(frozen=True)

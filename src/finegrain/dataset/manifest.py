@@ -5,6 +5,7 @@ with their number. SQLite compares text as UTF-8 bytes, which is Python's order 
 """
 
 import csv
+import dataclasses
 import itertools
 import sqlite3
 from collections import Counter
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finegrain.core.errors import UserError
+from finegrain.dataset.groups import GroupCounts
 from finegrain.dataset.inspection import Inspection
 
 SPLITS = ("train", "val", "test")
@@ -62,6 +64,8 @@ class Manifest:
     near_duplicates: NearDuplicates
     official_split: str | None
     """Such as ``train/test``; None if the archive has no official splits."""
+    groups: GroupCounts | None = None
+    """None if the images have no groups."""
 
     @property
     def _database(self) -> sqlite3.Connection:
@@ -104,12 +108,14 @@ class Manifest:
         return {
             "images": {name: split_sizes[name] for name in SPLITS},
             "classes": len(class_sizes),
+            "classes_without_val": sum(split == "val" and count == 0 for _, split, count in balance),
             "classes_without_test": sum(split == "test" and count == 0 for _, split, count in balance),
             "official_split": self.official_split,
             "rejected": self.inspection.bad_count,
             "exact_duplicates_left_out": self.exact_duplicate_count,
             "near_duplicates": self.near_duplicates.pair_count,
             "test_images_with_near_duplicate": self.near_duplicates.test_image_count,
+            "groups": None if self.groups is None else dataclasses.asdict(self.groups),
             "smallest_class": min(class_sizes.values()),
             "largest_class": max(class_sizes.values()),
         }

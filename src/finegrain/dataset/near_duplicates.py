@@ -1,6 +1,7 @@
 """Near-duplicate images: pairs of perceptual hashes that differ in a few bits."""
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,3 +35,13 @@ def closest_pairs(
             closest = np.concatenate([closest, found])
             closest = closest[np.lexsort(closest.T[::-1])][:limit]
     return closest, pair_count, int(has_pair.sum())
+
+
+def all_pairs(hashes: NDArray[np.uint64], max_bits: int) -> Iterator[NDArray[np.int64]]:
+    """Indices ``[pairs, 2]`` of the hashes that differ in at most ``max_bits``, in blocks; first < second."""
+    rows, columns = _BLOCK
+    for i in range(0, len(hashes), rows):
+        for j in range(i, len(hashes), columns):
+            bits = np.bitwise_count(hashes[i : i + rows, None] ^ hashes[None, j : j + columns])
+            near = np.argwhere(bits <= max_bits) + (i, j)
+            yield near[near[:, 0] < near[:, 1]]

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor, nn
 
 from finegrain.config.base import ImageSize, PositiveFloat
-from finegrain.config.params import ModelName, Sha256
+from finegrain.config.dataset import Sha256
+from finegrain.config.params import ModelName
 from finegrain.config.training import HeadParams
 from finegrain.core import file_io
 from finegrain.core.errors import UserError

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finegrain.core.errors import UserError
+from finegrain.serving.lenient_reader import LenientReader
 from finegrain.sources import archive, layout
-from finegrain.sources.archive import LenientReader
 from finegrain.sources.layout import BadMember
 
 

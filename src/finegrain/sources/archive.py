@@ -9,7 +9,8 @@ import os
 import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,29 +18,33 @@ from typing import Any
 from finegrain.core import disk, file_io, log, paths
 from finegrain.core.errors import UserError
 from finegrain.sources import layout
-from finegrain.sources.index import ImageIndex
+from finegrain.sources.index import ImageIndex, Labels
 from finegrain.sources.layout import ArchiveImage, BadMember, Member
 from finegrain.sources.tar_file import TarArchive
 from finegrain.sources.zip_file import ZipArchive
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".mat")
 
 
 class ArchiveReader:
     """The images of the archive files in a folder, all of which can be read.
 
+    Args:
+        class_folders: the folders of the images are the classes; otherwise ``use_labels`` gives them, and
+            until then all images are of the class ``""``.
+
     Raises:
         UserError: no archive, or one that is damaged or encrypted, contains links, or has no class folders.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, class_folders: bool = True) -> None:
         files = sorted(file for file in folder.glob("*") if is_archive(file)) if folder.is_dir() else []
         if not files:
             raise UserError(f"{folder}: contains no archive; run `dvc repro download`")
-        self._parts = [_open(file) for file in files]
-        self._index = ImageIndex(self._parts)
-        self.classes = self._index.classes
-        """Sorted."""
+        self._folder = folder
+        self._parts = [open_archive(file) for file in files]
+        self._index = ImageIndex(self._parts, class_folders)
         self.ignored_suffixes = sum((part.ignored_suffixes for part in self._parts), Counter())
         """Number of files that are not images, by suffix; without hidden files and junk."""
 
@@ -51,6 +56,43 @@ class ArchiveReader:
 
     def __len__(self) -> int:
         return len(self._index)
+
+    @property
+    def classes(self) -> list[str]:
+        """Sorted."""
+        return self._index.classes
+
+    def paths(self) -> Iterator[str]:
+        """The paths of all images, in reading order."""
+        return self._index.paths()
+
+    def use_labels(self, labels: Labels) -> None:
+        """Take class and split of each image from ``labels``, and leave out the images without a label."""
+        self._index.use_labels(labels)
+
+    def read_tables(self, names: Sequence[str]) -> dict[str, bytes]:
+        """The files with labels: those that stage download stored, or else those inside the archive.
+
+        Raises:
+            UserError: no file has the path ``name`` or one that ends with it, or several do.
+        """
+        stored = {name: table_file(self._folder, name) for name in names}
+        content = {name: file.read_bytes() for name, file in stored.items() if file.is_file()}
+        inside: dict[str, dict[str, bytes]] = {name: {} for name in names if name not in content}
+        seen: list[str] = []
+
+        def wanted(path: str) -> bool:
+            if path.lower().endswith(TABLE_SUFFIXES):
+                seen.append(path)
+            return any(ends_with(path, name) for name in inside)
+
+        for part in self._parts if inside else ():
+            for path, data in part.other_files(wanted):
+                for name in filter(partial(ends_with, path), inside):
+                    inside[name][path] = data
+        for name, files in inside.items():
+            content[name] = files[only_path(name, files, seen)]
+        return content
 
     def index_of(self, path: str) -> int | None:
         """The ``ArchiveImage.index`` of a path; None if the archive has no such image."""
@@ -68,43 +110,42 @@ class ArchiveReader:
                 yield image, data
 
 
-class LenientReader:
-    """The images of an archive of any layout, whether or not all of it can be read.
+def table_file(folder: Path, name: str) -> Path:
+    """Where stage download stores a local file with labels, in the archive's folder."""
+    return folder / "labels" / Path(name).name
+
+
+def ends_with(path: str, name: str) -> bool:
+    """Whether a path is ``name`` or ends with it, from a folder on."""
+    return f"/{path}".endswith(f"/{name.removeprefix('./')}")
+
+
+def only_path(name: str, paths: Collection[str], seen: Sequence[str]) -> str:
+    """The one of ``paths`` that is ``name``, or the only one.
+
+    Args:
+        seen: other tables, for the message.
 
     Raises:
-        UserError: nothing of it can be read.
+        UserError: there is none, or there are several.
     """
-
-    def __init__(self, file: Path) -> None:
-        self._part = _open(file)
-        self.damage: str | None = None
-        """Why the list of images is incomplete; None if it is complete."""
-        members: list[Member] = []
-        try:
-            for member in self._part.members(strict=False):
-                members.append(member)
-        except UserError as error:
-            if not members:
-                raise
-            self.damage = str(error).removeprefix(f"{file}: ")
-        self._members = sorted(members, key=lambda member: member.order)
-        self.paths = [member.path for member in self._members]
-        """In reading order."""
-
-    def contents(self) -> Iterator[bytes | BadMember]:
-        """The bytes of each image of ``paths``, or what is wrong with it."""
-        images = (
-            (ArchiveImage(index, member.path, self._part.name, None, ""), member.entry)
-            for index, member in enumerate(self._members)
-        )
-        return (data for _, data in self._part.contents(images))
+    if name in paths or len(paths) == 1:
+        return name if name in paths else next(iter(paths))
+    if paths:
+        listed = ", ".join(sorted(paths))
+        raise UserError(f"dataset.labels: {name} fits several files: {listed}; give more of its path")
+    known = f"; tables there: {', '.join(sorted(seen)[:20])}" if seen else ""
+    raise UserError(
+        f"dataset.labels: {name}: not found, neither inside the archive nor as a local file{known}"
+    )
 
 
 def is_archive(file: Path) -> bool:
     return file.is_file() and file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
 
 
-def _open(file: Path) -> ZipArchive | TarArchive:
+def open_archive(file: Path) -> ZipArchive | TarArchive:
+    """Open one zip or tar file by its name."""
     return ZipArchive(file) if file.name.lower().endswith(".zip") else TarArchive(file)
 
 
@@ -114,7 +155,7 @@ class _LocalArchive:
     def __init__(self, file: Path) -> None:
         self.path = file
         self.bytes_needed = file.stat().st_size
-        self._archive = _open(file)
+        self._archive = open_archive(file)
         self.name = self._archive.name
         self.ignored_suffixes = self._archive.ignored_suffixes
 
@@ -146,10 +187,13 @@ class _LocalFolder:
                 archive.writestr(reproducible_zip_info(inner), file.read_bytes())
 
 
-def store_local(source: str | Sequence[str], folder: Path) -> None:
+def store_local(source: str | Sequence[str], folder: Path, class_folders: bool = True) -> None:
     """Put local archives, or folders of class folders as zips, into ``folder`` under their own names.
 
     An archive is copied unchanged. A folder becomes a zip whose bytes depend on nothing but its images.
+
+    Args:
+        class_folders: check that the folders of the images are classes.
 
     Raises:
         UserError: a path that does not exist or is not an archive, is damaged, has no class folders, or is
@@ -164,7 +208,7 @@ def store_local(source: str | Sequence[str], folder: Path) -> None:
             other = parts[part.name].path
             raise UserError(f"dataset.path: {other} and {part.path} have the same name; rename one")
         parts[part.name] = part
-    ImageIndex(list(parts.values())).close()  # raise errors now, not after copying gigabytes
+    ImageIndex(list(parts.values()), class_folders).close()  # raise errors now, not after copying gigabytes
     folder.mkdir(parents=True, exist_ok=True)
     disk.require_free_space(folder, sum(part.bytes_needed for part in parts.values()), "the archive")
     for part in parts.values():
@@ -235,15 +279,16 @@ def reproducible_zip_info(inner: str) -> zipfile.ZipInfo:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """Name, size and SHA-256 of each archive file, and one SHA-256 of the whole archive.
+    """Name, size and SHA-256 of each archive file and local table, and one SHA-256 of the whole archive.
 
     The latter is that of the only file, or for several parts that of the output of ``sha256sum`` for them.
     """
-    files = [
-        {"name": file.name, "bytes": file.stat().st_size, "sha256": file_io.sha256(file)}
-        for file in sorted(folder.iterdir())
-        if is_archive(file)
-    ]
+    files = [_describe(file) for file in sorted(folder.iterdir()) if is_archive(file)]
+    tables = [_describe(file) for file in sorted((folder / "labels").glob("*"))]
     listing = "".join(f"{file['sha256']}  {file['name']}\n" for file in files)
     digest = files[0]["sha256"] if len(files) == 1 else hashlib.sha256(listing.encode()).hexdigest()
-    return {"files": files, "sha256": digest}
+    return {"files": files, "sha256": digest} | ({"labels": tables} if tables else {})
+
+
+def _describe(file: Path) -> dict[str, Any]:
+    return {"name": file.name, "bytes": file.stat().st_size, "sha256": file_io.sha256(file)}

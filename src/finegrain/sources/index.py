@@ -9,7 +9,7 @@ from typing import Protocol
 from finegrain.core import log
 from finegrain.core.errors import UserError
 from finegrain.sources import layout
-from finegrain.sources.layout import ArchiveImage, Member
+from finegrain.sources.layout import ArchiveImage, Member, SplitName
 
 
 class ArchivePart(Protocol):
@@ -23,37 +23,79 @@ class ArchivePart(Protocol):
         """The images in any order."""
 
 
+class Labels(Protocol):
+    """What gives the class of each image: its folders, or a table."""
+
+    @property
+    def classes(self) -> list[str]:
+        """Sorted."""
+
+    def parse(self, path: str) -> tuple[SplitName | None, str] | None:
+        """Official split and class of an image; None if it has no label."""
+
+
+class _NoLabels:
+    """No image has a class or a split yet."""
+
+    @property
+    def classes(self) -> list[str]:
+        return []
+
+    def parse(self, path: str) -> tuple[SplitName | None, str]:
+        return None, ""
+
+
 class ImageIndex:
     """Every image of the parts with its class and official split.
+
+    Args:
+        class_folders: the folders of the images are the classes; otherwise ``use_labels`` gives them.
 
     Raises:
         UserError: the same path twice, or folders that are not classes.
     """
 
-    def __init__(self, parts: Sequence[ArchivePart]) -> None:
+    def __init__(self, parts: Sequence[ArchivePart], class_folders: bool = True) -> None:
         self._part_names = [part.name for part in parts]
         self._database = temp_table()
         self._fill(parts)
-        self._count = self._database.execute("SELECT count(*) FROM image").fetchone()[0]
-        self._reject_parts_named_as_splits()
+        self._labels: Labels = _NoLabels()
+        if class_folders:
+            self._reject_parts_named_as_splits()
         self._reject_repeated()
-        parts_paths = [partial(self._paths, number) for number in range(len(parts))]
-        self._layout = layout.detect_layout(self._paths, parts_paths if len(parts) > 1 else ())
-        named = {folder: split for folder, split in self._layout.splits.items() if folder.lower() != split}
+        if class_folders:
+            self._labels = self._detect_layout()
+
+    def __len__(self) -> int:
+        count: int = self._database.execute("SELECT count(*) FROM image").fetchone()[0]
+        return count
+
+    @property
+    def classes(self) -> list[str]:
+        """Sorted."""
+        return self._labels.classes
+
+    def use_labels(self, labels: Labels) -> None:
+        """Take class and split of each image from ``labels``, and leave out the images without a label."""
+        self._labels = labels
+        self._database.create_function("has_label", 1, lambda path: labels.parse(path) is not None)
+        self._database.execute("DELETE FROM image WHERE NOT has_label(path)")
+
+    def _detect_layout(self) -> layout.Layout:
+        parts = [partial(self.paths, number) for number in range(len(self._part_names))]
+        found = layout.detect_layout(self.paths, parts if len(parts) > 1 else ())
+        named = {folder: split for folder, split in found.splits.items() if folder.lower() != split}
         if named:
             listed = ", ".join(f"{folder} is taken for {split}" for folder, split in named.items())
             log.info(f"the archive's own splits: {listed}")
-        self.classes = self._layout.classes
-        """Sorted."""
-
-    def __len__(self) -> int:
-        return self._count
+        return found
 
     def images(self, part: int) -> Iterator[tuple[ArchiveImage, int]]:
         """The images of one part in reading order, each with its ``Member.entry``."""
         query = "SELECT position, path, entry FROM image WHERE part = ? ORDER BY position"
         for position, path, entry in self._database.execute(query, (part,)):
-            yield ArchiveImage(position, path, self._part_names[part], *self._layout.parse(path)), entry
+            if (label := self._labels.parse(path)) is not None:
+                yield ArchiveImage(position, path, self._part_names[part], *label), entry
 
     def index_of(self, path: str) -> int | None:
         """The ``ArchiveImage.index`` of a path; None if no image has that path."""
@@ -81,7 +123,7 @@ class ImageIndex:
             """
         )
 
-    def _paths(self, part: int | None = None) -> Iterator[str]:
+    def paths(self, part: int | None = None) -> Iterator[str]:
         """The paths of all images, or of those of one part, in reading order."""
         where = "" if part is None else f"WHERE part = {part}"
         return (
@@ -93,7 +135,7 @@ class ImageIndex:
         splits = [layout.split_name(name.split(".")[0]) for name in self._part_names]
         if None in splits or len(set(splits)) < 2:
             return
-        if not any(any(map(layout.split_name, path.split("/")[:-1])) for path in self._paths()):
+        if not any(any(map(layout.split_name, path.split("/")[:-1])) for path in self.paths()):
             names = ", ".join(self._part_names)
             raise UserError(
                 f"the parts {names} seem to be splits, but hold no folder of such a name; "

@@ -108,7 +108,7 @@ def raise_error(error: OSError) -> None:
 def reject_large(file: Path, path: str, size: int) -> None:
     """Raise BadMember for an image of more than ``MAX_IMAGE_BYTES`` bytes."""
     if size > MAX_IMAGE_BYTES:
-        limit = f"images may have {MAX_IMAGE_BYTES / 1e6:,.0f} MB at most"
+        limit = f"files may have {MAX_IMAGE_BYTES / 1e6:,.0f} MB at most"
         raise BadMember(file, path, f"has {size / 1e6:,.0f} MB", limit)
 
 
@@ -177,7 +177,7 @@ def detect_layout(
     for split, class_name in map(layout.parse, paths()):
         splits_by_class.setdefault(class_name, set()).add(split or "train")
     _reject_folders_of_classes(paths, layout, set(splits_by_class))
-    _reject_classes(splits_by_class)
+    reject_classes(splits_by_class)
     return replace(layout, classes=sorted(splits_by_class))
 
 
@@ -283,7 +283,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} others" if len(names) > 6 else "")
 
 
-def _reject_classes(splits_by_class: dict[str, set[str]]) -> None:
+def reject_classes(splits_by_class: dict[str, set[str]]) -> None:
     """Raise UserError if the classes cannot be used; each comes with the splits that contain it."""
     names = sorted(splits_by_class)
     if len(names) < 2:

@@ -13,7 +13,7 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -88,6 +88,21 @@ class ZipArchive:
                 window = directory.window(directory.entry(offset) for _, offset in batch)
                 for (image, _), info in zip(batch, window.infolist(), strict=True):
                     yield image, self._read(window, image.path, info)
+
+    def other_files(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+        """Path and content of the wanted files that are not images, such as tables."""
+        with self._file.open("rb") as stream:
+            directory = _Directory(stream)
+            entries = (entry for _, entry in directory.entries())
+            while batch := list(itertools.islice(entries, _ENTRIES_PER_WINDOW)):
+                window = directory.window(batch)
+                for info in window.infolist():
+                    name = _decoded_name(info)
+                    if layout.image_path(name) is None and not info.is_dir() and wanted(name):
+                        data = self._read(window, name, info)
+                        if isinstance(data, BadMember):
+                            raise data
+                        yield name, data
 
     def _read(self, window: zipfile.ZipFile, path: str, info: zipfile.ZipInfo) -> bytes | BadMember:
         try:
