@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     mean_std = metadata["mean"], metadata["std"]
     names = ("test", "train") if metadata["refit"] else ("test", "val", "train")
     splits = {name: PackedSplit(data.pack, name, device, *mean_std) for name in names}
+    predictions.require_same_data(data.manifest, splits["test"].fingerprint, run.weights, metadata["data"])
     image_size = config.evaluate.image_size or metadata["image_size"]
     raw, calibrated = predict(net, splits, image_size, metadata["temperature"], config)
     test = raw["test"], calibrated["test"]

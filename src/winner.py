@@ -18,6 +18,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     dataset = params.load_params().dataset.name
     board = file_io.read_json(paths.LEADERBOARD)
+    if board.get("dataset") != dataset:
+        raise UserError(f"{paths.LEADERBOARD}: not of dataset {dataset}; `dvc repro` makes it")
     run = paths.Run.from_name(dataset, board["models"][board["winner"]]["run"])
     folder = paths.winner_folder(dataset)
     if not run.weights.is_file():

@@ -73,6 +73,27 @@ def test_runs_with_other_test_images_are_rejected(project):
         leaderboard.rank_models("d", ["m1", "m2"], [0])
 
 
+def test_runs_with_other_photos_of_the_same_names_are_rejected(project):
+    for model, content in (("m1", "1"), ("m2", "2")):
+        write_run(model, 0.9, first(50))
+        file = paths.Run("d", model, 0).predictions
+        frame = pd.read_parquet(file)
+        frame.assign(sha256=[f"{content}{path}" for path in frame["path"]]).to_parquet(file, index=False)
+    with pytest.raises(UserError, match="m2-0 .* other test images than m1-0"):
+        leaderboard.rank_models("d", ["m1", "m2"], [0])
+
+
+def test_results_of_other_predictions_are_rejected(project):
+    """As after `git checkout` without `dvc checkout`: git brought the results, DVC no predictions."""
+    write_run("m1", 0.9, first(50))
+    kept = paths.Run("d", "m1", 0).predictions.read_bytes()
+    write_run("m1", 0.9, first(51))
+    assert leaderboard.rank_models("d", ["m1"], [0]).summary()["dataset"] == "d"
+    paths.Run("d", "m1", 0).predictions.write_bytes(kept)
+    with pytest.raises(UserError, match="results/m1-0.json: not the results of .*m1-0.parquet.*dvc checkout"):
+        leaderboard.rank_models("d", ["m1"], [0])
+
+
 def test_a_missing_results_file_is_named_with_the_command_that_creates_it(project):
     with pytest.raises(UserError, match=r"reports/d/results/m1-0.json: not found.*`dvc repro`"):
         leaderboard.rank_models("d", ["m1"], [0])

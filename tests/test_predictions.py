@@ -14,8 +14,8 @@ NAMES = ["a", "b", "c", "d", "e", "NA"]
 
 def manifest(project, classes):
     file = project / "manifest.csv"
-    rows = ["path,part,class,split", "x.png,z,a,train"]
-    rows += [f"{i}.png,z,{name},test" for i, name in enumerate(classes)]
+    rows = ["path,part,class,split,sha256", f"x.png,z,a,train,{'e' * 64}"]
+    rows += [f"{i}.png,z,{name},test,{i:064x}" for i, name in enumerate(classes)]
     file.write_text("\n".join(rows) + "\n")
     return file
 
@@ -39,6 +39,7 @@ def test_round_trip(project):
     assert frame["loss"].tolist() == pytest.approx([-np.log(0.5), -np.log(0.02)], rel=1e-5)
     assert frame["p_1"].tolist() == pytest.approx([0.5, 0.9])
     assert frame["confidence"].tolist() == pytest.approx(calibrated.confidence.tolist())
+    assert frame["sha256"].tolist() == [f"{i:064x}" for i in range(2)]
     assert list(frame.columns[4:8]) == ["class_1", "p_1", "class_2", "p_2"]
 
 
@@ -90,6 +91,25 @@ def test_anonymous_paths_of_a_class_do_not_change_with_another_class():
     moved = FRAME.assign(path=["a/1.jpg", "b/1.jpg", "a/2.jpg", "b/3.jpg", "NA/1.jpg"])
     one, other = (predictions.anonymize(frame) for frame in (FRAME, moved))
     assert (one["path"] == other["path"]).tolist() == [True, True, False, False, True]
+
+
+def test_anonymous_paths_are_of_the_images_content_not_of_their_names():
+    contents = FRAME.assign(sha256=list("12345"))
+    renamed = contents.assign(path=list("vwxyz"))
+    replaced = contents.assign(sha256=list("12945"))  # the second image of class a
+    one, same, other = (predictions.anonymize(frame)["path"] for frame in (contents, renamed, replaced))
+    assert one.equals(same) and (one == other).tolist() == [False, False, True, True, True]
+
+
+def test_a_pack_of_another_manifest_and_a_model_of_another_pack_are_rejected(project):
+    file = manifest(project, ["a"])
+    pack = f"{file_io.sha256(file)}-32"
+    predictions.require_same_data(file, pack, project / "m.safetensors", pack)
+    with pytest.raises(UserError, match="m.safetensors: was trained on another pack.*dvc checkout"):
+        predictions.require_same_data(file, pack, project / "m.safetensors", f"{'0' * 64}-32")
+    file.write_text(file.read_text().replace("0" * 64, "1" * 64))  # same path and class, another photo
+    with pytest.raises(UserError, match="manifest.csv: its images are not those of the pack.*dvc checkout"):
+        predictions.require_same_data(file, pack, project / "m.safetensors", pack)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Rank the models by validation, and compare each pair of them on the same test images."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from finegrain.evaluation import predictions, summary
 
 @dataclass(frozen=True)
 class Leaderboard:
+    dataset: str
     rows: list[dict[str, Any]]
     """One for each model, best validation top-1 first (validation loss breaks ties): means over its seeds,
     the ``run`` that is best on validation, the number of ``seeds``, their standard deviation
@@ -34,11 +36,11 @@ class Leaderboard:
         return self.rows[0]["model"]
 
     def summary(self) -> dict[str, Any]:
-        """Content of leaderboard.json: the winner, and each model's row without its name."""
+        """Content of leaderboard.json: dataset, winner, and each model's row without its name."""
         models = {
             row["model"]: {key: value for key, value in row.items() if key != "model"} for row in self.rows
         }
-        return {"winner": self.winner, "models": models}
+        return {"dataset": self.dataset, "winner": self.winner, "models": models}
 
     def winner_metrics(self) -> dict[str, Any]:
         """Content of the winner's metrics file: its name, and the means over its seeds, rounded.
@@ -60,7 +62,7 @@ def rank_models(dataset: str, models: Sequence[str], seeds: Sequence[int]) -> Le
     significant where the corrected p-value is below 0.05.
 
     Raises:
-        UserError: results or predictions are missing, or belong to different test images.
+        UserError: results or predictions are missing, belong to different test images, or not to each other.
     """
     runs = {model: [paths.Run(dataset, model, seed) for seed in seeds] for model in models}
     run_rows = {model: [_run_row(run) for run in each] for model, each in runs.items()}
@@ -74,6 +76,7 @@ def rank_models(dataset: str, models: Sequence[str], seeds: Sequence[int]) -> Le
         against = comparisons[order[0], row["model"]].reverse()
         row |= {"p_value": against.p_value, "verdict": against.verdict}
     return Leaderboard(
+        dataset,
         rows,
         [_pair_row(model, other, each) for (model, other), each in comparisons.items()],
         [row for model in order for row in run_rows[model]],
@@ -94,9 +97,10 @@ def require_same_images(tables: Mapping[str, pd.DataFrame]) -> None:
     Raises:
         UserError: two runs were evaluated on different images.
     """
-    first, first_paths = next((name, table["path"]) for name, table in tables.items())
+    first, first_table = next(iter(tables.items()))
+    columns = [name for name in ("path", "sha256") if name in first_table]
     for name, table in tables.items():
-        if not table["path"].equals(first_paths):
+        if not table.reindex(columns=columns).equals(first_table[columns]):
             raise UserError(f"{name} was scored on other test images than {first}; run `dvc repro`")
 
 
@@ -106,6 +110,14 @@ def _correct(runs: Mapping[str, Sequence[paths.Run]]) -> dict[str, Bools]:
         run.name: predictions.read_predictions(run.predictions) for each in runs.values() for run in each
     }
     require_same_images(tables)
+    for run in itertools.chain(*runs.values()):
+        top1 = file_io.read_json(run.results)["test"]["top1"]
+        if not math.isclose(tables[run.name]["correct"].mean(), top1, abs_tol=1e-9):
+            raise UserError(
+                f"{run.results}: not the results of {run.predictions}, which is newer or older; "
+                f"`dvc checkout` restores what dvc.lock records, "
+                f"`dvc repro -f evaluate@{run.name}` makes both again"
+            )
     return {
         model: np.stack([tables[run.name]["correct"].to_numpy() for run in each])
         for model, each in runs.items()

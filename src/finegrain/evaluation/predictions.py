@@ -21,10 +21,27 @@ CORRECT_COLUMNS = ("class", "images", "correct")
 OTHER_CLASS = "another class"
 
 
+def require_same_data(manifest: Path, pack_fingerprint: str, weights: Path, trained_on: str) -> None:
+    """Check that the manifest is the one of the pack, and the pack the one that the model was trained on.
+
+    Args:
+        pack_fingerprint: ``PackedSplit.fingerprint``, which begins with the sha256 of the pack's manifest.
+        trained_on: the same of the training's pack, from the model's sidecar.
+
+    Raises:
+        UserError: the images are others, even if they have the same paths and classes.
+    """
+    fix = "`dvc checkout` restores what dvc.lock records, `dvc repro` makes them again"
+    if not pack_fingerprint.startswith(file_io.sha256(manifest)):
+        raise UserError(f"{manifest}: its images are not those of the pack; {fix}")
+    if pack_fingerprint != trained_on:
+        raise UserError(f"{weights}: was trained on another pack than the one here; {fix}")
+
+
 def predictions_table(
     manifest: Path, raw: Predictions, calibrated: Predictions, names: list[str]
 ) -> pd.DataFrame:
-    """Path, class, loss, confidence, then the five most probable classes and their probabilities.
+    """Path, class, loss, confidence, the five most probable classes and their probabilities, image's sha256.
 
     Args:
         manifest: CSV whose test rows are in the order of the predictions.
@@ -34,18 +51,25 @@ def predictions_table(
     Raises:
         UserError: the manifest lists other test images than the predictions have labels for.
     """
-    rows = pd.read_csv(manifest, usecols=["path", "class", "split"], dtype=str, keep_default_na=False)
+    columns = ["path", "class", "split", "sha256"]
+    rows = pd.read_csv(manifest, usecols=columns, dtype=str, keep_default_na=False)
     rows = rows[rows["split"] == "test"]
     if [names[i] for i in raw.labels] != rows["class"].tolist():
         raise UserError(
             f"{manifest}: its test images are not those of the pack; run `dvc repro` to make both again"
         )
-    columns = {"path": rows["path"], "class": rows["class"], "loss": raw.loss}
-    frame = pd.DataFrame(columns | {"confidence": calibrated.confidence}).reset_index(drop=True)
+    scores = {"loss": raw.loss, "confidence": calibrated.confidence}
+    frame = pd.DataFrame({"path": rows["path"], "class": rows["class"]} | scores).reset_index(drop=True)
     for rank in range(raw.top_classes.shape[1]):
         frame[f"class_{rank + 1}"] = np.array(names, object)[raw.top_classes[:, rank]]
         frame[f"p_{rank + 1}"] = raw.top_probabilities[:, rank]
+    frame["sha256"] = rows["sha256"].to_numpy()
     return frame
+
+
+def image_key(frame: pd.DataFrame) -> str:
+    """The column by which an image is known: its content, or its path in a table without that."""
+    return "sha256" if "sha256" in frame else "path"
 
 
 def write_predictions(file: Path, frame: pd.DataFrame) -> None:
@@ -85,15 +109,15 @@ def correct_rows(frame: pd.DataFrame) -> list[tuple[str, str, str]]:
     """Which predictions are correct: a row of ``CORRECT_COLUMNS`` for each class.
 
     Args:
-        frame: ``path``, ``class`` and ``class_1`` of each test image.
+        frame: ``path``, ``class``, ``class_1`` and usually ``sha256`` of each test image.
 
     Returns:
-        ``images`` is a hash of the paths of the class's test images in their order; the last column holds a 1
-        (correct) or a 0 for each of them.
+        ``images`` is a hash of the ``image_key`` of the class's test images in their order; the last column
+        holds a 1 (correct) or a 0 for each of them.
     """
     rows = []
     for name, group in frame.groupby("class", sort=False):
-        images = hashlib.sha256("\n".join(group["path"]).encode()).hexdigest()[:16]
+        images = hashlib.sha256("\n".join(group[image_key(frame)]).encode()).hexdigest()[:16]
         marks = ("1" if correct else "0" for correct in group["class"] == group["class_1"])
         rows.append((str(name), images, "".join(marks)))
     return rows

@@ -1,21 +1,20 @@
 """What changed between two revisions: which models got better, in which classes, on which images.
 
 The results come as arguments, nothing here reads files. If the revisions have different test images, those
-that both have are compared.
+that both have are compared (``results.pair_images``).
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from finegrain.comparison import significance
 from finegrain.comparison.significance import Bools, Comparison
 from finegrain.core.errors import UserError
-from finegrain.experiments.results import ClassNames, RevisionResults, Score
+from finegrain.experiments.results import ClassNames, RevisionResults, Score, pair_images
 
 
 @dataclass(frozen=True)
@@ -94,6 +93,10 @@ class Difference:
     after: RevisionResults
     images: int
     """Number of test images that both revisions have: those that are compared."""
+    paired_by: str
+    """``CommonImages.key``."""
+    changed_images: int
+    """``CommonImages.changed``."""
     classes: int
     """Number of classes of these images."""
     models: list[ModelChange]
@@ -122,6 +125,8 @@ class Difference:
             "before": _revision_dict(self.before),
             "after": _revision_dict(self.after),
             "images": self.images,
+            "paired_by": self.paired_by,
+            "changed_images": self.changed_images,
             "nameless": self.after.anonymous_reason,
             "models": [_change_dict(change) for change in self.models],
             "winners": _change_dict(self.winners) if self.winners else None,
@@ -138,17 +143,21 @@ def compare_revisions(before: RevisionResults, after: RevisionResults) -> Differ
     Raises:
         UserError: the revisions have fewer than two test images in common.
     """
-    old, new = _common_images(before, after)
+    common = pair_images(before, after)
+    old, new = common.before, common.after
     if len(old.images) < 2:
+        same = {"sha256": "content", "path": "path"}[common.key]
         raise UserError(
-            f"{before.name} and {after.name} have {len(old.images)} test images in common (the same path and "
-            "class), too few to compare; choose revisions with the same dataset"
+            f"{before.name} and {after.name} have {len(old.images)} test images in common (the same {same} "
+            "and class), too few to compare; choose revisions with the same dataset"
         )
     changes = _model_changes(old, new)
     return Difference(
         before=before,
         after=after,
         images=len(old.images),
+        paired_by=common.key,
+        changed_images=common.changed,
         classes=old.images["class"].nunique(),
         models=[change for change in changes if change.before.model == change.after.model],
         winners=next((change for change in changes if change.before.model != change.after.model), None),
@@ -157,26 +166,6 @@ def compare_revisions(before: RevisionResults, after: RevisionResults) -> Differ
         parameters=_differences(_flatten(before.parameters), _flatten(after.parameters)),
         inputs=[each["name"] for each in _differences(before.inputs, after.inputs)],
     )
-
-
-def _common_images(
-    before: RevisionResults, after: RevisionResults
-) -> tuple[RevisionResults, RevisionResults]:
-    """Both revisions restricted to the images that both have, in the order of the first."""
-    keys = ["path", "class"]
-    rows = before.images[keys].reset_index().merge(after.images[keys].reset_index(), on=keys, how="inner")
-    rows = rows.sort_values("index_x")
-    return _select_images(before, rows["index_x"].to_numpy()), _select_images(
-        after, rows["index_y"].to_numpy()
-    )
-
-
-def _select_images(revision: RevisionResults, rows: npt.NDArray[np.int64]) -> RevisionResults:
-    models = {
-        name: replace(model, predictions=model.predictions[:, rows])
-        for name, model in revision.models.items()
-    }
-    return replace(revision, images=revision.images.iloc[rows].reset_index(drop=True), models=models)
 
 
 def _model_changes(old: RevisionResults, new: RevisionResults) -> list[ModelChange]:

@@ -152,7 +152,16 @@ def _left_out_images(difference: Difference) -> Iterator[str]:
         )
         own = "; added and dropped models are scored on all test images of their own revision"
         more = own if difference.added or difference.dropped else ""
+        if difference.changed_images:
+            other = "class" if difference.paired_by == "path" else "content or class"
+            more = f"; {difference.changed_images:,} paths are in both, with another {other}{more}"
         yield f"Test images left out because the other revision does not have them: {each}{more}."
+    if difference.paired_by == "path" and not difference.after.anonymous_reason:
+        names = [_revision_name(each) for each in revisions if "sha256" not in each.images]
+        yield (
+            f"Test images are paired by path: the predictions of {' and '.join(names)} do not record their "
+            "content. `dvc repro` there records it."
+        )
 
 
 def _causes(difference: Difference) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""The results of one revision: its test images, and what each model predicts for them."""
+"""The results of one revision: its test images, and what each model predicts for them; images of two."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ class RevisionResults:
     commit: str | None
     """None means the workspace."""
     images: pd.DataFrame
-    """``path`` and ``class`` of the N test images."""
+    """``path`` and ``class`` of the N test images, and ``sha256`` if the revision has recorded it."""
     models: dict[str, ModelResults]
     parameters: dict[str, Any]
     """The content of params.yaml."""
@@ -49,6 +49,14 @@ class RevisionResults:
     def winner(self) -> str:
         """The model with the best validation result."""
         return min(self.models, key=lambda name: leaderboard.validation_rank(vars(self.models[name])))
+
+    def select_images(self, rows: npt.NDArray[np.int64]) -> "RevisionResults":
+        """The same results for some of the test images, in the order of ``rows``."""
+        models = {
+            name: replace(model, predictions=model.predictions[:, rows])
+            for name, model in self.models.items()
+        }
+        return replace(self, images=self.images.iloc[rows].reset_index(drop=True), models=models)
 
     def correct(self, model: str) -> Bools:
         """Whether each prediction of a model is correct, ``[seeds, N]``."""
@@ -72,3 +80,31 @@ class Score:
     low: float
     high: float
     val_top1: float
+
+
+@dataclass(frozen=True)
+class CommonImages:
+    """Two revisions restricted to the test images that both have, in the order of the first."""
+
+    before: RevisionResults
+    after: RevisionResults
+    key: str
+    """``sha256`` if images are paired by their content, ``path`` if a revision has not recorded it."""
+    changed: int
+    """Number of paths in both revisions whose images are left out: the content or the class is another."""
+
+
+def pair_images(before: RevisionResults, after: RevisionResults) -> CommonImages:
+    """Pair the test images of the same content and class, whatever their paths; repeats in their order."""
+    key = "sha256" if all("sha256" in each.images for each in (before, after)) else "path"
+    tables = []
+    for revision in (before, after):
+        table = revision.images[[key, "class"]].reset_index()
+        tables.append(table.assign(repeat=table.groupby([key, "class"]).cumcount()))
+    rows = tables[0].merge(tables[1], on=[key, "class", "repeat"]).sort_values("index_x")
+    old, new = (
+        before.select_images(rows["index_x"].to_numpy()),
+        after.select_images(rows["index_y"].to_numpy()),
+    )
+    paths = [set(each.images["path"]) for each in (before, after, old, new)]
+    return CommonImages(old, new, key, len((paths[0] & paths[1]) - paths[2] - paths[3]))

@@ -19,7 +19,6 @@ from finegrain.evaluation import predictions
 from finegrain.experiments.results import ModelResults, RevisionResults
 from finegrain.experiments.revision_files import NoSuchRevision, RevisionFiles
 
-LOCK = Path("dvc.lock")
 DATA_STAGES = ("download", "split", "pack")
 
 
@@ -142,12 +141,11 @@ def _read_results(
         leaderboard.require_same_images(tables)
     except UserError as error:
         raise UserError(f"{files.name}: {error}") from None
-    lock = files.read_yaml(LOCK, "commit it")
-    inputs, changed = _recorded_inputs(lock, list(tables), stored.dataset.name, parameters)
+    inputs, changed = _recorded_inputs(files.lock, list(tables), stored.dataset.name, parameters)
     return RevisionResults(
         name=files.name,
         commit=files.commit,
-        images=next(iter(tables.values()))[["path", "class"]],
+        images=next(iter(tables.values())).filter(["path", "class", "sha256"]),
         models={model: _model_results(files, each, tables) for model, each in runs.items()},
         parameters=parameters,
         inputs=inputs,
@@ -161,23 +159,28 @@ def _read_predictions(files: RevisionFiles, run: paths.Run) -> pd.DataFrame:
         content = files.read_result(run.predictions)
     except UserError as error:
         raise _PredictionsNotFound(str(error)) from None
-    if files.commit is None:
-        recorded = _recorded_md5(files.read_yaml(LOCK, "commit it"), run)
-        if recorded not in (None, hashlib.md5(content, usedforsecurity=False).hexdigest()):
-            raise UserError(
-                f"{files.name}: {run.predictions} is not the file that {LOCK} records; `dvc checkout` "
-                "restores that, `dvc repro` makes it again"
-            )
+    _require_recorded(files, run, run.predictions, content, "`dvc checkout` restores that")
     try:
         return predictions.parse_predictions(io.BytesIO(content))
     except (OSError, ValueError) as error:
         raise UserError(f"{files.name}: {run.predictions} is not a Parquet file ({error})") from None
 
 
-def _recorded_md5(lock: Mapping[str, Any], run: paths.Run) -> str | None:
-    """The md5 of a run's predictions in dvc.lock; None if it records none."""
-    outs = lock.get("stages", {}).get(f"evaluate@{run.name}", {}).get("outs", [])
-    return next((out["md5"] for out in outs if out["path"] == str(run.predictions)), None)
+def _require_recorded(files: RevisionFiles, run: paths.Run, file: Path, content: bytes, remedy: str) -> None:
+    """Check that a file of the workspace that stage evaluate writes is the one that dvc.lock records, if any.
+
+    Raises:
+        UserError: it is another file, as after `git checkout` without `dvc checkout`.
+    """
+    if files.commit is not None:
+        return
+    outs = files.lock.get(f"evaluate@{run.name}", {}).get("outs", [])
+    recorded = next((out["md5"] for out in outs if out["path"] == str(file)), None)
+    if recorded not in (None, hashlib.md5(content, usedforsecurity=False).hexdigest()):
+        raise UserError(
+            f"{files.name}: {file} is not the file that dvc.lock records; {remedy}, "
+            "`dvc repro` makes it again"
+        )
 
 
 def _read_correct(files: RevisionFiles, run: paths.Run) -> pd.DataFrame:
@@ -198,6 +201,7 @@ def _model_results(
     top1, loss = [], []
     for run in runs:
         file, content = _read_run_results(files, run)
+        _require_recorded(files, run, file, content, f"`git checkout -- {file}` may restore that")
         try:
             validation = json.loads(content)["val"]
             top1.append(validation["top1"])
@@ -223,7 +227,7 @@ def _read_run_results(files: RevisionFiles, run: paths.Run) -> tuple[Path, bytes
 
 
 def _recorded_inputs(
-    lock: Mapping[str, Any], runs: Sequence[str], dataset: str, parameters: Mapping[str, Any]
+    recorded_stages: Mapping[str, Any], runs: Sequence[str], dataset: str, parameters: Mapping[str, Any]
 ) -> tuple[dict[str, str], list[str]]:
     """What the results were made from, by dvc.lock.
 
@@ -235,7 +239,7 @@ def _recorded_inputs(
     data = {str(paths.Dataset(dataset).archive): "archive", str(paths.Dataset(dataset).manifest): "split"}
     inputs: dict[str, str] = {}
     changed: set[str] = set()
-    for recorded in (lock.get("stages", {}).get(stage, {}) for stage in stages):
+    for recorded in (recorded_stages.get(stage, {}) for stage in stages):
         for dependency in recorded.get("deps", []):
             path = dependency["path"]
             if path.startswith("src/") or path in data:

@@ -3,6 +3,7 @@
 DVC does the reading: it knows experiments by name, and finds a file in git, in its cache or in a remote.
 """
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,12 @@ class RevisionFiles:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             where = "in git, DVC's cache or a remote"
             raise UserError(f"{self.name}: {file} not found {where} ({reason}); {remedy}") from None
+
+    @functools.cached_property
+    def lock(self) -> dict[str, Any]:
+        """The content of dvc.lock, by stage."""
+        stages = self.read_yaml(Path("dvc.lock"), "commit it").get("stages", {})
+        return stages if isinstance(stages, dict) else {}
 
     def read_result(self, file: Path) -> bytes:
         """The content of a file that a stage has written."""

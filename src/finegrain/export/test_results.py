@@ -8,6 +8,7 @@ from finegrain.config import params
 from finegrain.config.training import EvaluateParams
 from finegrain.core import file_io, paths
 from finegrain.core.errors import UserError
+from finegrain.serving import find_model
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ def find_results(weights: Path, metadata: dict[str, Any]) -> TestResults | None:
     metrics = _read_optional(run.results) if run else None
     if run is None or metrics is None:
         return None
+    if problem := find_model.unrecorded((run.weights, run.sidecar)):
+        raise UserError(f"{run.results}: not the results of this model: {problem}")
     if metrics["temperature"] != metadata["temperature"]:
         raise UserError(
             f"{run.results}: not the results of {weights}, which is newer or older; run `dvc repro`"

@@ -1,14 +1,19 @@
-"""Find a trained model by its file, folder, run or model name."""
+"""Find a trained model by its file, folder, run or model name, and check that it is the one that is meant."""
 
+import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from finegrain.config import params
-from finegrain.core import file_io, paths
+from finegrain.core import file_io, log, paths
 from finegrain.core.errors import UserError
 from finegrain.serving import hub
 
+LOCK = Path("dvc.lock")
 _RUN_NAME = re.compile(r".+-\d+")
 """A model and a seed, such as ``resnet18-0``."""
 
@@ -16,34 +21,116 @@ _RUN_NAME = re.compile(r".+-\d+")
 def find_model(name: str | None) -> tuple[Path, Path]:
     """Find the weights file of a model and its sidecar.
 
+    A run or a model must be what dvc.lock records, and is printed. A file or a folder of this project that
+    dvc.lock does not record is used as asked, with a warning.
+
     Args:
         name: a weights file (``file.safetensors``), an exported folder (``exported/resnet18``), a run
             (``resnet18-0``), or a model (``resnet18``), which means its best run on validation. None means
             the leaderboard's winner.
 
     Raises:
-        UserError: there is no such model.
+        UserError: there is no such model, or its files are those of another commit or dataset.
     """
-    if name and name.endswith(".safetensors"):
-        return Path(name), Path(name).with_suffix(".json")
-    if name and is_model_folder(name):
-        return paths.exported_model(hub.local_model_folder(name))
+    files = _named_files(name)
+    if files:
+        if problem := unrecorded(files):
+            log.info(f"warning: {problem}")
+        return files
     dataset = params.load_params().dataset.name
     if name and _RUN_NAME.fullmatch(name) and paths.Run.from_name(dataset, name).weights.is_file():
         run = paths.Run.from_name(dataset, name)
     else:
-        run = paths.Run.from_name(dataset, _best_run(name))
+        run = paths.Run.from_name(dataset, _best_run(name, dataset))
+    if problem := unrecorded((run.weights, run.sidecar)):
+        raise UserError(f"{problem}, or give the file itself: --model {run.weights}")
+    log.info(f"model: {run.weights}")
     return run.weights, run.sidecar
 
 
-def _best_run(model: str | None) -> str:
+def _named_files(name: str | None) -> tuple[Path, Path] | None:
+    """The files of a name that is a weights file or an exported folder; None for any other."""
+    if name and name.endswith(".safetensors"):
+        return Path(name), Path(name).with_suffix(".json")
+    if name and is_model_folder(name):
+        return paths.exported_model(hub.local_model_folder(name))
+    return None
+
+
+def _best_run(model: str | None, dataset: str) -> str:
     """Name of a model's best run on validation, as the leaderboard lists it."""
     board = file_io.read_json(paths.LEADERBOARD)
+    if board.get("dataset", dataset) != dataset:
+        raise UserError(
+            f"{paths.LEADERBOARD} is of dataset {board['dataset']}, but params.yaml names {dataset}; "
+            f"`dvc repro` makes the models of {dataset}; the other's is "
+            f"--model {paths.winner_folder(board['dataset'])}"
+        )
     model = model or board["winner"]
     if model not in board["models"]:
         known = ", ".join(board["models"])
         raise UserError(f"{model}: no such model; give one of {known}, or a .safetensors file")
     return str(board["models"][model]["run"])
+
+
+def unrecorded(files: tuple[Path, Path]) -> str | None:
+    """Why a model of this project is not the one of dvc.lock, with the remedy; None if nothing shows that.
+
+    After `git checkout` without `dvc checkout`, dvc.lock is the new commit's and the model the old one's.
+
+    Args:
+        files: the weights file and its sidecar; those from elsewhere are not checked.
+    """
+    if not all(file.is_file() for file in files) or not LOCK.is_file():
+        return None
+    here = Path.cwd()
+    own = [file.resolve().relative_to(here) for file in files if file.resolve().is_relative_to(here)]
+    if not own or own[0].parts[0] not in ("models", "winner"):
+        return None
+    recorded = _recorded_outputs()
+    for file in own:
+        out = recorded.get(str(file)) or _member(recorded.get(str(file.parent)), file)
+        if out is None:
+            return f"{file}: {LOCK} records no such file: it is of an earlier run; `dvc repro` makes it again"
+        if not _is_recorded(file, out):
+            return f"{file} is not the file that {LOCK} records; `dvc checkout {file}` restores that"
+    return None
+
+
+def _recorded_outputs() -> dict[str, Mapping[str, Any]]:
+    """md5 and size of each output of all stages, by path.
+
+    Raises:
+        UserError: dvc.lock is not what DVC writes, as after a merge with conflicts.
+    """
+    try:
+        content = yaml.load(LOCK.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        stages = content["stages"].values()
+        return {out["path"]: out for stage in stages for out in stage.get("outs", [])}
+    except (yaml.YAMLError, LookupError, TypeError, AttributeError, UnicodeDecodeError):
+        raise UserError(f"{LOCK}: not what DVC writes; `git checkout -- {LOCK}` restores it") from None
+
+
+def _member(folder: Mapping[str, Any] | None, file: Path) -> Mapping[str, Any] | None:
+    """What DVC's cache knows of a file in an output that is a folder; None if it has no list of it."""
+    if folder is None:
+        return None
+    md5 = folder["md5"]
+    listing = paths.workspace() / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    if not listing.is_file():  # another cache: nothing is known
+        return {}
+    return next((each for each in file_io.read_json(listing) if each["relpath"] == file.name), None)
+
+
+def _is_recorded(file: Path, out: Mapping[str, Any]) -> bool:
+    if out.get("size", file.stat().st_size) != file.stat().st_size:
+        return False
+    if "md5" not in out:
+        return True
+    with file.open("rb") as stream:
+        return (
+            hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == out["md5"]
+        )
 
 
 def is_model_folder(name: str) -> bool:
