@@ -307,7 +307,7 @@ def test_on_this_repository_s_pipeline(stubbed, tmp_path, monkeypatch, capsys):
     assert {"reports/curves.png", "plots/sample/confusion/resnet18-0.png"} <= set(shown)
     assert all((theirs.folder / file).is_file() for file in shown)
     assert re.search(r"\| metrics/sample/resnet18-0.json \| loss +\| \d", text)
-    assert re.search(r"\| params.yaml \| lr +\| 0.001 +\| 0.004 +\|", text)
+    assert re.search(r"\| params.yaml \| lr +\| 0.002 +\| 0.004 +\|", text)
     monkeypatch.chdir(clone.folder)
     mine = comment(capsys)[1]
     assert "Which images flipped is not known" in text and "Which images flipped is not known" not in mine

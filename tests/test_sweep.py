@@ -26,6 +26,8 @@ from finegrain.experiments import repair, revision
 from finegrain.search import importance_plot, search_space, sweep
 from finegrain.search.trial import Trial, TrialLog
 
+OWN_LR = str(params.load_yaml(ROOT / "params.yaml")["lr"])
+
 TRIED = search_space.parse_space(
     ["lr=1e-4..1e-2:log", "batch_size=8,16", "phases.all.epochs=2..8"], params.load_yaml(ROOT / "params.yaml")
 )
@@ -166,7 +168,7 @@ def test_trials_that_failed_last_are_tried_again(experiments, capsys):
     assert states() == ["done"] * 4 and experiments.ran[3:] == [f"tune-00{number}" for number in range(4)]
     done = json.loads(Path("sweeps/tune/trials.json").read_text())["trials"]
     assert [trial["values"] for trial in done[:3]] == [trial["values"] for trial in failed]
-    assert done[0]["values"] == {"lr": "0.001"}
+    assert done[0]["values"] == {"lr": OWN_LR}
 
 
 def test_a_failure_before_the_last_result_is_not_tried_again(experiments):
@@ -302,7 +304,7 @@ def test_trials_are_experiments_and_an_interrupted_one_is_run_again(clone, capfd
     assert clone("git status --porcelain") == ""  # the workspace is as it was
     kept = json.loads(record.read_text())["trials"]
     assert [trial["state"] for trial in kept] == ["done", "done"]
-    assert kept[0]["values"] == {"lr": "0.001", "batch_size": "16"}  # params.yaml's own
+    assert kept[0]["values"] == {"lr": OWN_LR, "batch_size": "16"}  # params.yaml's own
     names = clone("dvc exp list --name-only").split()
     assert sorted(names) == ["tune-000", "tune-001"]
     for trial, name in zip(kept, sorted(names), strict=True):
