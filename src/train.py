@@ -8,16 +8,11 @@ Writes  models/<name>/<run>.safetensors, .json and .cost.json,
 from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from finegrain.config import params
 from finegrain.core import paths
 from finegrain.runtime import devices, distributed
-from finegrain.training.checkpoint import hash_code
 from finegrain.training.run import TrainingRun
-
-PACKAGES = ("core", "config", "runtime", "loading", "augmentation", "models", "ridge", "training")
-"""Those that dvc.yaml declares: an edit of any other leaves an interrupted training's checkpoint valid."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         distributed.launch(config.devices, __file__, ["--model", args.model, "--seed", str(args.seed)])
         return
     files = paths.Run(config.dataset.name, args.model, args.seed)
-    code = hash_code(Path(__file__), PACKAGES)
+    code = process.hash_at_start("train")
     with distributed.join_world(device) as world, TrainingRun(config, files, world, code) as run:
         run.train()
 

@@ -80,28 +80,6 @@ def test_a_changed_parameter_gets_another_folder(project):
     assert Checkpointer("m", {**KEY, "lr": 0.2}).folder != first
 
 
-def test_the_code_s_hash_covers_the_packages_named_and_no_others(project, monkeypatch):
-    """An edit of the demo must not throw an interrupted training's checkpoint away."""
-    root = project / "finegrain"
-    for name in ("training/loop.py", "training/deep/x.py", "serving/demo.py", "train.py"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text("x = 1")
-    monkeypatch.setattr(checkpoint, "__file__", str(root / "training" / "checkpoint.py"))
-
-    def code() -> str:
-        return checkpoint.hash_code(root / "train.py", ("training",))
-
-    first = code()
-    (root / "serving/demo.py").write_text("x = 2")
-    assert code() == first
-    hashes = {first}
-    for name in ("training/loop.py", "training/deep/x.py", "train.py"):
-        (root / name).write_text("x = 2")
-        hashes.add(code())
-    (root / "training/new.py").write_text("")
-    assert len(hashes | {code()}) == 5
-
-
 @pytest.mark.parametrize("harm", ["cut", "flip", "empty"])
 def test_a_damaged_checkpoint_counts_as_none(project, capfd, harm):
     with Checkpointer("m", KEY) as checkpointer:

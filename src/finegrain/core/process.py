@@ -1,15 +1,17 @@
-"""Setup and exit of a stage's process.
+"""Setup and exit of a stage's process, and the code that it runs.
 
 A stage's script imports this module first, because the setup must be done before the slow imports.
 """
 
 import ctypes
 import errno
+import functools
 import gc
+import hashlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from finegrain.core import allocator
@@ -25,6 +27,9 @@ REMEDIES = {
     errno.EMFILE: "allow more open files (`ulimit -n`)",
 }
 """What the user can do about errors of the operating system that are no fault of the program."""
+ROOT = Path(__file__).resolve().parents[3]
+CODE_SUFFIXES = (".py", ".j2")
+"""Files that a stage runs or renders; an editor's own files beside them are not code."""
 
 
 def end_with_parent() -> None:
@@ -61,8 +66,80 @@ def _disable_garbage_collection() -> None:
         gc.disable()
 
 
+def stage_code(stage: str) -> dict[str, str]:
+    """SHA-256 of each file of code that dvc.yaml declares for a stage, by its path in the project."""
+    import yaml  # not above: a Python without packages must get as far as _use_python_of_dvc
+
+    entry = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    declared = sorted(path for path in entry["deps"] if path.startswith("src/"))
+    files = (file for path in declared for file in _code_files(ROOT / path))
+    return {
+        file.relative_to(ROOT).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
+    }
+
+
+@functools.cache
+def code_at_start(stage: str) -> dict[str, str]:
+    """``stage_code`` of the first call, before the slow imports in a stage."""
+    return stage_code(stage)
+
+
+def hash_at_start(stage: str) -> str:
+    """One SHA-256 of a stage's code as this process runs it."""
+    listing = "".join(f"{digest}  {path}\n" for path, digest in code_at_start(stage).items())
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def changed_files(stage: str) -> list[str]:
+    """Files of a stage's code that were added, removed or edited since this process started."""
+    before, now = code_at_start(stage), stage_code(stage)
+    return sorted(path for path in before.keys() | now.keys() if before.get(path) != now.get(path))
+
+
+def _code_files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix in CODE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+        )
+    elif path.is_file():
+        yield path
+
+
+def _stage_of_dvc() -> str | None:
+    """The stage of this project's dvc.yaml that DVC has started this process for; None for anything else."""
+    script = Path(sys.argv[0]).resolve()
+    is_stage = "DVC_STAGE" in os.environ and script.suffix == ".py" and script.parent == ROOT / "src"
+    return script.stem if is_stage else None
+
+
+def _remember_code() -> None:
+    """Note the stage's code as it is before the imports."""
+    if stage := _stage_of_dvc():
+        code_at_start(stage)
+
+
+def _reject_changed_code() -> None:
+    """Make DVC record no result under the hash of code that has not made it.
+
+    DVC hashes a stage's code when the stage has ended (https://github.com/treeverse/dvc/issues/11058).
+
+    Raises:
+        UserError: the stage's code has changed since this process started.
+    """
+    stage = _stage_of_dvc()
+    if stage and (changed := changed_files(stage)):
+        raise UserError(
+            f"the code of stage {stage} was edited while it ran ({', '.join(changed[:5])}), and DVC would "
+            "record the result as that of the new code; `dvc repro` runs the stage with the code as it is. "
+            "Once the code is put back, a training continues from its last checkpoint"
+        )
+
+
 allocator.keep_freed_memory()
 _end_with_dvc()
+_remember_code()
 _end_at_once_on_ctrl_c()
 _disable_garbage_collection()
 
@@ -70,8 +147,8 @@ _disable_garbage_collection()
 def run_main(run: Callable[[], None], then: str = "`dvc repro` continues from here") -> None:
     """Run a script's main function and exit with one message instead of a traceback where the user can act.
 
-    An error that the user can fix exits with status 1, Ctrl-C with 130 as in a shell. All other errors keep
-    their traceback.
+    A stage whose code was edited meanwhile fails. An error that the user can fix exits with status 1,
+    Ctrl-C with 130 as in a shell. All other errors keep their traceback.
 
     Args:
         then: what to do once the problem is fixed, for the message.
@@ -81,6 +158,7 @@ def run_main(run: Callable[[], None], then: str = "`dvc repro` continues from he
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         run()
+        _reject_changed_code()
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:

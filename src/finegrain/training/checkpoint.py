@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -30,16 +29,6 @@ MAX_KEPT = 20
 POLL_SECONDS = 1.0
 RESULT_FILE = "result.md5"
 """In the folder of a finished run: the md5 of its weights, by which it is found in dvc.lock."""
-
-
-def hash_code(script: Path, packages: Sequence[str]) -> str:
-    """sha256 of a script and of every module of these packages of finegrain."""
-    package_root = Path(__file__).parents[1]
-    modules = (file for name in packages for file in (package_root / name).rglob("*.py"))
-    digest = hashlib.sha256()
-    for file in (script, *sorted(modules)):
-        digest.update(f"{file.parent.name}/{file.name}\0".encode() + file.read_bytes())
-    return digest.hexdigest()
 
 
 class CheckpointStore(Protocol):
