@@ -7,6 +7,7 @@ compressed_file  gzip, bzip2 and xz, read to their end
 disk             check of the free disk space
 log              progress bars and messages on standard error
 parallel         an ordered map over a thread pool
-process          setup and exit of a stage's process
+process          setup and exit of a stage's process, and the code that it runs
+local_files      links by which DVC notices changed local files, and hashes of their content
 allocator        settings of glibc's memory allocator
 """

@@ -60,6 +60,21 @@ class Dataset:
         return Path("data") / self.name
 
     @property
+    def inputs(self) -> Path:
+        """Folder of links to the local files that params.yaml names, by which DVC notices their changes."""
+        return self.folder / "inputs"
+
+    @property
+    def download_inputs(self) -> Path:
+        """JSON of all that the archive is made from. Tracked by git, for clones without the local files."""
+        return REPORTS / self.name / "inputs" / "download.json"
+
+    @property
+    def weights_inputs(self) -> Path:
+        """JSON with the SHA-256 of a weights file that params.yaml names. Tracked by git."""
+        return REPORTS / self.name / "inputs" / "weights.json"
+
+    @property
     def archive(self) -> Path:
         """Folder with the archive, in one file or several parts; it is never unpacked."""
         return self.folder / "archive"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from finegrain.core import log
+from finegrain.core import local_files, log
 from finegrain.core.errors import UserError
 from finegrain.experiments import git
 
@@ -91,7 +91,7 @@ def _top_folder() -> Path:
 
 
 def repair_dvc() -> Iterator[str]:
-    """Remove the lock tables and run cache folders that DVC cannot read; yields a line for each.
+    """Remove lock tables, run cache folders and links that DVC cannot read; yields a line for each.
 
     Call it, like ``repair_git``, only while no dvc or git is running in this folder.
     """
@@ -105,6 +105,10 @@ def repair_dvc() -> Iterator[str]:
         with suppress(OSError):  # a folder with its file is not empty and stays
             folder.rmdir()
             yield f"removed {folder}, which a killed dvc left empty"
+    for inputs in Path("data").glob("*/inputs"):
+        for place in local_files.lost_links(inputs):
+            local_files.remove_link(place)
+            yield f"removed {place}: what it leads to is no longer there, and DVC cannot follow it"
 
 
 def repair_git() -> Iterator[str]:

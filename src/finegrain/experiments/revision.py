@@ -19,7 +19,7 @@ from finegrain.evaluation import predictions
 from finegrain.experiments.results import ModelResults, RevisionResults
 from finegrain.experiments.revision_files import NoSuchRevision, RevisionFiles
 
-DATA_STAGES = ("download", "split", "pack")
+DATA_STAGES = ("inputs", "download", "split", "pack")
 
 
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]

@@ -51,7 +51,7 @@ def _reasons(stage: Any, outs: Mapping[str, Any]) -> Iterator[str]:
     for out in stage.outs:
         if not out.hash_info:
             yield f"{out.def_path} is new"
-        elif not out.use_cache:
+        elif not out.use_cache and out.can_push:  # links to local files are on one machine only
             yield from _describe(out.workspace_status())
 
 

@@ -1,0 +1,93 @@
+"""Stage inputs: link the local files that params.yaml names, and write down what later stages depend on.
+
+DVC follows the links, so `dvc status` shows a changed file. Where a file is not on this machine, what was
+recorded of it stays, and no later stage runs.
+
+Reads   params.yaml; the files that it names
+Writes  data/<name>/inputs/images, labels and weights, which are links;
+        reports/<name>/inputs/download.json and weights.json
+"""
+
+from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from finegrain.config import params
+from finegrain.core import file_io, local_files, log, paths
+from finegrain.core.errors import UserError
+
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
+    config = params.load_params()
+    data = paths.Dataset(config.dataset.name)
+    images, tables = local_images(config.dataset), local_tables(config.dataset)
+    weights = [config.weights] if config.weights.endswith(WEIGHTS_SUFFIXES) else []
+    for name in images:
+        reject_project(name)
+    origin = config.dataset.model_dump(mode="json", exclude={"name", "path", "labels"})
+    if isinstance(config.dataset, params.SampleDataset):
+        origin["seed"] = config.seed
+    with local_files.ContentHashes() as hashes:
+        record(data.download_inputs, origin | {"images": images, "labels": tables}, "dataset.path", hashes)
+        record(data.weights_inputs, {"weights": weights}, "weights", hashes)
+    for kind, names in {"images": images, "labels": tables, "weights": weights}.items():
+        local_files.link(
+            [file for name in names if (file := paths.user_path(name)).exists()], data.inputs / kind
+        )
+
+
+def local_images(dataset: Any) -> list[str]:
+    """The archives or folders of a local dataset, as params.yaml names them."""
+    path = getattr(dataset, "path", None) or []
+    return [path] if isinstance(path, str) else list(path)
+
+
+def reject_project(name: str) -> None:
+    """Reject a path that DVC would follow into the project itself."""
+    path = paths.user_path(name)
+    if not name.strip():
+        raise UserError("dataset.path: is empty; name an archive or a folder of class folders")
+    if path.is_dir() and Path.cwd().is_relative_to(path.resolve()):
+        raise UserError(f"dataset.path: {path}: contains this project; name the folder of the photos alone")
+
+
+def local_tables(dataset: Any) -> list[str]:
+    """The files with labels in the project or beside an archive; those within an archive are part of it."""
+    names = dataset.label_params.file_names if dataset.label_params else []
+    folders = [Path(), *(Path(image).parent for image in local_images(dataset))]
+    beside = ([str(folder / name) for folder in folders] for name in names)
+    return [
+        found[0] for each in beside if (found := [path for path in each if paths.user_path(path).is_file()])
+    ]
+
+
+def record(file: Path, facts: dict[str, Any], key: str, hashes: local_files.ContentHashes) -> None:
+    """Write the facts, with the content's hash for each list of files in them.
+
+    If a file is missing, what was recorded under the same names stays.
+
+    Raises:
+        UserError: a file is missing, and no file of its name is recorded.
+    """
+    named = {kind: list(names) for kind, names in facts.items() if isinstance(names, list)}
+    files = [paths.user_path(name) for names in named.values() for name in names]
+    if missing := ", ".join(str(file) for file in files if not file.exists()):
+        recorded = file_io.read_json(file) if file.is_file() else {}
+        first = next(iter(named))  # tables beside a missing archive cannot be looked for
+        if [each["name"] for each in recorded.get(first, [])] != [local_files.name(n) for n in named[first]]:
+            raise UserError(f"params.yaml: {key}: {missing}: not found")
+        log.info(f"{missing}: not on this machine, so what {file} has recorded of it stays")
+        return
+    described = {
+        kind: [hashes.describe(paths.user_path(name)) for name in names] for kind, names in named.items()
+    }
+    file_io.write_json(file, facts | described)
+
+
+if __name__ == "__main__":
+    process.run_main(main)
