@@ -1,0 +1,104 @@
+"""Every command of README, CONTRIBUTING and docs parses: its sub-command, flags and files exist.
+
+Nothing is run here. A command of a program that is neither checked nor listed with a reason fails.
+"""
+
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from dvc.cli.parser import get_main_parser
+from pipeline import ROOT
+
+from finegrain import cli
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOT_CHECKED = {
+    ".": "only puts the environment on the path",
+    "git": "git's own",
+    "hf": "needs an account of the Hugging Face Hub",
+    "sudo": "needs a server's administrator",
+}
+"""Programs whose words are not parsed, and why."""
+
+
+def blocks(text: str) -> Iterator[str]:
+    """Fenced ``sh`` blocks; a script of its own (it begins with #!) is left to ``bash -n``."""
+    yield from re.findall(r"^ *```sh\n(.*?)^ *```", text, re.S | re.M)
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """File name and command, one for each part of a line that ``&&`` joins."""
+    for page in PAGES:
+        for block in blocks(page.read_text()):
+            if block.startswith("#!"):
+                continue
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                while words:
+                    end = words.index("&&") if "&&" in words else len(words)
+                    yield page.name, shlex.join(words[:end])
+                    words = words[end + 1 :]
+
+
+COMMANDS = sorted(set(commands()))
+
+
+def problem(command: str) -> str | None:
+    """What is wrong with a command; None if nothing is."""
+    program, *words = shlex.split(command)
+    if program in NOT_CHECKED:
+        return None
+    if program == "make":
+        rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+        missing = {word for word in words if "=" not in word} - rules
+        return f"no target {missing}" if missing else None
+    if program == "cp":
+        return None if (ROOT / words[0]).is_file() else f"no file {words[0]}"
+    parser = {"dvc": get_main_parser, "finegrain": cli.build_parser}.get(program)
+    if parser is None:
+        return f"{program}: check it here, or list it in NOT_CHECKED with the reason"
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            parser().parse_args(words)
+    except SystemExit:
+        return said.getvalue().strip().splitlines()[-1]
+    except Exception as error:  # dvc's parser raises one of its own
+        return f"{type(error).__name__}: {error} {said.getvalue()[-200:]}"
+    return None
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=lambda value: value)
+def test_the_command_parses(page, command):
+    assert problem(command) is None
+
+
+def test_scripts_of_the_pages_are_valid_shell():
+    scripts = [block for page in PAGES for block in blocks(page.read_text()) if block.startswith("#!")]
+    assert scripts
+    for script in scripts:
+        assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+
+
+def test_the_pages_are_read():
+    assert len(COMMANDS) > 50
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "dvc reproo",
+        "dvc repro --no-such",
+        "finegrain dif main",
+        "make nothing",
+        "cp recipes/no.yaml params.yaml",
+        "foo",
+    ],
+)
+def test_a_rotten_command_is_found(wrong):
+    assert problem(wrong)
