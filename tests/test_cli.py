@@ -24,7 +24,12 @@ def test_every_command_has_a_module():
     [
         ["predict", "a.jpg", "--top", "0"],
         ["predict", "a.jpg", "--image-size", "-1"],
+        ["predict", "a.jpg", "--image-size", "1"],
+        ["predict", "a.jpg", "--top", "1" + "0" * 20],
         ["diff", "main", "--images", "-1"],
+        ["sweep", "a", "lr=1..2", "--hours", "nan"],
+        ["sweep", "a", "lr=1..2", "--trials", "9" * 5000],
+        ["sweep", "a" * 300, "lr=1..2"],
         ["sweep", "1st", "lr=1..2"],
         ["demo", "--port", "0"],
     ],

@@ -1,8 +1,9 @@
 """params.yaml is a closed, typed record; each error names the key, the value, what is allowed and the fix."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torchvision
@@ -65,7 +66,7 @@ def test_model_names_are_torchvision_s():
         ),
         ({"phases__all__epoch": 4}, ["phases.all: unknown key 'epoch'", "did you mean 'epochs'?"]),
         ({"lr": None}, ["params.yaml: lr: is missing"]),
-        ({"lr": -1.0}, ["lr: -1.0", "greater than 0"]),
+        ({"lr": -1.0}, ["lr: -1.0", "greater than or equal to"]),
         ({"lr": float("nan")}, ["lr: nan", "finite number"]),
         ({"lr": "0.001"}, ["lr: '0.001'", "in quotes it is text: write 0.001"]),
         ({"lr": "fast"}, ["lr: 'fast'", "valid number or auto"]),
@@ -94,10 +95,16 @@ def test_model_names_are_torchvision_s():
             {"augment__pad_crop_pixels": 40, "phases__all__image_size": 32},
             ["augment.pad_crop_pixels: 40", "32"],
         ),
+        ({"batch_size": 10**20}, ["batch_size: 100000000000000000000", "less than or equal to"]),
+        ({"lr": 1e30}, ["lr: 1e+30", "less than or equal to"]),
+        ({"augment__mixup_alpha": 1e-9}, ["augment.mixup_alpha: 1e-09", "0 (off) or at least 0.01"]),
+        ({"normalization": {"mean": [0, 0, 0], "std": [0.0, 1, 1]}}, ["normalization.std.0: 0.0", "0.001"]),
+        ({"dataset__name": "x" * 300}, ["dataset.name: 'xxx", "...", "at most 64"]),
+        ({"phases": {"x" * 300: MINIMAL_PHASE}}, ["at most 64"]),
         ({"batch_size": 1}, ["batch_size: 1", "greater than or equal to 2"]),
         ({"phases__all__batch_size": 1}, ["phases.all.batch_size: 1", "greater than or equal to 2"]),
         ({"refit": None}, ["refit: is missing"]),
-        ({"phases__all__epochs": 0}, ["phases.all.epochs: 0", "greater than 0"]),
+        ({"phases__all__epochs": 0}, ["phases.all.epochs: 0", "greater than or equal to 1"]),
         ({"phases__all__epochs": 2.5}, ["phases.all.epochs: 2.5", "valid integer"]),
         ({"phases__all__schedule__kind": "cosin"}, ["phases.all.schedule.kind: 'cosin'", "'cosine'"]),
         ({"phases": {}}, ["phases", "at least 1"]),
@@ -114,7 +121,7 @@ def test_model_names_are_torchvision_s():
         ),
         ({"dataset__name": "../up"}, ["dataset.name: '../up'"]),
         ({"dataset": {"name": "a", "source": "cifar100"}}, ["dataset", "either slug (Kaggle) or path"]),
-        ({"split__val_ratio": 0.9}, ["val_ratio + test_ratio must be less than 1"]),
+        ({"split__val_ratio": 0.9}, ["val_ratio + test_ratio must be at most 0.99"]),
         ({"augment__crop_scale": [0.9, 0.1]}, ["crop_scale", "must not be above the second"]),
         ({"augment__flip": "yes"}, ["augment.flip: 'yes'", "valid boolean"]),
         ({"pack__image_size": 10**9}, ["pack.image_size: 1000000000", "1024"]),
@@ -138,6 +145,10 @@ def test_model_names_are_torchvision_s():
         ),
         ({"head": {"pool": "covariance", "stage": "layer5"}}, ["head.stage: 'layer5'", "'layer4'"]),
         ({"head": {"pool": "covariance", "stage": ["layer5"]}}, ["head.stage.0: 'layer5'", "'layer4'"]),
+        (
+            {"head": {"pool": "covariance"}, "phases": {"one": SOLVED_PHASE}},
+            ["phases.one.image_size: 32: the covariance of layer4 needs at least 33 pixels"],
+        ),
         ({"head": {"pool": "covariance", "stage": []}}, ["head.stage: []", "at least 1"]),
         (
             {"head": {"pool": "covariance", "channels": 0}},
@@ -151,7 +162,7 @@ def test_model_names_are_torchvision_s():
         ({"phases": {"one": SOLVED_PHASE | {"solve": "rigde"}}}, ["phases.one.solve: 'rigde'", "'ridge'"]),
         (
             {"phases": {"one": SOLVED_PHASE | {"strength": -1}}},
-            ["phases.one.strength: -1", "greater than 0"],
+            ["phases.one.strength: -1", "greater than or equal to"],
         ),
         (
             {"phases": {"one": SOLVED_PHASE | {"strength": "fast"}}},
@@ -213,6 +224,44 @@ def test_batch_sizes_must_be_divisible_among_the_processes(tmp_path, processes, 
     else:
         with pytest.raises(UserError, match=f"params.yaml: {key}.*{processes} devices"):
             config.require_divisible_batches(processes)
+
+
+def limits(schema: Any, key: str = "") -> Iterator[tuple[str, bool, bool]]:
+    """Path of each number in a JSON schema, and whether it has a lower and an upper limit."""
+    if isinstance(schema, list):
+        for each in schema:
+            yield from limits(each, key)
+    elif isinstance(schema, dict):
+        if schema.get("type") in ("integer", "number"):
+            lower, upper = ({f"{side}imum", f"exclusive{side.capitalize()}imum"} for side in ("min", "max"))
+            yield key, bool(lower & schema.keys()), bool(upper & schema.keys())
+        for name, each in schema.items():
+            yield from limits(each, f"{key}.{name}")
+
+
+def test_every_number_has_a_lower_and_an_upper_limit():
+    found = list(limits(params.Params.model_json_schema()))
+    assert len(found) > 40
+    assert not [key for key, lower, upper in found if not (lower and upper)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("null", "null"), ("true", "bool"), ("1", "int"), ("1.5", "float"), ("2026-01-01", "date")],
+)
+def test_a_phase_whose_name_yaml_reads_as_something_else_must_be_quoted(tmp_path, name, kind):
+    file = write_params(tmp_path)
+    file.write_text(file.read_text().replace("\n  all:", f"\n  {name}:"))
+    assert f"YAML reads it as {kind}: put the name in quotes" in error_message(file)
+    file.write_text(file.read_text().replace(f"\n  {name}:", f"\n  '{name}':"))
+    assert list(params.load_params(file).phases) == [name]
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "0x" + "f" * 5000, "!!bool x", "!!int ''", "2026-13-45", "["])
+def test_a_value_that_yaml_or_python_cannot_read_is_one_short_message(tmp_path, value):
+    file = write_params(tmp_path)
+    file.write_text(re.sub("^batch_size: .*", f"batch_size: {value}", file.read_text(), flags=re.M))
+    assert len(error_message(file)) < 700
 
 
 def test_all_errors_are_listed_at_once(tmp_path):

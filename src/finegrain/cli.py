@@ -3,11 +3,12 @@
 import argparse
 import gc
 import importlib
+import math
 import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def _add_predict(commands: Any) -> None:
     predict.add_argument("paths", nargs="+", metavar="PATH", help="photos, folders, globs or archives")
     predict.add_argument("--model", help=_MODEL)
     predict.add_argument(
-        "--top", type=positive_int, default=5, help="how many classes to show for each photo"
+        "--top", type=whole_number(1), default=5, help="how many classes to show for each photo"
     )
     predict.add_argument("--format", choices=("table", "csv", "jsonl"), default="table")
     predict.add_argument("--out", type=Path, help="write to this file instead of standard output")
@@ -68,7 +69,7 @@ def _add_predict(commands: Any) -> None:
         "Defaults: for models of this project, those of `evaluate` in params.yaml; for a .safetensors file "
         "or an exported folder, no flip and the image size of training.",
     )
-    settings.add_argument("--image-size", type=positive_int, help="image size in pixels")
+    settings.add_argument("--image-size", type=whole_number(32, 1024), help="image size in pixels")
     settings.add_argument(
         "--flip", action=argparse.BooleanOptionalAction, help="average with the horizontal flip"
     )
@@ -99,7 +100,7 @@ def _add_review(commands: Any) -> None:
     )
     review.add_argument(
         "--limit",
-        type=positive_int,
+        type=whole_number(1),
         default=65_000,
         help="longest comment in characters; GitHub allows 65,536",
     )
@@ -108,7 +109,7 @@ def _add_review(commands: Any) -> None:
 def _add_comparison_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that diff and review share."""
     parser.add_argument(
-        "--images", type=natural_int, default=20, help="how many flipped images to list for each model"
+        "--images", type=whole_number(0), default=20, help="how many flipped images to list for each model"
     )
     parser.add_argument("--out", type=Path, help="write the Markdown to this file too")
     parser.add_argument(
@@ -123,12 +124,10 @@ def _add_sweep(commands: Any) -> None:
         "space", nargs="+", metavar="PARAMETER=VALUES",
         help="a range (lr=1e-4..1e-1:log, phases.all.epochs=4..12) or a choice (batch_size=8,16,32)",
     )  # fmt: skip
-    sweep.add_argument("--trials", type=positive_int, default=20, help="number of trials in all")
-    sweep.add_argument(
-        "--hours", type=float, default=float("inf"), help="start no trial after this many hours"
-    )
+    sweep.add_argument("--trials", type=whole_number(1), default=20, help="number of trials in all")
+    sweep.add_argument("--hours", type=_hours, default=math.inf, help="start no trial after this many hours")
     sweep.add_argument("--sampler", choices=("tpe", "random"), default="tpe")
-    sweep.add_argument("--seed", type=natural_int, default=0, help="seed of the sampler")
+    sweep.add_argument("--seed", type=whole_number(0), default=0, help="seed of the sampler")
     sweep.add_argument(
         "--set", action="append", default=[], metavar="PARAMETER=VALUE",
         help="a parameter for all trials, as for `dvc exp run -S`: 'models=[resnet18]'",
@@ -163,8 +162,8 @@ def _add_repair(commands: Any) -> None:
 
 
 def _name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", text):
-        raise argparse.ArgumentTypeError("must be letters, digits, - and _, beginning with a letter")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", text):
+        raise argparse.ArgumentTypeError("must be at most 64 letters, digits, - and _, a letter first")
     return text
 
 
@@ -176,16 +175,25 @@ def _license_id(text: str) -> str:
     return text
 
 
-def positive_int(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+def whole_number(least: int, most: int = 10**9) -> Callable[[str], int]:
+    """An argument's type: a whole number with these limits."""
+
+    def parse(text: str) -> int:
+        if not (re.fullmatch("-?[0-9]{1,20}", text) and least <= (number := int(text)) <= most):
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}")
+        return number
+
+    return parse
 
 
-def natural_int(text: str) -> int:
-    if (number := int(text)) < 0:
-        raise argparse.ArgumentTypeError("must be at least 0")
-    return number
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = math.nan
+    if not hours > 0:
+        raise argparse.ArgumentTypeError("must be a number above 0")
+    return hours
 
 
 def main(argv: Sequence[str] | None = None) -> None:

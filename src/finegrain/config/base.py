@@ -3,16 +3,38 @@
 import difflib
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from finegrain.config.messages import shorten
+
+# every number has both limits: beyond them a float32 overflows, a loop does not end, or memory is too small
 Ratio = Annotated[float, Field(ge=0, lt=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-BatchSize = Annotated[int, Field(ge=2)]
+PositiveFloat = Annotated[float, Field(ge=1e-12, le=1e12, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=1e-30, le=1e6, allow_inf_nan=False)]
+"""A learning rate."""
+Epochs = Annotated[int, Field(ge=1, le=10_000)]
+BatchSize = Annotated[int, Field(ge=2, le=65_536)]
 """At least 2, because batch norm needs the variance over several images."""
 ImageSize = Annotated[int, Field(ge=32, le=1024)]
 """Height and width in pixels."""
+
+REPORT_FILES = ("index.html", "leaderboard.md", "leaderboard.json", "curves.png", "accuracy_vs_time.png")
+
+
+def _reject_report_file(name: str) -> str:
+    """Reject a name whose folder in reports/ would stand where a file of the report must be."""
+    if name in REPORT_FILES:
+        raise PydanticCustomError("report_file", "is the name of a file in reports/; choose another")
+    return name
+
+
+DatasetName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64),
+    AfterValidator(_reject_report_file),
+]
 
 RENAMED_KEYS = {
     "colour_probability": "color_probability",
@@ -40,7 +62,7 @@ def _unknown_key(key: Any, value: Any, allowed: list[str]) -> PydanticCustomErro
     return PydanticCustomError(
         "unknown_key",
         "unknown key '{key}' (value {value}): {hint}allowed: {allowed}",
-        {"key": key, "value": repr(value), "hint": hint, "allowed": ", ".join(allowed)},
+        {"key": key, "value": shorten(value), "hint": hint, "allowed": ", ".join(allowed)},
     )
 
 

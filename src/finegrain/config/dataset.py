@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from finegrain.config.base import ImageSize, Ratio, Section
+from finegrain.config.base import DatasetName, ImageSize, Ratio, Section
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Slug = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+/[1-9]\d*$")]
@@ -77,7 +77,7 @@ class LabelParams(Section):
 class DatasetParams(Section):
     """Where the images come from; the subclasses are the sources."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: DatasetName
     """Name of this dataset's folders in data/, models/, metrics/, plots/ and reports/."""
 
     @property
@@ -163,6 +163,6 @@ class SplitParams(Section):
 
     @model_validator(mode="after")
     def _require_training_images(self) -> "SplitParams":
-        if self.val_ratio + self.test_ratio >= 1:
-            raise PydanticCustomError("no_train", "val_ratio + test_ratio must be less than 1")
+        if self.val_ratio + self.test_ratio > 0.99:  # each class needs 1 / (1 - their sum) images
+            raise PydanticCustomError("no_train", "val_ratio + test_ratio must be at most 0.99")
         return self

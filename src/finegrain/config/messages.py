@@ -3,9 +3,12 @@
 import difflib
 import math
 import re
+from typing import Any
 
 from pydantic_core import ErrorDetails
 
+MAX_LETTERS = 120
+"""Longest value that a message shows whole."""
 _TAG_INVALID, _TAG_MISSING = "union_tag_invalid", "union_tag_not_found"
 _UNION_KEYS = ("dataset", "optimizer", "schedule")
 _UNION_TAGS = frozenset("sample kaggle archive cifar100 sgd adamw constant step cosine one_cycle".split())
@@ -33,7 +36,7 @@ def _key_path(error: ErrorDetails) -> str:
     ]
     if error["type"] in (_TAG_INVALID, _TAG_MISSING):
         keys.append(error["ctx"]["discriminator"].strip("'"))
-    return ".".join(keys)
+    return ".".join(key if len(key) <= MAX_LETTERS else f"{key[:40]}..." for key in keys)
 
 
 def _problem(error: ErrorDetails) -> str:
@@ -45,9 +48,18 @@ def _problem(error: ErrorDetails) -> str:
         return message
     if kind == _TAG_INVALID:
         value, allowed = error["ctx"]["tag"], error["ctx"]["expected_tags"]
-        return f"{value!r}: must be one of {allowed}{_did_you_mean(value, allowed)}"
+        return f"{shorten(value)}: must be one of {allowed}{_did_you_mean(value, allowed)}"
     message = message[0].lower() + message[1:] + _suggestion(error)
-    return message if isinstance(value, dict) else f"{value!r}: {message}"
+    return message if isinstance(value, dict) else f"{shorten(value)}: {message}"
+
+
+def shorten(value: Any) -> str:
+    """A value as Python writes it; a long one loses its middle."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        text = hex(value)
+    return text if len(text) <= MAX_LETTERS else f"{text[:40]}...{text[-20:]}"
 
 
 def _suggestion(error: ErrorDetails) -> str:
@@ -57,6 +69,9 @@ def _suggestion(error: ErrorDetails) -> str:
         return f"; in quotes it is text: write {float(value)!r}"
     if kind == "float_type" and error["loc"][-1] == "@number or auto":
         return " or auto"
+    if error["loc"][-1:] == ("[key]",) and not isinstance(value, str):
+        kind = "null" if value is None else type(value).__name__
+        return f"; YAML reads it as {kind}: put the name in quotes"
     if kind == "literal_error" and isinstance(value, str):
         return _did_you_mean(value, error["msg"])
     return ""

@@ -136,6 +136,23 @@ class Params(Section):
                 raise PydanticCustomError("not_linear", text, {"name": name})
         return self
 
+    @model_validator(mode="after")
+    def _require_images_that_fill_the_maps(self) -> "Params":
+        used = {
+            f"phases.{name}.image_size": (phase.image_size, phase.head or self.head)
+            for name, phase in self.phases.items()
+        }
+        for key, (size, head) in {
+            **used,
+            "evaluate.image_size": (self.evaluate.image_size, self.head),
+        }.items():
+            smallest = size[0] if isinstance(size, tuple) else size
+            if smallest is not None and smallest < head.min_image_size:
+                text = "{key}: {size}: the covariance of {stage} needs at least {least} pixels"
+                found = {"key": key, "size": smallest, "stage": head.stages[-1], "least": head.min_image_size}
+                raise PydanticCustomError("one_place", text, found)
+        return self
+
     @property
     def trained_phases(self) -> dict[str, Phase]:
         """The phases that take steps."""
@@ -192,13 +209,17 @@ def load_yaml(file: Path = paths.PARAMS) -> dict[str, Any]:
         UserError: the file is missing, is not YAML, or is not a mapping.
     """
     try:
-        data = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=_Loader)
+        text = file.read_text(encoding="utf-8-sig")
+        data = yaml.load(text, Loader=_Loader)
     except FileNotFoundError:
         raise UserError(
             f"{file}: not found; run from the project's folder, or copy a file of recipes/ here"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except OSError:
+        raise
+    except Exception as error:  # PyYAML raises a dozen types, as for a number of 5,000 digits or !!bool x
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{file}: not readable as YAML: {reason}") from None
     if not isinstance(data, dict):
         raise UserError(f"{file}: must be a mapping of keys to values, but is {type(data).__name__}")
     return data

@@ -2,25 +2,29 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, PositiveInt, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from finegrain.config.base import (
     BatchSize,
+    Epochs,
     ImageSize,
     NonNegativeFloat,
     PositiveFloat,
+    Rate,
     Ratio,
     Section,
     require_order,
 )
 from finegrain.config.training import HeadParams
 
+WeightDecay = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
+
 
 class OptimizerParams(Section):
     """What all optimizers have in common."""
 
-    weight_decay: NonNegativeFloat
+    weight_decay: WeightDecay
     decay_norm_and_bias: bool = True
     """False exempts biases and the weights of norm layers from weight decay, as newer recipes do."""
 
@@ -31,7 +35,7 @@ class SGD(OptimizerParams):
     kind: Literal["sgd"]
     momentum: Ratio = 0.9
     nesterov: bool = False
-    weight_decay: NonNegativeFloat = 0.0
+    weight_decay: WeightDecay = 0.0
 
     @model_validator(mode="after")
     def _require_momentum_for_nesterov(self) -> "SGD":
@@ -45,8 +49,8 @@ class AdamW(OptimizerParams):
 
     kind: Literal["adamw"]
     betas: Annotated[tuple[Ratio, Ratio], Field(strict=False)] = (0.9, 0.999)
-    eps: PositiveFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.01
+    eps: Annotated[float, Field(ge=1e-12, le=1, allow_inf_nan=False)] = 1e-8
+    weight_decay: WeightDecay = 0.01
 
 
 class ConstantSchedule(Section):
@@ -59,7 +63,7 @@ class StepSchedule(Section):
     """Multiply the learning rate by ``factor`` every ``every_epochs`` epochs."""
 
     kind: Literal["step"]
-    every_epochs: PositiveInt
+    every_epochs: Epochs
     factor: Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -68,6 +72,9 @@ class CosineSchedule(Section):
 
     kind: Literal["cosine"]
     warmup_epochs: NonNegativeFloat = 0.0
+
+
+_Divisor = Annotated[float, Field(ge=1, le=1e12, allow_inf_nan=False)]
 
 
 class OneCycleSchedule(Section):
@@ -79,9 +86,9 @@ class OneCycleSchedule(Section):
     kind: Literal["one_cycle"]
     pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of the steps before the peak."""
-    div_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 25.0
+    div_factor: _Divisor = 25.0
     """Peak learning rate divided by the initial one."""
-    final_div_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1e4
+    final_div_factor: _Divisor = 1e4
     """Initial learning rate divided by the final one."""
     momentum_range: Annotated[tuple[Ratio, Ratio], Field(strict=False), AfterValidator(require_order)] = (
         0.85,
@@ -91,7 +98,7 @@ class OneCycleSchedule(Section):
 
 # a tag that starts with @ is left out of messages (messages.describe_error): the user did not write it
 LearningRate = Annotated[
-    Annotated[PositiveFloat, Tag("@number or auto")] | Annotated[Literal["auto"], Tag("@auto")],
+    Annotated[Rate, Tag("@number or auto")] | Annotated[Literal["auto"], Tag("@auto")],
     Discriminator(lambda value: "@auto" if value == "auto" else "@number or auto"),
 ]
 """A number, or ``auto`` for the suggestion of an LR range test at the start of each phase."""
@@ -120,7 +127,7 @@ class Phase(Section):
 
     null means frozen if only the head trains, else update.
     """
-    epochs: PositiveInt
+    epochs: Epochs
     image_size: _ImageSizes
     """One size, or [first, last] to grow from epoch to epoch, in between by multiples of 32 pixels."""
     batch_size: BatchSize | None = None
@@ -135,7 +142,7 @@ class Phase(Section):
         tuple[PositiveFloat, PositiveFloat, PositiveFloat], Field(strict=False)
     ] = (1.0, 1.0, 1.0)
     """Multipliers of the learning rate for the stem and early layers, the late layers, and the head."""
-    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    layer_decay: Annotated[float, Field(ge=0.01, le=1)] | None = None
     """Learning rate of each block divided by that of the next one towards the head.
 
     Used instead of ``layer_lr_multipliers``.
@@ -144,7 +151,7 @@ class Phase(Section):
     """Run and plot an LR range test before the phase; ``lr: auto`` always does."""
     clip_norm: PositiveFloat | None = None
     """Scale gradients down to this total norm if theirs is larger."""
-    patience_epochs: PositiveInt | None = None
+    patience_epochs: Epochs | None = None
     """Early stopping: end the phase after this many epochs without a better validation result."""
 
     @model_validator(mode="after")

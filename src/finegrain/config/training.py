@@ -2,13 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, PositiveInt, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from finegrain.config.base import (
     ImageSize,
-    NonNegativeFloat,
-    PositiveFloat,
+    Rate,
     Ratio,
     Section,
     require_order,
@@ -20,7 +19,7 @@ StageName = Literal["layer1", "layer2", "layer3", "layer4"]
 class HeadParams(Section):
     """The head that replaces the network's last layer: one linear layer, or several with hidden ones."""
 
-    widths: list[PositiveInt] = []
+    widths: Annotated[list[Annotated[int, Field(ge=1, le=8192)]], Field(max_length=8)] = []
     """Number of outputs of each hidden linear layer; empty means a single linear layer."""
     dropouts: list[Ratio] = []
     """Dropout before each linear layer, including the last; empty means only the network's own dropout."""
@@ -43,7 +42,7 @@ class HeadParams(Section):
     What lies above the last of them is neither computed nor stored. Of an EfficientNet, layer2, layer3 and
     layer4 are the last blocks with an eighth, a sixteenth and a thirty-second of the image size.
     """
-    channels: Annotated[int, Field(ge=1)] | None = None
+    channels: Annotated[int, Field(ge=1, le=4096)] | None = None
     """For covariance: channels of each stage after a 1x1 convolution, whose covariance with all channels is
     taken; k of n channels give k n features.
 
@@ -74,22 +73,41 @@ class HeadParams(Section):
         return sorted([self.stage] if isinstance(self.stage, str) else self.stage)
 
     @property
+    def min_image_size(self) -> int:
+        """Smallest height and width in pixels; a feature map of a single place has no covariance."""
+        return 2 ** (int(self.stages[-1].removeprefix("layer")) + 1) + 1 if self.pool == "covariance" else 1
+
+    @property
     def is_linear(self) -> bool:
         """Whether the head is a single linear layer, like torchvision's."""
         return not (self.widths or self.dropouts or self.batch_norm)
+
+
+_CropScale = Annotated[float, Field(ge=0.01, le=1)]
+_CropRatio = Annotated[float, Field(ge=0.1, le=10)]
+
+
+def _require_alpha(alpha: float) -> float:
+    """Reject a number that is almost 0: torch then draws NaN from the beta distribution."""
+    if 0 < alpha < 0.01:
+        raise PydanticCustomError("alpha", "must be 0 (off) or at least 0.01")
+    return alpha
+
+
+_Alpha = Annotated[float, Field(ge=0, le=100), AfterValidator(_require_alpha)]
 
 
 class AugmentParams(Section):
     """Random augmentation, sampled for every image in every epoch and applied in this order."""
 
     crop_scale: Annotated[
-        tuple[PositiveFloat, Annotated[float, Field(le=1)]],
+        tuple[_CropScale, _CropScale],
         Field(strict=False),
         AfterValidator(require_order),
     ]
     """Smallest and largest area of the crop, as a share of the image."""
     crop_ratio: Annotated[
-        tuple[PositiveFloat, PositiveFloat], Field(strict=False), AfterValidator(require_order)
+        tuple[_CropRatio, _CropRatio], Field(strict=False), AfterValidator(require_order)
     ] = (0.75, 4 / 3)
     """Smallest and largest ratio of the crop's width to its height."""
     flip: bool = True
@@ -119,17 +137,17 @@ class AugmentParams(Section):
     """Probability of brightness, contrast, saturation and hue, each independently of the others."""
     erase_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Probability of random erasing, which fills 2 to 33 % of the image with the mean color."""
-    mixup_alpha: NonNegativeFloat = 0.0
+    mixup_alpha: _Alpha = 0.0
     """Both parameters of the beta distribution that blends two images; 0 means no mixup."""
-    cutmix_alpha: NonNegativeFloat = 0.0
+    cutmix_alpha: _Alpha = 0.0
     """Likewise for pasting a box of one image into another; with both, each batch gets one of them."""
 
 
 class LRRangeTest(Section):
     """The LR range test (https://arxiv.org/abs/1506.01186) before the phases that set it."""
 
-    start: PositiveFloat
-    end: PositiveFloat
+    start: Rate
+    end: Rate
     steps: Annotated[int, Field(ge=10, le=10_000)]
     suggestion: Literal["valley", "steepest"]
     """Learning rate of ``lr: auto``: halfway down the longest decrease of the loss, or its steepest point."""
@@ -150,11 +168,15 @@ class EvaluateParams(Section):
     """null means the image size of the epoch whose weights are kept."""
 
 
+_Mean = Annotated[float, Field(ge=0, le=1)]
+_Std = Annotated[float, Field(ge=0.001, le=1)]
+
+
 class ChannelStatistics(Section):
     """Mean and standard deviation of red, green and blue, for values in 0..1."""
 
-    mean: Annotated[tuple[Ratio, Ratio, Ratio], Field(strict=False)]
-    std: Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], Field(strict=False)]
+    mean: Annotated[tuple[_Mean, _Mean, _Mean], Field(strict=False)]
+    std: Annotated[tuple[_Std, _Std, _Std], Field(strict=False)]
 
 
 def _normalization_tag(value: Any) -> str:

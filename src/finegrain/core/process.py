@@ -24,6 +24,7 @@ REMEDIES = {
     errno.EROFS: "move the project to a disk that can be written",
     errno.EACCES: "give yourself permission (chmod, chown)",
     errno.EPERM: "give yourself permission (chmod, chown)",
+    errno.ENAMETOOLONG: "give it a shorter name",
     errno.EMFILE: "allow more open files (`ulimit -n`)",
 }
 """What the user can do about errors of the operating system that are no fault of the program."""

@@ -128,20 +128,21 @@ def _with_value(parameters: Mapping[str, Any], name: str, value: Any) -> dict[st
 
 
 def _number(text: str) -> int | float:
+    """A number from its text; one that is not a number and finite as a float is not an integer either."""
+    number = float(text)
     try:
-        return int(text)
+        return int(text) if math.isfinite(number) else number
     except ValueError:
-        return float(text)
+        return number
 
 
 def _choice(name: str, text: str) -> BaseDistribution:
     try:
-        values = yaml.safe_load(f"[{text}]")
-    except yaml.YAMLError:
-        values = []
-    if not isinstance(values, list) or not values:
+        choices = [json.dumps(_as_number(value), ensure_ascii=False) for value in yaml.safe_load(f"[{text}]")]
+    except (yaml.YAMLError, ValueError, TypeError):  # TypeError: a date, which JSON has not
+        choices = []
+    if not choices:
         raise UserError(f"{name}: {text} is not a list of values; write them with commas, such as 8,16,32")
-    choices = [json.dumps(_as_number(value), ensure_ascii=False) for value in values]
     if len(set(choices)) != len(choices):
         raise UserError(f"{name}: {text} has a value twice")
     return CategoricalDistribution(choices)
@@ -245,7 +246,7 @@ def next_values(
     """
     if not trials and (current := current_values(space, parameters)):
         return {name: format_value(value) for name, value in current.items()}
-    trial_seed = seed * 1_000_003 + len(trials)
+    trial_seed = (seed * 1_000_003 + len(trials)) % 2**32  # what NumPy takes
     samplers = {
         "random": lambda: optuna.samplers.RandomSampler(seed=trial_seed),
         "tpe": lambda: optuna.samplers.TPESampler(seed=trial_seed, n_startup_trials=STARTUP),
