@@ -11,8 +11,6 @@ from finegrain.core import process  # isort: skip  (first: it ends this process 
 import argparse
 from collections.abc import Sequence
 
-import pandas as pd
-
 from finegrain.comparison import leaderboard, plots, report, report_data
 from finegrain.config import params
 from finegrain.core import disk, file_io, paths
@@ -26,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     disk.require_free_space(paths.REPORTS, 50_000_000, "the report")
     board = leaderboard.rank_models(dataset, config.models, config.seeds)
     best_runs = {row["model"]: paths.Run.from_name(dataset, row["run"]) for row in board.rows}
-    histories = {model: pd.read_csv(run.history) for model, run in best_runs.items()}
+    histories = {model: report_data.read_table(run.history) for model, run in best_runs.items()}
     curves = plot_style.render_png(plots.training_curves(histories))
     accuracy_vs_time = plot_style.render_png(plots.accuracy_vs_time_plot(board.rows))
     shown_curves = curves if max(map(len, histories.values())) > 1 else None

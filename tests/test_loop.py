@@ -17,8 +17,10 @@ from finegrain.core.errors import UserError
 from finegrain.loading import batches
 from finegrain.models import build, inference, layer_groups
 from finegrain.runtime import devices
+from finegrain.runtime.distributed import World
 from finegrain.training import checkpoint, choose_lr, loop, lr_finder
 from finegrain.training.history import TrainingHistory
+from finegrain.training.run import TrainingRun
 from finegrain.training.train_step import PhaseContext, TrainingSetup
 
 TWO_PHASES = {
@@ -133,7 +135,7 @@ def test_a_loss_that_is_not_finite_stops_at_that_step_and_keeps_the_last_checkpo
     tiny_pack, tmp_path, monkeypatch
 ):
     """The rate of the third phase is absurd: its second step sees what the first has done."""
-    broken = {**copy.deepcopy(TWO_PHASES["all"]), "epochs": 1, "schedule": {"kind": "constant"}, "lr": 1e30}
+    broken = {**copy.deepcopy(TWO_PHASES["all"]), "epochs": 1, "schedule": {"kind": "constant"}, "lr": 1e6}
     config = settings(tmp_path, phases={**copy.deepcopy(TWO_PHASES), "broken": broken})
     steps = []
     real = loop.train_step
@@ -142,7 +144,7 @@ def test_a_loss_that_is_not_finite_stops_at_that_step_and_keeps_the_last_checkpo
         run(tiny_pack, config, saves=(EPOCH_ENDS[3], EPOCH_ENDS[3] + 1))
     message = str(caught.value)
     assert re.search(
-        r"train loss is (nan|inf) in phase broken, epoch 5, step [23] of 7, lr 1e\+30; lower lr", message
+        r"train loss is (nan|inf) in phase broken, epoch 5, step [23] of 7, lr 1e\+06; lower lr", message
     )
     assert len(steps) <= 4 * 7 + 3  # the epoch is not trained to its end
     (folder,) = paths.checkpoints_folder().iterdir()
@@ -152,10 +154,25 @@ def test_a_loss_that_is_not_finite_stops_at_that_step_and_keeps_the_last_checkpo
 
 
 def test_weights_that_break_in_the_last_step_are_noticed_by_validation(tiny_pack, tmp_path):
-    only = {**copy.deepcopy(TWO_PHASES["all"]), "epochs": 1, "schedule": {"kind": "constant"}, "lr": 1e30}
+    only = {**copy.deepcopy(TWO_PHASES["all"]), "epochs": 1, "schedule": {"kind": "constant"}, "lr": 1e6}
     config = settings(tmp_path, phases={"only": only}, batch_size=42)
-    with pytest.raises(UserError, match=r"validation loss is (nan|inf) in phase only, epoch 1, lr 1e\+30"):
+    with pytest.raises(UserError, match=r"validation loss is (nan|inf) in phase only, epoch 1, lr 1e\+06"):
         run(tiny_pack, config)
+
+
+def test_weights_that_break_in_the_last_step_of_a_refit_are_noticed(tiny_pack, tmp_path):
+    only = {**copy.deepcopy(TWO_PHASES["all"]), "epochs": 1, "schedule": {"kind": "constant"}, "lr": 1e-3}
+    config = settings(tmp_path, phases={"only": only}, batch_size=42)
+    _, plan = run(tiny_pack, config)
+    plan.lrs["only"] = 1e300
+    with pytest.raises(UserError, match="weights are not finite after phase only, epoch 1"):
+        run(tiny_pack, config, names=("train", None), plan=plan)
+
+
+def test_more_processes_than_pairs_of_images_are_too_few_images(tiny_pack, tmp_path):
+    config = settings(tmp_path, dataset__name="tiny", batch_size=60)
+    with pytest.raises(UserError, match="devices: 30 processes .* 42 training images; use fewer devices"):
+        TrainingRun(config, paths.Run("tiny", "resnet18", 0), World(size=30), "code")
 
 
 def test_the_range_test_leaves_the_network_as_it_was_to_the_bit(tiny_pack, tmp_path):

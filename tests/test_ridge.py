@@ -188,3 +188,22 @@ def test_memory_does_not_grow_with_the_number_of_images():
         with ProcessPoolExecutor(1, mp_context=fork_server.FORK_SERVER) as pool:
             peaks.append(pool.submit(primal_peak, images).result())
     assert peaks[1] < peaks[0] + 100e6, peaks
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("width", [3, 40])
+def test_degenerate_features_that_are_all_the_same_predict_the_share_of_each_class(value, width):
+    labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3])
+    rows = TensorRows(torch.full((8, width), value))
+    problem = regression.regression(rows, labels, CLASSES, torch.ones(8, dtype=torch.float64))
+    best = strength.choose_strength(problem, rows.features.square().sum(1).mean().item())[-1]
+    assert np.isfinite(best.loss) and best.logits.isfinite().all()
+    shares = problem.solve(best.strength).scores(rows)
+    assert torch.allclose(shares, labels.bincount() / 8, atol=1e-4)
+
+
+def test_a_strength_that_vanishes_beside_degenerate_features_is_an_error():
+    rows = TensorRows(torch.full((4, 4), 2.0**14))
+    problem = regression.regression(rows, torch.arange(4), CLASSES, torch.ones(4, dtype=torch.float64))
+    with pytest.raises(np.linalg.LinAlgError):
+        strength.evaluate_strength(problem, 1e-12)

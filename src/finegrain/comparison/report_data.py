@@ -174,5 +174,5 @@ def _lr_range_plots(run: paths.Run) -> Iterator[tuple[str, bytes]]:
 
 
 def read_table(file: Path) -> pd.DataFrame:
-    """Read a CSV without changing text: a class may be named NA or 007."""
-    return pd.read_csv(file, keep_default_na=False, dtype={"class": str})
+    """Read a CSV without changing text: a class may be named NA or 007, and a phase null or 1."""
+    return pd.read_csv(file, keep_default_na=False, dtype={"class": str, "phase": str})

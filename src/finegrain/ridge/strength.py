@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,8 +34,14 @@ class LeaveOneOut:
 
 
 def evaluate_strength(regression: RidgeRegression, strength: float) -> LeaveOneOut:
-    """Leave-one-out logits with the temperature that gives them the lowest loss."""
+    """Leave-one-out logits with the temperature that gives them the lowest loss.
+
+    Raises:
+        np.linalg.LinAlgError: the strength is too small for the precision of the features.
+    """
     scores = SCALE * regression.leave_one_out(strength)
+    if not scores.isfinite().all():
+        raise np.linalg.LinAlgError("an image determines its own prediction")
     temperature = calibration.fit_temperature(scores.numpy(), regression.labels.numpy())
     logits = scores / temperature
     loss = F.cross_entropy(logits.double(), regression.labels).item()
@@ -45,16 +52,27 @@ def choose_strength(regression: RidgeRegression, squared_length: float) -> list[
     """Try strengths downhill from the first; the best is last.
 
     Args:
-        squared_length: mean squared length of the features.
+        squared_length: mean squared length of the features; if it is 0, any strength gives the same.
+
+    Raises:
+        np.linalg.LinAlgError: even the first strength is too small for the precision of the features.
     """
     tried: dict[int, LeaveOneOut] = {}
+    impossible: set[int] = set()
     best, candidates = 0, [0, 1, -1]
     while candidates:
         for step in candidates:
-            strength = float(f"{FIRST * squared_length * FACTOR**step:.3g}")
-            tried[step] = evaluate_strength(regression, strength)
+            strength = float(f"{FIRST * (squared_length or 1.0) * FACTOR**step:.3g}")
+            try:
+                tried[step] = evaluate_strength(regression, strength)
+            except np.linalg.LinAlgError:
+                if step >= 0:
+                    raise
+                impossible.add(step)
         best = min(tried, key=lambda step: tried[step].loss)
-        candidates = [s for s in (best - 1, best + 1) if s not in tried and abs(s) <= MAX_STEPS]
+        candidates = [
+            s for s in (best - 1, best + 1) if s not in {*tried, *impossible} and abs(s) <= MAX_STEPS
+        ]
     return sorted(tried.values(), key=lambda each: -each.loss)
 
 

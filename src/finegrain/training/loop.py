@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -94,7 +95,13 @@ def solve_phase(
     strength = plan.solved[name]["strength"] if plan else None
     phases = setup.config.phases
     trained = any(phases[row["phase"]].head is None for row in history.rows)
-    solved = solve_head(setup.net, phase, setup.train, val, setup.bf16, setup.code, strength, trained)
+    try:
+        solved = solve_head(setup.net, phase, setup.train, val, setup.bf16, setup.code, strength, trained)
+    except np.linalg.LinAlgError as error:
+        raise UserError(
+            f"params.yaml: phases.{name}.strength: {phase.strength}: no exact solution ({error}); "
+            "raise it, or check that the weights before this phase are finite"
+        ) from None
     solved.copy_into(setup.net)
     labels, logits = setup.train.labels, solved.leave_one_out.logits
     row: EpochRow = {
@@ -190,6 +197,11 @@ def _run_epoch(
     if val:
         logits, _ = inference.predict_split(evaluated, val, row["image_size"], setup.bf16)
         row |= _validation_scores(logits, val, row)
+    elif not _is_finite(evaluated):  # a broken last step shows in no loss
+        raise UserError(
+            f"the weights are not finite after phase {name}, epoch {epoch}, lr {row['lr']:.3g}; "
+            "lower lr in params.yaml"
+        )
     row["seconds"] = time.monotonic() - started
     history.add(row, evaluated, logits, is_candidate=phase.head is None)
     if val and phase.patience_epochs and history.epochs_since_best(name) >= phase.patience_epochs:

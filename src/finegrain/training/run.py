@@ -12,6 +12,7 @@ from torch import nn
 from finegrain.config import params
 from finegrain.config.phases import AdamW
 from finegrain.core import disk, file_io, log, paths
+from finegrain.core.errors import UserError
 from finegrain.loading.batches import PackedSplit, normalization_mean_std
 from finegrain.models import build, calibration, outputs, storage
 from finegrain.runtime import devices, provenance
@@ -46,7 +47,8 @@ class TrainingRun:
             code: hash of the code, part of the key of the checkpoints.
 
         Raises:
-            UserError: a batch size cannot be divided among the processes; the pack is missing or damaged.
+            UserError: a batch size cannot be divided among the processes; the pack is missing or damaged, or
+                has too few images for so many processes.
         """
         config.require_divisible_batches(world.size)
         devices.set_deterministic(config.deterministic)
@@ -57,6 +59,11 @@ class TrainingRun:
             self._pack, config.normalization, build.is_pretrained(config.weights)
         )
         self.train_split, self.val_split = self.split("train"), self.split("val")
+        if config.trained_phases and len(self.train_split) < 2 * world.size:
+            raise UserError(
+                f"params.yaml: devices: {world.size} processes need at least two images each for batch norm, "
+                f"but there are {len(self.train_split)} training images; use fewer devices or add images"
+            )
         self.bf16 = devices.use_bf16(config.precision, world.device)
         recipe = config.model_dump(mode="json", include=RECIPE_KEYS)
         self.identity: dict[str, Any] = {
