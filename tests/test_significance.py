@@ -68,8 +68,31 @@ def test_without_image_variance_several_seeds_give_the_two_sample_t_test():
 
 
 def test_a_model_that_is_always_correct_against_one_that_never_is():
+    """p of 50 coins that all fall on the same side; Wilson's interval of 50 of 50 begins at 92.9 %."""
     correct = np.ones((2, 50), bool)
-    assert significance.compare(correct, ~correct) == Comparison(1.0, 1.0, 1.0, significance.TINY)
+    found = significance.compare(correct, ~correct)
+    assert found.p_value == pytest.approx(2**-49) and (found.difference, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(2 * 0.928652 - 1, abs=1e-5)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("images", [1, 2, 5])
+def test_a_few_images_that_all_agree_prove_nothing(seeds, images):
+    correct = np.ones((seeds, images), bool)
+    found = significance.compare(correct, ~correct)
+    assert found.verdict == "within noise" and found.p_value == pytest.approx(min(1, 2 ** (1 - images)))
+    assert -1 < found.low < found.difference == found.high == 1.0
+    back = significance.compare(~correct, correct)
+    assert (back.low, back.high) == (-found.high, -found.low) and back.p_value == found.p_value
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_one_test_image_and_two_seeds(right):
+    """One seed of two is correct on it; the other model is right or wrong in both."""
+    a, b = np.array([[True], [False]]), np.full((2, 1), right)
+    found = significance.compare(a, b)
+    assert found.difference == (-0.5 if right else 0.5) and -1 <= found.low < 0 < found.high <= 1
+    assert found.verdict == "within noise" and significance.accuracy_interval(a) == (0.0, 1.0)
 
 
 def test_seeds_with_equal_top1_leave_the_variance_between_images():

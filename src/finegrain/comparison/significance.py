@@ -48,14 +48,33 @@ def compare(a: Bools, b: Bools) -> Comparison:
     """Compare the top-1 of two models on the same test images.
 
     With one seed each, the interval is a paired bootstrap's and p is exact (McNemar 1947). With several seeds
-    both come from the variance between images and the variance between seeds.
+    both come from the variance between images and the variance between seeds. If every image has the same
+    difference, as a single one always has, no variance can be estimated: see ``_compare_one_kind``.
 
     Args:
         a: ``[seeds, N]``, whether each prediction is correct; b may have another number of seeds.
     """
+    gain = a.mean(0) - b.mean(0)
+    if (gain == gain[0]).all():
+        return _compare_one_kind(a, b)
     if len(a) == len(b) == 1:
         return Comparison(*_bootstrap(a[0], b[0]), _mcnemar(a[0], b[0]))
     return _compare_means_over_seeds(a, b)
+
+
+def _compare_one_kind(a: Bools, b: Bools) -> Comparison:
+    """Compare two models that differ by the same on every image.
+
+    Other images may be unlike these: at 95 % confidence they are up to the share that Wilson's interval of
+    N of N images leaves open, and then on them either model may be the only correct one. p is ``exact_p``.
+    Where the models do not differ at all, only seeds are a source of error.
+    """
+    images, degrees = a.shape[1], len(a) + len(b) - 2
+    gain = float((a.mean(0) - b.mean(0)).mean())
+    unseen = 1 - metrics.wilson_interval(images, images)[0] if gain else 0.0
+    of_seeds = float(stats.t.isf(0.025, degrees) * np.sqrt(_seed_variance(a, b))) if degrees else 0.0
+    low, high = (float(np.hypot(unseen * (1 + sign * gain), of_seeds)) for sign in (1, -1))
+    return Comparison(gain, max(-1.0, gain - low), min(1.0, gain + high), exact_p(a, b))
 
 
 def _compare_means_over_seeds(a: Bools, b: Bools) -> Comparison:
