@@ -12,7 +12,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	$(VENV)/bin/pip install -q -r requirements.txt
 	@touch $@
 
-$(VENV)/.installed-app: $(VENV)/.installed requirements-app.txt
+$(VENV)/.installed-app: $(VENV)/.installed requirements-app.txt requirements-heif.txt
 	$(VENV)/bin/pip install -q -r requirements-app.txt
 	@touch $@
 

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with archive.ArchiveReader(data.archive, class_folders=label_params is None) as reader:
         for path in (data.manifest, Path(tempfile.gettempdir())):
             disk.require_free_space(path, 1_000 * len(reader), "the table of all images")
-        archive.report_ignored(reader.ignored_suffixes)
+        archive.report_ignored(reader.ignored)
         labels = read_labels(reader, label_params) if label_params else None
         inspected = inspection.inspect_images(reader)
 

@@ -67,14 +67,15 @@ def test_absolute_paths_are_read_as_relative_and_nothing_is_written(tmp_path):
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_other_files_are_counted_by_suffix_except_for_junk(tmp_path, name, capfd):
-    others = ["cat/3.HEIC", "cat/4.heic", "dog/list.csv", "LICENSE", "cat/Thumbs.db", "__MACOSX/cat/5.heic"]
+    others = ["cat/3.CR2", "cat/4.cr2", "dog/list.csv", "LICENSE", "cat/Thumbs.db", "__MACOSX/cat/5.cr2"]
     WRITERS[name](tmp_path / name, {**FILES, **dict.fromkeys(others, b"")})
     with archive.ArchiveReader(tmp_path) as reader:
-        assert reader.ignored_suffixes == {".heic": 2, ".csv": 1, "no suffix": 1}
+        assert reader.ignored == {".cr2": 2, ".csv": 1, "no suffix": 1}
         list(reader.read())
-        assert reader.ignored_suffixes[".heic"] == 2
-        archive.report_ignored(reader.ignored_suffixes)
-    assert ": 1 .csv, 2 .heic, 1 no suffix\n" in capfd.readouterr().err
+        assert reader.ignored[".cr2"] == 2
+        archive.report_ignored(reader.ignored)
+    said = capfd.readouterr().err
+    assert ": 2 .cr2 (such as cat/3.CR2)\n" in said and ": 1 .csv, 1 no suffix\n" in said
 
 
 def test_an_empty_class_folder_is_not_a_class(tmp_path):

@@ -84,7 +84,7 @@ def odd(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     photos = drawn.classes(dict.fromkeys(ODD_NAMES, 6))
     photos |= {f"{ODD_NAMES[0]}/{name}": data for name, data in (odd_images() | BAD_IMAGES).items()}
     photos |= {"Thumbs.db": b"-", "__MACOSX/._a.jpg": b"-", f"{ODD_NAMES[1]}/.hidden.jpg": b"-"}
-    photos |= {"it's/phone.heic": b"-", "it's/list.txt": b"-"}
+    photos |= {"it's/phone.nef": b"-", "it's/list.txt": b"-"}
     drawn.tree(folder / "photos", photos)
     write_params(folder, **TINY, split__max_bad_ratio=0.5)
     printed = {}
@@ -107,7 +107,9 @@ def test_odd_images_are_used_and_bad_ones_are_listed(odd):
     assert names >= set(odd_images()) and not names & {"Thumbs.db", ".hidden.jpg", "._a.jpg"}
     sizes = {Path(row.path).name: (row.width, row.height) for row in used.itertuples()}
     assert sizes["rotated.jpg"] == (32, 48) and sizes["a line.png"] == (1, 10_000)
-    assert ": 1 .heic, 1 .txt, 1 hidden .jpg\n" in printed["download"]
+    hidden = f"1 hidden .jpg (such as {ODD_NAMES[1]}/.hidden.jpg)"
+    assert f": 1 .nef (such as it's/phone.nef), {hidden}\n" in printed["download"]
+    assert ": 1 .txt\n" in printed["download"]
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def outcome(name: str, data: bytes) -> tuple[dict[str, bytes], int] | None:
         try:
             with archive.ArchiveReader(folder) as reader:
                 found = {image.path: content for image, content in reader.read()}
-                return found, sum(reader.ignored_suffixes.values())
+                return found, sum(reader.ignored.values())
         except UserError as error:
             assert str(error)
             return None

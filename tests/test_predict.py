@@ -91,7 +91,7 @@ def test_bad_photos_are_skipped_and_reported_and_the_exit_status_is_1(project, c
     assert captured.out == ""
     (row,) = table((tmp_path / "out.csv").read_text())
     assert row["image"].endswith("a.jpg") and set(row) == {
-        "image", "class_1", "p_1", "class_2", "p_2", "class_3", "p_3", "label", "correct"
+        "image", "class_1", "p_1", "class_2", "p_2", "class_3", "p_3", "unknown", "label", "correct"
     }  # fmt: skip
 
 

@@ -179,7 +179,7 @@ def test_hidden_images_are_counted(tmp_path):
     }
     (tmp_path / "a.tar").write_bytes(tar({**FILES, **hidden}))
     with archive.ArchiveReader(tmp_path) as reader:
-        assert reader.ignored_suffixes == {"hidden .jpg": 3}
+        assert reader.ignored == {"hidden .jpg": 3}
 
 
 def test_two_names_that_become_one_are_rejected(tmp_path):

@@ -93,7 +93,6 @@ def render_card(card: ModelCard) -> str:
             metadata["recipe"], sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
         ),
         rows=list(_metric_rows(card.results)) if card.results else [],
-        sizes=list(dict.fromkeys((metadata["pack_image_size"], metadata["image_size"]))),
         files=hub,
         named_classes=NAMED_CLASSES,
         tolerance=LOGIT_TOLERANCE,

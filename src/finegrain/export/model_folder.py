@@ -13,6 +13,7 @@ from torch import nn
 from finegrain import optional_deps
 from finegrain.core import file_io, log, paths
 from finegrain.core.errors import UserError
+from finegrain.dataset import decoding
 from finegrain.export import check_images, output_folder, test_results
 from finegrain.export.check_images import CheckImages
 from finegrain.export.test_results import TestResults
@@ -120,12 +121,13 @@ def write_folder(folder: Path, model: Model, images: CheckImages, license_id: st
 
 
 def copy_model(folder: Path, weights: Path, metadata: dict[str, Any]) -> None:
-    """Write what finegrain itself loads, weights and sidecar, and the classes, one a line."""
+    """Write weights and sidecar, which finegrain loads; the classes, one a line; the photos' decoder."""
     with file_io.replace_file(folder / hub.WEIGHTS) as temporary:
         shutil.copyfile(weights, temporary)
     file_io.write_json(folder / hub.SIDECAR, metadata)
     labels = (" ".join(label.splitlines()) for label in metadata["classes"])
     file_io.write_text(folder / hub.LABELS, "".join(f"{label}\n" for label in labels))
+    shutil.copyfile(decoding.__file__, folder / hub.DECODING)
 
 
 def portable_metadata(metadata: dict[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def classify_photo(predictor: Predictor, photo: bytes) -> PhotoResult:
     top = predictor.top_classes(results[0][1], TOP_K)
     name, confidence = top[0]
     text = f"### {name}\n{confidence:.0%} sure"
-    if confidence < predictor.unknown_below:
+    if predictor.is_unknown(top):
         text = (
             f"### Not like any class I know\nThe nearest class is {name}, but {confidence:.0%} is less than "
             f"the {predictor.unknown_below:.0%} that 95 % of correct predictions reach."

@@ -11,6 +11,7 @@ from finegrain.core.errors import UserError
 WEIGHTS, SIDECAR = (file.name for file in paths.exported_model(Path()))
 GRAPH = "model.onnx"
 LABELS = "labels.txt"
+DECODING = "decoding.py"
 CARD = "README.md"
 CONFIG = "config.json"
 

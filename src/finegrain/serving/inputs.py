@@ -8,7 +8,8 @@ from pathlib import Path
 
 from finegrain.core.errors import UserError
 from finegrain.serving.lenient_reader import LenientReader
-from finegrain.sources import archive, layout
+from finegrain.sources import archive, index, layout
+from finegrain.sources.index import IgnoredFiles
 from finegrain.sources.layout import BadMember
 
 
@@ -30,6 +31,8 @@ class PhotoSource:
 
     path: Path
     photos: list[Photo]
+    ignored: IgnoredFiles
+    """The files that are not images."""
     reader: LenientReader | None = None
     """Reads the archive; None for files on disk."""
 
@@ -51,7 +54,8 @@ def find_photos(paths: Sequence[str]) -> list[PhotoSource]:
     """Find the photos of each path; a photo that several paths name is listed once.
 
     A file is taken whatever its suffix, as only its content shows whether it is an image. Folders and
-    archives are searched for names with an image suffix, without hidden files.
+    archives are searched by the names of the files, as in the pipeline. What systems leave beside photos is
+    no photo even if it is named: a shell's ``*`` names it.
 
     Args:
         paths: files, folders, archives, or globs that the shell has not expanded.
@@ -63,14 +67,20 @@ def find_photos(paths: Sequence[str]) -> list[PhotoSource]:
     known: set[Path] = set()
     for text in paths:
         for path in _expand(text):
-            if path in known:
+            if path in known or layout.is_side_file([path.name]):
                 continue
             source = _open_source(path)
             if not source.photos:
-                raise UserError(f"{path}: holds no image ({', '.join(layout.IMAGE_SUFFIXES)})")
+                passed_over = source.ignored.photos()
+                raise UserError(
+                    f"{path}: holds no image ({', '.join(layout.IMAGE_SUFFIXES)})"
+                    + (f"; not read: {passed_over}" if passed_over else "")
+                )
             new = [photo for photo in source.photos if photo.file not in known]
             sources.append(replace(source, photos=new))
             known |= {path, *(photo.file for photo in new if photo.file)}
+    if not sources:
+        raise UserError(f"{', '.join(paths)}: holds no image, only what is left beside photos")
     return sources
 
 
@@ -86,25 +96,16 @@ def _expand(text: str) -> list[Path]:
 
 
 def _open_source(path: Path) -> PhotoSource:
-    if not archive.is_archive(path):
-        return PhotoSource(path, list(_list_photos(path)))
-    reader = LenientReader(path)
-    photos = [Photo(f"{_printable(path)}:{member}", member) for member in reader.paths]
-    return PhotoSource(path, photos, reader)
-
-
-def _list_photos(path: Path) -> Iterator[Photo]:
-    """Yield a file itself, or the images of a folder at any depth."""
-    if not path.is_dir():
-        yield Photo(_printable(path), _printable(Path(path.name)), path)
-        return
-    for folder, subfolders, names in os.walk(path, onerror=layout.raise_error):
-        subfolders.sort()
-        for name in sorted(names):
-            file = Path(folder, name)
-            relative_path = layout.image_path(_printable(file.relative_to(path)))
-            if relative_path is not None:
-                yield Photo(_printable(file), relative_path, file)
+    name = _printable(path)
+    if path.is_dir():
+        images, ignored = index.find_images(path)
+        photos = [Photo(_printable(file), inner, file) for inner, file in images.items()]
+        return PhotoSource(path, photos, ignored)
+    if archive.is_archive(path):
+        reader = LenientReader(path)
+        photos = [Photo(f"{name}:{member}", member) for member in reader.paths]
+        return PhotoSource(path, photos, reader.ignored, reader)
+    return PhotoSource(path, [Photo(name, _printable(Path(path.name)), path)], IgnoredFiles())
 
 
 def _printable(path: Path) -> str:

@@ -17,6 +17,8 @@ class LenientReader:
 
     def __init__(self, file: Path) -> None:
         self._part = open_archive(file)
+        self.ignored = self._part.ignored
+        """The files that are not images."""
         self.damage: str | None = None
         """Why the list of images is incomplete; None if it is complete."""
         members: list[Member] = []

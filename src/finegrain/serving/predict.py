@@ -25,6 +25,8 @@ class Prediction:
     name: str
     top: list[tuple[str, float]]
     """Classes and their calibrated probabilities, most probable first."""
+    unknown: bool
+    """The photo is probably of none of the classes: less sure than 95 % of the correct predictions."""
     label: str | None
     """The true class; None if the user gave none."""
 
@@ -61,17 +63,24 @@ def run(args: argparse.Namespace) -> int:
     sources = inputs.find_photos(args.paths)
     labels = Labels(args.csv, args.image_col, args.label_col, predictor.classes) if args.csv else None
     skipped = [(str(s.path), s.reader.damage) for s in sources if s.reader and s.reader.damage]
+    skipped += [(str(s.path), f"not read: {photos}") for s in sources if (photos := s.ignored.photos())]
+    for source in sources:
+        if others := source.ignored.others():
+            log.info(f"{source.path}: ignored files that are no photos: {others}")
     if labels and (missing := labels.count_missing([photo for s in sources for photo in s.photos])):
         skipped.append((str(args.csv), f"{missing} of its images were not found"))
-    accuracy = Accuracy()
+    accuracy, unknown = Accuracy(), 0
     with open_output(args.out) as stream:
         write = WRITERS[args.format](stream, min(args.top, len(predictor.classes)))
         for prediction in classify(predictor, sources, labels, args.top, skipped):
             write(prediction)
+            unknown += prediction.unknown
             if labels:
                 accuracy.add(prediction)
     if accuracy.images:
         log.info(accuracy.summary(args.top))
+    if unknown:
+        log.info(f"unknown: {unknown:,} photos, less than {predictor.unknown_below:.0%} sure of any class")
     for name, reason in skipped:
         log.info(f"skipped: {name}: {reason}")
     return int(bool(skipped))
@@ -109,7 +118,8 @@ def classify(
     total = sum(is_wanted(photo) for source in sources for photo in source.photos)
     for photo, logits in log.progress_bar(predictor.logits(items, skipped), total=total, label="predict"):
         label = labels.class_of(photo) if labels else None
-        yield Prediction(photo.name, predictor.top_classes(logits, top), label)
+        classes = predictor.top_classes(logits, top)
+        yield Prediction(photo.name, classes, predictor.is_unknown(classes), label)
 
 
 @contextlib.contextmanager
@@ -132,9 +142,9 @@ def table_writer(stream: IO[str], top: int) -> Write:
     """One line a photo, for people."""
 
     def write(prediction: Prediction) -> None:
-        mark = ""
+        mark = "  unknown" if prediction.unknown else ""
         if prediction.correct is not None:
-            mark = "  right" if prediction.correct else f"  wrong: {prediction.label}"
+            mark += "  right" if prediction.correct else f"  wrong: {prediction.label}"
         classes = "  ".join(f"{p:6.1%} {name}" for name, p in prediction.top)
         print(f"{prediction.name}  {classes}{mark}", file=stream)
 
@@ -142,25 +152,25 @@ def table_writer(stream: IO[str], top: int) -> Write:
 
 
 def csv_writer(stream: IO[str], top: int) -> Write:
-    """Columns image, class_1, p_1, class_2, ..., label, correct; without labels the last two are empty."""
+    """Columns image, class_1, p_1, class_2, ..., unknown, label, correct; the last two may be empty."""
     writer = file_io.csv_writer(stream)
     ranks = [f"{kind}_{rank}" for rank in range(1, top + 1) for kind in ("class", "p")]
-    writer.writerow(["image", *ranks, "label", "correct"])
+    writer.writerow(["image", *ranks, "unknown", "label", "correct"])
 
     def write(prediction: Prediction) -> None:
         classes = [cell for name, p in prediction.top for cell in (name, f"{p:.6g}")]
         correct = "" if prediction.correct is None else prediction.correct
-        writer.writerow([prediction.name, *classes, prediction.label or "", correct])
+        writer.writerow([prediction.name, *classes, prediction.unknown, prediction.label or "", correct])
 
     return write
 
 
 def jsonl_writer(stream: IO[str], top: int) -> Write:
-    """One object a line: image, top (a list of class and probability), and with labels label and correct."""
+    """One object a line: image, top (class and probability), unknown, and with labels label and correct."""
 
     def write(prediction: Prediction) -> None:
         classes = [{"class": name, "probability": p} for name, p in prediction.top]
-        row: dict[str, Any] = {"image": prediction.name, "top": classes}
+        row: dict[str, Any] = {"image": prediction.name, "top": classes, "unknown": prediction.unknown}
         if prediction.label is not None:
             row |= {"label": prediction.label, "correct": prediction.correct}
         print(json.dumps(row, ensure_ascii=False), file=stream)

@@ -98,6 +98,10 @@ class Predictor:
         p = np.exp(outputs.log_softmax(logits[None] / self.temperature))[0]
         return [(self.classes[i], float(p[i])) for i in np.argsort(-p, kind="stable")[:count]]
 
+    def is_unknown(self, top: list[tuple[str, float]]) -> bool:
+        """Whether a photo with these most probable classes is probably of none of the classes."""
+        return top[0][1] < self.unknown_below
+
     def gradcam_overlay(self, photo: bytes, class_name: str) -> tuple[ImageArray, ImageArray]:
         """The photo at the pack's image size, ``[S, S, 3]``, without and with its Grad-CAM of a class on it.
 

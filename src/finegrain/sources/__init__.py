@@ -2,7 +2,7 @@
 
 archive          read the images of archive files; store local archives or folders
 cifar100         convert CIFAR-100 to a zip of class folders
-index            index of an archive's images with class and official split; temporary SQLite tables
+index            which files are images; index of those with class and official split; temporary SQLite tables
 kaggle           download a Kaggle dataset
 layout           what paths inside an archive mean
 sample           draw the embedded sample dataset

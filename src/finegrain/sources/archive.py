@@ -5,11 +5,9 @@ order, so that a .tar.gz needs one pass and constant memory.
 """
 
 import hashlib
-import os
 import shutil
 import zipfile
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +15,8 @@ from typing import Any
 
 from finegrain.core import disk, file_io, log, paths
 from finegrain.core.errors import UserError
-from finegrain.sources import layout
-from finegrain.sources.index import ImageIndex, Labels
+from finegrain.sources import index
+from finegrain.sources.index import IgnoredFiles, ImageIndex, Labels
 from finegrain.sources.layout import ArchiveImage, BadMember, Member
 from finegrain.sources.tar_file import TarArchive
 from finegrain.sources.zip_file import ZipArchive
@@ -45,8 +43,10 @@ class ArchiveReader:
         self._folder = folder
         self._parts = [open_archive(file) for file in files]
         self._index = ImageIndex(self._parts, class_folders)
-        self.ignored_suffixes = sum((part.ignored_suffixes for part in self._parts), Counter())
-        """Number of files that are not images, by suffix; without hidden files and junk."""
+        self.ignored = IgnoredFiles()
+        """The files that are not images, without what is left beside photos."""
+        for part in self._parts:
+            self.ignored.join(part.ignored)
 
     def __enter__(self) -> "ArchiveReader":
         return self
@@ -157,7 +157,7 @@ class _LocalArchive:
         self.bytes_needed = file.stat().st_size
         self._archive = open_archive(file)
         self.name = self._archive.name
-        self.ignored_suffixes = self._archive.ignored_suffixes
+        self.ignored = self._archive.ignored
 
     def members(self) -> Iterator[Member]:
         return self._archive.members()
@@ -173,14 +173,14 @@ class _LocalFolder:
         self.path = folder
         # without a leading dot: hidden files in data/<name>/archive are not parts of the archive
         self.name = f"{folder.resolve().name.lstrip('.') or 'images'}.zip"
-        self._images, self.ignored_suffixes = _find_images(folder)
+        self._images, self.ignored = _find_images(folder)
         self.bytes_needed = sum(file.stat().st_size + 300 for file in self._images.values())
 
     def members(self) -> Iterator[Member]:
         return (Member(inner, order, 0) for order, inner in enumerate(self._images))
 
     def store(self, folder: Path) -> None:
-        report_ignored(self.ignored_suffixes)  # the zip will not contain them
+        report_ignored(self.ignored)  # the zip will not contain them
         with zipfile.ZipFile(folder / self.name, "w", zipfile.ZIP_STORED) as archive:
             label = f"zip {self.name.removesuffix('.zip')}"
             for inner, file in log.progress_bar(self._images.items(), total=len(self._images), label=label):
@@ -227,39 +227,25 @@ def _open_local(path: Path) -> _LocalArchive | _LocalFolder:
     raise UserError(f"dataset.path: {path}: must be a folder or an archive ({', '.join(SUFFIXES)})")
 
 
-def report_ignored(suffixes: Mapping[str, int]) -> None:
-    """Print how many files were ignored, so that photos in an unknown format, such as .heic, are noticed."""
-    if suffixes:
-        counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items()))
-        log.info(f"ignored files that are hidden or not images in a known format: {counts}")
+def report_ignored(ignored: IgnoredFiles) -> None:
+    """Print what was passed over, so that missing photos are noticed."""
+    if photos := ignored.photos():
+        log.info(f"NOT READ, convert them to JPEG or give them another name: {photos}")
+    if others := ignored.others():
+        log.info(f"ignored files that are no photos: {others}")
 
 
-def _find_images(top: Path) -> tuple[dict[str, Path], Counter[str]]:
-    """Find the images below a folder.
-
-    Returns:
-        Path inside the archive -> file, sorted; the number of ignored files by suffix.
+def _find_images(top: Path) -> tuple[dict[str, Path], IgnoredFiles]:
+    """The images below a folder by their path inside the archive, sorted, and the files that are ignored.
 
     Raises:
         UserError: a link to a folder or to a missing file, or a backslash in a name.
     """
-    found: dict[str, Path] = {}
-    ignored: Counter[str] = Counter()
-    for where, subfolders, names in os.walk(top, onerror=layout.raise_error):
-        for name in subfolders:
-            if (Path(where) / name).is_symlink():
-                raise UserError(
-                    f"{Path(where) / name}: is a link to a folder; put the folder itself in its place"
-                )
-        for name in names:
-            file = Path(where) / name
-            path = layout.decode_name(os.fsencode(file.relative_to(top).as_posix()))
-            inner = layout.image_path(path)
-            if inner is not None:
-                _reject_unusable(file, inner)
-                found[inner] = file
-            elif suffix := layout.ignored_suffix(path):
-                ignored[suffix] += 1
+    found, ignored = index.find_images(top)
+    if link := ignored.examples.get(index.LINKED_FOLDER):
+        raise UserError(f"{top / link}: is a link to a folder; put the folder itself in its place")
+    for inner, file in found.items():
+        _reject_unusable(file, inner)
     return dict(sorted(found.items())), ignored
 
 

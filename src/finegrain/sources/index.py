@@ -1,23 +1,120 @@
-"""Index of an archive's images, on disk: names alone would make memory grow with the archive."""
+"""Which files are images and which are passed over; an index of an archive's images, on disk.
 
+On disk because names alone would make memory grow with the archive.
+"""
+
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Protocol
+from pathlib import Path
+from typing import NoReturn, Protocol
 
 from finegrain.core import log
 from finegrain.core.errors import UserError
 from finegrain.sources import layout
 from finegrain.sources.layout import ArchiveImage, Member, SplitName
 
+UNREAD_SUFFIXES = frozenset(
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf "
+    ".raw .rw2 .rwl .sr2 .srf .srw .x3f .avifs .heics .j2k .jp2 .jpf .jpx .jxl .jxr .wdp .dcm .exr .hdr .pcx "
+    ".psb .psd .svg .tga .xcf .icloud".split()
+)
+"""Photos and pictures of kinds that are not read: RAW, JPEG XL, JPEG 2000; not yet fetched from iCloud."""
+LINKED_FOLDER = "link to a folder"
+
+
+class IgnoredFiles(Counter[str]):
+    """Number of files that are passed over, by kind: a suffix such as ``.cr2``, ``hidden .jpg``, a link."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.examples: dict[str, str] = {}
+        """The first name of each kind."""
+
+    def add(self, name: str) -> None:
+        """Count a file that is not an image; folders and side files do not count."""
+        if kind := _ignored_kind(name):
+            self.count(name, kind)
+
+    def count(self, name: str, kind: str) -> None:
+        self[kind] += 1
+        self.examples.setdefault(kind, name)
+
+    def join(self, other: "IgnoredFiles") -> None:
+        """Count the other's files too."""
+        for kind, number in other.items():
+            self.count(other.examples[kind], kind)
+            self[kind] += number - 1
+
+    def photos(self) -> str:
+        """What may be photos, with examples: of kinds that are not read, hidden, in linked folders; or ''."""
+        kinds = sorted(filter(_may_be_photo, self))
+        return ", ".join(f"{self[kind]} {kind} (such as {self.examples[kind]})" for kind in kinds)
+
+    def others(self) -> str:
+        """The other files; or ''."""
+        return ", ".join(f"{self[kind]} {kind}" for kind in sorted(self) if not _may_be_photo(kind))
+
+
+def _may_be_photo(kind: str) -> bool:
+    return kind in UNREAD_SUFFIXES or kind == LINKED_FOLDER or kind.startswith("hidden ")
+
+
+def _ignored_kind(name: str) -> str | None:
+    parts = layout.path_parts(name)
+    if not parts or name.endswith("/") or layout.is_side_file(parts):
+        return None
+    suffix = os.path.splitext(parts[-1])[1].lower()
+    is_photo = suffix in UNREAD_SUFFIXES or parts[-1].lower().endswith(layout.IMAGE_SUFFIXES)
+    if (
+        any(part.startswith(".") for part in parts) and suffix != ".icloud"
+    ):  # it renames a.jpg to .a.jpg.icloud
+        return f"hidden {suffix}".rstrip() if is_photo else None
+    return suffix or "no suffix"
+
+
+def find_images(top: Path) -> tuple[dict[str, Path], IgnoredFiles]:
+    """Find the images of a folder at any depth. Links to photos are followed, links to folders are not.
+
+    Returns:
+        Path below ``top``, as text with forward slashes -> file, in order; what is passed over.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    found: dict[str, Path] = {}
+    ignored = IgnoredFiles()
+    for where, subfolders, names in os.walk(top, onerror=_raise):
+        subfolders[:] = sorted(name for name in subfolders if not layout.is_side_file([name]))
+        for name in subfolders:
+            if (link := Path(where, name)).is_symlink():
+                ignored.count(_relative(link, top), LINKED_FOLDER)
+        for name in sorted(names):
+            path = _relative(file := Path(where, name), top)
+            if (inner := layout.image_path(path)) is not None:
+                found[inner] = file
+            else:
+                ignored.add(path)
+    return found, ignored
+
+
+def _relative(file: Path, top: Path) -> str:
+    return layout.decode_name(os.fsencode(file.relative_to(top).as_posix()))
+
+
+def _raise(error: OSError) -> NoReturn:
+    """``os.walk`` otherwise skips folders that it cannot read."""
+    raise error
+
 
 class ArchivePart(Protocol):
     """One archive file, or a folder that is going to be one."""
 
     name: str
-    ignored_suffixes: Counter[str]
-    """Number of files that are not images, by suffix; complete once ``members`` is exhausted."""
+    ignored: "IgnoredFiles"
+    """The files that are not images; complete once ``members`` is exhausted."""
 
     def members(self) -> Iterator[Member]:
         """The images in any order."""

@@ -13,10 +13,21 @@ from finegrain.core.errors import UserError
 
 SplitName = Literal["train", "val", "test"]
 
-IMAGE_SUFFIXES = tuple(".jpg .jpeg .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm".split())
-_LEFT_BEHIND = (".git", ".ipynb_checkpoints", "__MACOSX", "Thumbs.db")
+IMAGE_SUFFIXES = tuple(
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .avif .heic .heif .hif .bmp .dib .gif .tif .tiff .ppm .pgm "
+    ".pbm .pnm".split()
+)
+"""Files of these names are images; what they hold is found by decoding."""
 MAX_IMAGE_BYTES = 200_000_000
 """A larger member is rejected: it may be a decompression bomb."""
+
+_SIDE_FILE = re.compile(
+    r"@eaDir|@tmp|#recycle|#snapshot|SYNOFILE_THUMB.*|\.?@__thumb|@Recycle|@Recently-Snapshot"
+    r"|\._.*|__MACOSX|\.DS_Store|\.AppleDouble|\.Trashes|\.Spotlight-V100|\.fseventsd|\.TemporaryItems"
+    r"|Thumbs\.db|ehthumbs.*\.db|desktop\.ini|\$RECYCLE\.BIN|System Volume Information"
+    r"|\.Trash(?:-\d+)?|\.thumbnails?|\.stversions|\.picasaoriginals|\.ipynb_checkpoints|\.git|\.svn|\.dvc",
+    re.IGNORECASE,
+)
 
 _SPLIT_WORDS: dict[SplitName, str] = {
     "train": "train|training|trn",
@@ -61,35 +72,21 @@ class ArchiveImage:
 
 
 def image_path(name: str) -> str | None:
-    """The path without empty and ``.`` parts; None for a file that is not an image or is hidden or junk."""
-    parts = _path_parts(name)
-    if _is_junk(parts):
+    """The path without empty and ``.`` parts; None for a hidden file, a side file, or no image."""
+    parts = path_parts(name)
+    if is_side_file(parts) or any(part.startswith(".") for part in parts):
         return None
     return "/".join(parts) if name.lower().endswith(IMAGE_SUFFIXES) else None
 
 
-def ignored_suffix(name: str) -> str | None:
-    """The suffix of a file that is not an image, such as ``.heic``; None for images, folders and junk.
-
-    An image that is hidden, in a folder such as ``.cat`` or ``..``, is a ``hidden .jpg``.
-    """
-    parts = _path_parts(name)
-    if not parts or name.endswith("/"):
-        return None
-    suffix, is_image = os.path.splitext(parts[-1])[1].lower(), parts[-1].lower().endswith(IMAGE_SUFFIXES)
-    if _is_junk(parts):
-        is_left_behind = any(part.startswith("._") or part in _LEFT_BEHIND for part in parts)
-        return f"hidden {suffix}" if is_image and not is_left_behind else None
-    return None if is_image else suffix or "no suffix"
-
-
-def _path_parts(name: str) -> list[str]:
+def path_parts(name: str) -> list[str]:
+    """Folders and file of a path, without empty and ``.`` parts."""
     return [part for part in name.split("/") if part not in ("", ".")]
 
 
-def _is_junk(parts: list[str]) -> bool:
-    """Whether it is hidden, left behind by an operating system, or leads out of the archive (``..``)."""
-    return any(part.startswith(".") or part in ("__MACOSX", "Thumbs.db") for part in parts)
+def is_side_file(parts: Sequence[str]) -> bool:
+    """Whether a path is, or is in, what a NAS, an operating system or a tool leaves beside photos."""
+    return any(_SIDE_FILE.fullmatch(part) for part in parts)
 
 
 def decode_name(raw: bytes) -> str:
@@ -98,11 +95,6 @@ def decode_name(raw: bytes) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
         return raw.decode("cp437")
-
-
-def raise_error(error: OSError) -> None:
-    """Pass as ``onerror`` to ``os.walk``, which otherwise skips folders that it cannot read."""
-    raise error
 
 
 def reject_large(file: Path, path: str, size: int) -> None:

@@ -8,7 +8,6 @@ no checksum of a compressed stream.
 import lzma
 import tarfile
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
@@ -17,6 +16,7 @@ from finegrain.core import log
 from finegrain.core.compressed_file import BUFFER_BYTES, open_stream
 from finegrain.core.errors import UserError
 from finegrain.sources import layout
+from finegrain.sources.index import IgnoredFiles
 from finegrain.sources.layout import ArchiveImage, BadMember, Member
 
 _READ_ERRORS = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError)
@@ -36,7 +36,7 @@ class TarArchive:
 
     def __init__(self, file: Path) -> None:
         self.name = file.name
-        self.ignored_suffixes: Counter[str] = Counter()
+        self.ignored = IgnoredFiles()
         self._file = file
 
     def members(self, strict: bool = True) -> Iterator[Member]:
@@ -45,7 +45,7 @@ class TarArchive:
         Args:
             strict: raise BadMember for a member that cannot be used, instead of listing it.
         """
-        self.ignored_suffixes.clear()  # each pass counts them again
+        self.ignored.clear()  # each pass counts them again
         count = 0
         for _, info in self._walk(report=True):
             name, path = _decoded_name(info)
@@ -54,8 +54,8 @@ class TarArchive:
             if path is not None:
                 yield Member(path, count, 0)
                 count += 1
-            elif suffix := layout.ignored_suffix(name):
-                self.ignored_suffixes[suffix] += 1
+            else:
+                self.ignored.add(name)
 
     def contents(
         self, images: Iterable[tuple[ArchiveImage, int]]

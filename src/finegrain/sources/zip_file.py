@@ -12,13 +12,13 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from finegrain.core.errors import UserError
 from finegrain.sources import layout, zip_check
+from finegrain.sources.index import IgnoredFiles
 from finegrain.sources.layout import ArchiveImage, BadMember, Member
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
@@ -47,7 +47,7 @@ class ZipArchive:
 
     def __init__(self, file: Path) -> None:
         self.name = file.name
-        self.ignored_suffixes: Counter[str] = Counter()
+        self.ignored = IgnoredFiles()
         self._file = file
 
     def members(self, strict: bool = True) -> Iterator[Member]:
@@ -56,7 +56,7 @@ class ZipArchive:
         Args:
             strict: raise BadMember for an image that cannot be used, instead of listing it.
         """
-        self.ignored_suffixes.clear()  # each pass counts them again
+        self.ignored.clear()  # each pass counts them again
         try:
             with self._file.open("rb") as stream:
                 directory = _Directory(stream)
@@ -72,8 +72,8 @@ class ZipArchive:
                             if strict:
                                 self._check(path, info)
                             yield Member(path, info.header_offset, offset)
-                        elif suffix := layout.ignored_suffix(name):
-                            self.ignored_suffixes[suffix] += 1
+                        else:
+                            self.ignored.add(name)
                 content.check(directory.entry_count, directory.start, strict)
         except _READ_ERRORS as error:
             raise UserError(f"{self._file}: not a readable zip ({error}); download it again") from None
