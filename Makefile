@@ -4,7 +4,7 @@ VENV := .venv
 export BASE ?= main
 # the tests of a file stay together, as they share what is slow to make; files in the order of tests/conftest.py
 IN_PARALLEL := -n $(shell nproc) --dist loadfile --no-loadscope-reorder
-# dvc runs `python src/...`: the environment's own python must come first
+# dvc runs `python3 src/...`: the environment's own python must come first
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 $(VENV)/.installed: requirements.txt pyproject.toml

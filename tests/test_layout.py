@@ -89,7 +89,7 @@ def test_other_names_are_no_splits(name):
         (with_classes("train/color", "train/gray", "test/color"), r"color, gray hold .* \(cat, dog\)"),
         (with_classes("fold1", "fold2"), "fold1, fold2 hold .* not the classes.*dataset.path"),
         (with_classes("cat", "dog", classes=("train", "test")), "put the splits above the classes"),
-        (with_classes("color", "gray", classes="0123456789"), "and 4 others"),
+        (with_classes("color", "gray", classes="0123456789"), "and 5 more"),
         (
             ["x/cat/1.jpg", "x/dog/1.jpg", *with_classes("x/x")],
             r"folder x holds folders of the same names as those beside it \(cat, dog\)",

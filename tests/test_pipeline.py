@@ -52,7 +52,7 @@ def test_the_imports_found_in_the_text_hold_those_really_made():
 @pytest.mark.parametrize("stage", STAGES)
 def test_no_shell_stays_between_dvc_and_the_script(stage):
     """The script asks to die with its parent, which must be dvc: some shells stay, others do not."""
-    assert STAGES[stage]["cmd"].startswith("exec python src/")
+    assert STAGES[stage]["cmd"].startswith("exec python3 src/")
 
 
 def test_every_parameter_that_can_change_a_result_is_declared_by_some_stage():

@@ -75,7 +75,17 @@ def test_images_of_the_csv_that_are_not_there_are_reported(project, capsys, tmp_
     (tmp_path / "labels.csv").write_text(f"image,label\nno.jpg,{classes[0]}\n")
     assert run("photos", "--csv", tmp_path / "labels.csv", "--format", "csv") == 1
     captured = capsys.readouterr()
-    assert "labels.csv: 1 of its images" in captured.err and table(captured.out) == []
+    assert "labels.csv: 1 of its images were not found: no.jpg" in captured.err
+    assert table(captured.out) == []
+
+
+@pytest.mark.slow
+def test_of_many_skipped_photos_the_first_are_named_and_all_are_counted(project, capsys, tmp_path):
+    drawn.tree(tmp_path / "bad", {f"{number:03d}.jpg": b"<html>" for number in range(60)})
+    assert run(tmp_path / "bad", "--format", "csv") == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped: ")]
+    assert len(lines) == 21 and "019.jpg: not an image" in lines[19]
+    assert lines[20] == "skipped: 40 more, 60 in all"
 
 
 @pytest.mark.slow

@@ -113,3 +113,64 @@ def test_garbage_collection_is_off_only_while_a_stage_imports():
             env=usual | environment | {"PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True,
         )  # fmt: skip
         assert done.stdout.split() == expected, done.stderr
+
+
+SHOW_RANKS = """
+import os
+from finegrain.core import process
+from finegrain.core import log
+print(log.IS_MAIN_PROCESS, sorted({"RANK", "WORLD_SIZE", "LOCAL_RANK"} & os.environ.keys()))
+"""
+LEFT_OVER = {
+    "RANK": "1",
+    "WORLD_SIZE": "2",
+    "LOCAL_RANK": "1",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "9",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "ignored"),
+    [
+        (LEFT_OVER, True),  # Slurm's or a shell's own: torchrun would say more
+        ({"RANK": "1"}, True),
+        (
+            LEFT_OVER | {"TORCHELASTIC_RUN_ID": "none", "DVC_STAGE": "train@resnet18-0"},
+            True,
+        ),  # dvc in such a shell
+        (LEFT_OVER | {"TORCHELASTIC_RUN_ID": "none"}, False),
+    ],
+)
+def test_ranks_of_another_launch_are_ignored_and_said(environment, ignored):
+    clean = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW_RANKS],
+        cwd=ROOT / "src",
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+    )
+    names = sorted(environment.keys() & {"RANK", "WORLD_SIZE", "LOCAL_RANK"})
+    assert done.stdout == ("True []\n" if ignored else f"False {names}\n")
+    assert ("are ignored: torchrun has not started this process" in done.stderr) == ignored
+
+
+@pytest.mark.parametrize("dvc", [True, False])
+def test_a_python_without_the_packages_is_replaced_by_dvc_s_or_named(tmp_path, dvc):
+    """``dvc`` is played by a script of this Python, in a folder whose python3 has no packages."""
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
+    stage = tmp_path / "stage.py"
+    stage.write_text("from finegrain.core import process\nimport sys\nprint(sys.executable, sys.argv[1:])")
+    command = f"exec python3 {stage} --seed 0"
+    start = f"import subprocess, sys; sys.exit(subprocess.run({command!r}, shell=True).returncode)"
+    environment = os.environ | {"PATH": f"{bare}/bin:/usr/bin:/bin", "PYTHONPATH": str(ROOT / "src")}
+    environment |= {"DVC_STAGE": "train"} if dvc else {}
+    if not dvc:
+        environment.pop("DVC_STAGE", None)
+    done = subprocess.run([sys.executable, "-c", start], env=environment, capture_output=True, text=True)
+    if dvc:
+        assert (done.returncode, done.stdout) == (0, f"{sys.executable} ['--seed', '0']\n"), done.stderr
+    else:
+        assert done.returncode == 1 and f"{bare}/bin/python3 lacks the packages" in done.stderr

@@ -47,7 +47,7 @@ def test_a_flipped_byte_is_detected(saved):
     content = bytearray(weights.read_bytes())
     content[-100] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(UserError, match=r"m\.safetensors: .*sha256"):
+    with pytest.raises(UserError, match=r"m\.safetensors: .*sha256.*dvc checkout"):
         storage.load_model(weights, sidecar)
 
 

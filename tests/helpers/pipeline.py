@@ -38,4 +38,4 @@ def local_imports(script: Path) -> set[str]:
 
 def script_of(stage: str) -> Path:
     """The script that a stage's command runs."""
-    return Path(STAGES[stage]["cmd"].removeprefix("exec python ").split()[0])
+    return Path(STAGES[stage]["cmd"].removeprefix("exec python3 ").split()[0])

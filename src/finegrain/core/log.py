@@ -8,7 +8,9 @@ from typing import Any
 from tqdm import tqdm
 
 IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"
-"""True in the first of the processes that torchrun starts; only this one prints."""
+"""True in the first of the processes that torchrun starts; only this one prints.
+
+``process`` has dropped a RANK that is left over from another launch."""
 
 
 def progress_bar(

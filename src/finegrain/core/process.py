@@ -8,6 +8,8 @@ import errno
 import functools
 import gc
 import hashlib
+import importlib.util
+import io
 import os
 import signal
 import sys
@@ -138,6 +140,58 @@ def _reject_changed_code() -> None:
         )
 
 
+def _use_python_of_dvc() -> None:
+    """Go on with dvc's own Python where the first one on the PATH lacks the packages.
+
+    `.venv/bin/dvc repro` without an activated environment finds the system's Python.
+    """
+    if importlib.util.find_spec("torch"):
+        return
+    if sys.platform == "linux" and "DVC_STAGE" in os.environ:
+        python = os.fsdecode(Path(f"/proc/{os.getppid()}/cmdline").read_bytes().split(b"\0")[0])
+        if os.path.isabs(python) and "python" in Path(python).name and python != sys.executable:
+            os.execv(python, [python, *sys.argv])
+    sys.exit(
+        f"error: {sys.executable} lacks the packages of requirements.txt; `make install` installs them, "
+        "`. .venv/bin/activate` puts their Python first on the PATH"
+    )
+
+
+def _ignore_ranks_left_over() -> None:
+    """Drop the variables by which torchrun numbers its processes, if it has not started this one.
+
+    A shell that a launcher has opened passes them on to all that runs in it: training would wait for
+    processes that are not there, and every process but rank 0 is silent.
+    """
+    left = [name for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if name in os.environ]
+    if not left or _is_started_by_torchrun():
+        return
+    for name in [*left, *(name for name in os.environ if name.startswith("TORCHELASTIC_"))]:
+        del os.environ[name]
+    print(f"note: {', '.join(left)} are ignored: torchrun has not started this process", file=sys.stderr)
+
+
+def _is_started_by_torchrun() -> bool:
+    """Whether torchrun, or a stage as launcher, has started this process; dvc passes on what it inherits."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return False
+    try:
+        parent = Path(f"/proc/{os.getppid()}/environ").read_bytes()
+    except OSError:
+        return True
+    return "DVC_STAGE" not in os.environ or b"DVC_STAGE=" in parent
+
+
+def _print_what_the_terminal_lacks() -> None:
+    """Write letters that are not in the terminal's encoding as escapes instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+_print_what_the_terminal_lacks()
+_use_python_of_dvc()
+_ignore_ranks_left_over()
 allocator.keep_freed_memory()
 _end_with_dvc()
 _remember_code()

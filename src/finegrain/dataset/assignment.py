@@ -6,7 +6,7 @@ import numpy as np
 
 from finegrain.config import params
 from finegrain.core import log
-from finegrain.core.errors import UserError
+from finegrain.core.errors import UserError, some
 from finegrain.dataset import groups, near_duplicates
 from finegrain.dataset.inspection import Inspection
 from finegrain.dataset.manifest import MAX_LISTED_PAIRS, SPLITS, Manifest, NearDuplicates
@@ -143,7 +143,7 @@ def _reject_small_classes(inspection: Inspection, val_ratio: float, test_ratio: 
     small = [f"'{name}' {count}{copies.get(name, '')}" for name, count in counts.items() if count < needed]
     if small:
         raise UserError(
-            f"classes with too few images to split: {', '.join(small)}; each needs at least {needed} "
+            f"classes with too few images to split: {some(small, 20)}; each needs at least {needed} "
             "distinct ones. Add images, or remove these classes"
         )
 
@@ -182,8 +182,7 @@ def _report_missing_classes(inspection: Inspection) -> None:
                 "split.group or dataset.labels.group, or a smaller split.near_duplicate_bits"
             )
         if missing:
-            more = f" and {len(missing) - 20} others" if len(missing) > 20 else ""
-            log.info(f"classes without an image in {split}: {', '.join(missing[:20])}{more}")
+            log.info(f"classes without an image in {split}: {some(missing, 20)}")
 
 
 def _find_near_duplicates(database: sqlite3.Connection, max_bits: int) -> NearDuplicates:

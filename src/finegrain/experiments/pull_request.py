@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from finegrain.core import file_io, paths
-from finegrain.core.errors import UserError
+from finegrain.core.errors import UserError, some
 from finegrain.experiments import difference, git, markdown, revision, revision_files, stale
 from finegrain.experiments.difference import Difference
 from finegrain.experiments.results import RevisionResults
@@ -164,7 +164,7 @@ def _stale_block(stages: Mapping[str, Sequence[str]]) -> Iterator[str]:
     by_reason: dict[str, list[str]] = {}
     for stage, reasons in stages.items():
         by_reason.setdefault(", ".join(reasons), []).append(markdown.inline_code(stage))
-    yield "\n".join(f"- {', '.join(names)}: {markdown.escape(reason)}" for reason, names in by_reason.items())
+    yield "\n".join(f"- {some(names, 20)}: {markdown.escape(reason)}" for reason, names in by_reason.items())
 
 
 def _figures(results: RevisionResults, commit: str, files_at: str) -> Iterator[str]:

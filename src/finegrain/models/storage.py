@@ -62,8 +62,8 @@ def load_model(weights: Path, sidecar: Path) -> tuple[nn.Module, dict[str, Any]]
         raise UserError(f"{weights}: not found; `dvc repro` makes it, `dvc pull` fetches it")
     if file_io.sha256(weights) != spec.sha256:
         raise UserError(
-            f"{weights}: damaged: its sha256 is not the one in {sidecar.name}; "
-            "fetch the file again or train the model again"
+            f"{weights}: damaged, or of another training than {sidecar.name}, which has another sha256; in a "
+            "project `dvc checkout` restores both; elsewhere copy both files again from where they come"
         )
     net = build.build_model(spec.model, len(spec.classes), "none", spec.recipe.head, seed=0)
     try:
@@ -91,4 +91,4 @@ def _validate_metadata(metadata: Any, sidecar: Path) -> _Sidecar:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise UserError(f"{sidecar}: {key}: {first['msg']}; fetch it or train the model again") from None
+        raise UserError(f"{sidecar}: {key}: {first['msg']}; `dvc repro` makes the model again") from None

@@ -22,11 +22,16 @@ def select_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     Raises:
         UserError: torch finds no GPU for cuda.
     """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("params.yaml: device: cuda: torch finds no GPU; use auto or cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    if name == "cpu" or torch.cuda.is_available():
+        return torch.device("cpu" if name == "cpu" else "cuda")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if name == "cuda":
+        hidden = "" if visible is None else f", and CUDA_VISIBLE_DEVICES={visible!r} hides those there may be"
+        unset = "" if visible is None else "`unset CUDA_VISIBLE_DEVICES`, or "
+        raise UserError(f"params.yaml: device: cuda: torch finds no GPU{hidden}; {unset}use auto or cpu")
+    if visible is not None and Path("/dev/nvidiactl").exists():
+        log.info(f"CUDA_VISIBLE_DEVICES={visible!r} hides the GPUs of this machine: computing on the CPU")
+    return torch.device("cpu")
 
 
 def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> bool:

@@ -10,7 +10,7 @@ import yaml
 
 from finegrain.config import params
 from finegrain.core import file_io, log, paths
-from finegrain.core.errors import UserError
+from finegrain.core.errors import UserError, some
 from finegrain.serving import hub
 
 LOCK = Path("dvc.lock")
@@ -68,8 +68,9 @@ def _best_run(model: str | None, dataset: str) -> str:
         )
     model = model or board["winner"]
     if model not in board["models"]:
-        known = ", ".join(board["models"])
-        raise UserError(f"{model}: no such model; give one of {known}, or a .safetensors file")
+        raise UserError(
+            f"{model}: no such model; give one of {some(board['models'], 20)}, or a .safetensors file"
+        )
     return str(board["models"][model]["run"])
 
 
@@ -104,7 +105,7 @@ def _recorded_outputs() -> dict[str, Mapping[str, Any]]:
         UserError: dvc.lock is not what DVC writes, as after a merge with conflicts.
     """
     try:
-        content = yaml.load(LOCK.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = yaml.load(LOCK.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         stages = content["stages"].values()
         return {out["path"]: out for stage in stages for out in stage.get("outs", [])}
     except (yaml.YAMLError, LookupError, TypeError, AttributeError, UnicodeDecodeError):

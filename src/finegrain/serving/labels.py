@@ -1,12 +1,13 @@
 """Read the true classes of photos from the user's CSV."""
 
 import difflib
+import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from finegrain.core.errors import UserError
+from finegrain.core.errors import UserError, some
 from finegrain.serving.inputs import Photo
 
 
@@ -27,20 +28,22 @@ class Labels:
         self._file = file
         for option, column in (("--image-col", image_column), ("--label-col", label_column)):
             if column not in table:
-                columns = ", ".join(map(str, table))
+                columns = some(table, 20)
                 raise UserError(f"{file}: no column {column!r} ({option}); its columns are {columns}")
-        images = table[image_column].str.replace("\\", "/")
+        if table.empty:
+            raise UserError(f"{file}: has a header, but no row")
+        images, labels = table[image_column].map(_plain_path), table[label_column].map(_composed)
         repeated = images[images.duplicated()]
         if len(repeated):
-            raise UserError(f"{file}: {repeated.iloc[0]} is listed twice")
-        unknown = sorted(set(table[label_column]) - set(classes))
+            raise UserError(f"{file}: images are listed twice: {some(repeated.unique())}")
+        unknown = sorted(set(labels) - set(classes))
         if unknown:
             near = difflib.get_close_matches(unknown[0], classes, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(
                 f"{file}: {len(unknown)} labels are not classes of the model, such as {unknown[0]!r}{hint}"
             )
-        self._classes = dict(zip(images, table[label_column], strict=True))
+        self._classes = dict(zip(images, labels, strict=True))
 
     def class_of(self, photo: Photo) -> str | None:
         """The true class of a photo; None if the CSV does not list the photo."""
@@ -49,11 +52,11 @@ class Labels:
 
     def _key(self, photo: Photo) -> str | None:
         """How the CSV names a photo: by its path, by its path inside the folder, or by its file name."""
-        names = (photo.name, photo.relative_path, Path(photo.relative_path).name)
+        names = map(_plain_path, (photo.name, photo.relative_path, Path(photo.relative_path).name))
         return next((name for name in names if name in self._classes), None)
 
-    def count_missing(self, photos: Sequence[Photo]) -> int:
-        """Number of images in the CSV that are not among the photos.
+    def missing(self, photos: Sequence[Photo]) -> list[str]:
+        """The images in the CSV that are not among the photos.
 
         Raises:
             UserError: a name in the CSV fits several photos, which may be of different classes.
@@ -65,13 +68,22 @@ class Labels:
                 raise UserError(
                     f"{self._file}: {key} can be {found[key]} or {photo.name}; write the full path in the CSV"
                 )
-        return len(self._classes) - len(found)
+        return [name for name in self._classes if name not in found]
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)  # macOS stores accents separately from their letters
+
+
+def _plain_path(path: str) -> str:
+    """One spelling of a path: with forward slashes, without ``./``, its letters composed."""
+    return str(PurePosixPath(_composed(path.replace("\\", "/"))))
 
 
 def _read_csv(file: Path) -> pd.DataFrame:
     """Read all cells as text: a class may be called 007 or NA."""
     try:
-        return pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        return pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except FileNotFoundError:
         raise UserError(f"{file}: not found") from None
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors

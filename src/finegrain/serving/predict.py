@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from finegrain.core import file_io, log
+from finegrain.core.errors import some
 from finegrain.evaluation import metrics
 from finegrain.runtime import devices
 from finegrain.serving import find_model, inputs
 from finegrain.serving.inputs import Photo, PhotoSource
 from finegrain.serving.labels import Labels
 from finegrain.serving.predictor import Predictor
+
+MAX_SKIPPED = 20
+"""Files whose reason is printed."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
     for source in sources:
         if others := source.ignored.others():
             log.info(f"{source.path}: ignored files that are no photos: {others}")
-    if labels and (missing := labels.count_missing([photo for s in sources for photo in s.photos])):
-        skipped.append((str(args.csv), f"{missing} of its images were not found"))
+    if labels and (missing := labels.missing([photo for s in sources for photo in s.photos])):
+        skipped.append((str(args.csv), f"{len(missing)} of its images were not found: {some(missing)}"))
     accuracy, unknown = Accuracy(), 0
     with open_output(args.out) as stream:
         write = WRITERS[args.format](stream, min(args.top, len(predictor.classes)))
@@ -81,8 +85,10 @@ def run(args: argparse.Namespace) -> int:
         log.info(accuracy.summary(args.top))
     if unknown:
         log.info(f"unknown: {unknown:,} photos, less than {predictor.unknown_below:.0%} sure of any class")
-    for name, reason in skipped:
+    for name, reason in skipped[:MAX_SKIPPED]:
         log.info(f"skipped: {name}: {reason}")
+    if len(skipped) > MAX_SKIPPED:
+        log.info(f"skipped: {len(skipped) - MAX_SKIPPED:,} more, {len(skipped):,} in all")
     return int(bool(skipped))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from finegrain.core import disk, file_io, log
-from finegrain.core.errors import UserError
+from finegrain.core.errors import UserError, some
 from finegrain.sources import archive
 
 MD5 = {
@@ -89,7 +89,7 @@ def _read_pickles(source: Path) -> dict[str, bytes]:
         raise UserError(f"{source}: not a readable archive ({error}); download it again") from None
     missing = sorted(MD5.keys() - found.keys())
     if missing:
-        raise UserError(f"{source}: does not contain {', '.join(missing)}; use CIFAR-100's python version")
+        raise UserError(f"{source}: does not contain {some(missing)}; use CIFAR-100's python version")
     return found
 
 

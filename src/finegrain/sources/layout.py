@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from finegrain.core.errors import UserError
+from finegrain.core.errors import UserError, some
 
 SplitName = Literal["train", "val", "test"]
 
@@ -257,7 +257,7 @@ def _reject_folders_of_classes(paths: Callable[[], Iterable[str]], layout: Layou
             inside[_class_name(folders[depth])].add(child)
     for name, found in inside.items():
         if len(copies := sorted((found & classes) - {name})) > 1:
-            copy = f"folder {name} holds folders of the same names as those beside it ({_some(copies)})"
+            copy = f"folder {name} holds folders of the same names as those beside it ({some(copies)})"
             raise UserError(f"{copy}; if it is a copy, remove it: {_REARRANGE}")
     repeated = sorted(set.intersection(*inside.values()))
     if has_images or len(classes) < 2 or len(repeated) < 2:
@@ -266,13 +266,9 @@ def _reject_folders_of_classes(paths: Callable[[], Iterable[str]], layout: Layou
     if all(map(split_name, repeated)):
         fix = "put the splits above the classes"
     raise UserError(
-        f"the folders {_some(sorted(classes))} hold folders of the same names ({_some(repeated)}), so they "
+        f"the folders {some(sorted(classes))} hold folders of the same names ({some(repeated)}), so they "
         f"are not the classes; {_EXPECTED_LAYOUT}: {fix}; {_REARRANGE}"
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} others" if len(names) > 6 else "")
 
 
 def reject_classes(splits_by_class: dict[str, set[str]]) -> None:
@@ -281,10 +277,10 @@ def reject_classes(splits_by_class: dict[str, set[str]]) -> None:
     if len(names) < 2:
         raise UserError(f"the archive has only one class ({names[0]}); {_EXPECTED_LAYOUT}")
     folded = Counter(name.casefold() for name in names)
-    if same := ", ".join(name for name in names if folded[name.casefold()] > 1):
+    if same := some(name for name in names if folded[name.casefold()] > 1):
         raise UserError(f"class names that differ in upper and lower case only: {same}; rename them")
     untrained = [name for name in names if "train" not in splits_by_class[name]]
     if untrained:
         raise UserError(
-            f"classes without an image in train: {', '.join(untrained)}; add some, or remove the classes"
+            f"classes without an image in train: {some(untrained, 20)}; add some, or remove the classes"
         )
