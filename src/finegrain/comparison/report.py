@@ -26,7 +26,7 @@ def render(data: ReportData) -> str:
         "p": formatting.p_value,
         "png": lambda content: "data:image/png;base64," + base64.b64encode(content).decode(),
     }
-    page = environment.from_string(TEMPLATE.read_text())
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return page.render(report=data, winner=data.rows[0], statement=statement(data.rows))
 
 

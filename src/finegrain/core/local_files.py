@@ -71,7 +71,7 @@ class ContentHashes:
     def __enter__(self) -> "ContentHashes":
         self._file = paths.checkpoints_folder() / KNOWN_HASHES
         try:
-            self._known: dict[str, list[Any]] = json.loads(self._file.read_text())
+            self._known: dict[str, list[Any]] = json.loads(self._file.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             self._known = {}
         self._used: dict[str, list[Any]] = {}

@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: the space or a setting is invalid, or ``FAILURES`` trials failed one after another.
     """
+    _require_ascii_path(Path.cwd())
     with optional_deps.required_for("finegrain sweep"):
         from finegrain.search import search_space
     overrides = dict(_setting(text) for text in args.set)
@@ -63,6 +64,21 @@ def run(args: argparse.Namespace) -> int:
         return int(not trial_log.done)
 
 
+def _require_ascii_path(project: Path) -> None:
+    """Stop before the first trial where DVC cannot run one.
+
+    `dvc exp run --temp` writes the path of the cache to a file as ASCII.
+
+    Raises:
+        UserError: the path has other letters.
+    """
+    if not str(project).isascii():
+        raise UserError(
+            f"{project}: DVC runs no experiment in a copy (`dvc exp run --temp`) of a project whose path has "
+            "letters other than ASCII; move the project. `dvc repro` and `dvc exp run` work here"
+        )
+
+
 def _setting(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals):
@@ -85,7 +101,7 @@ def _open_log(folder: Path, settings: dict[str, Any]) -> Iterator[TrialLog]:
         UserError: another process has it open, or it has other settings, such as code or params.yaml.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with (folder / ".lock").open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

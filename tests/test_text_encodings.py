@@ -1,0 +1,81 @@
+"""Text that is read in two ways, or that a terminal or a locale lacks."""
+
+import os
+import re
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from finegrain.config import params
+from finegrain.core.errors import UserError
+from finegrain.search import sweep
+from finegrain.serving import inputs
+from finegrain.serving.labels import Labels
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [("016", "16"), ("08", "8"), ("0o20", "16"), ("1:30", "a plain"), ("yes", "true"), ("Off", "false")],
+)
+def test_a_value_that_yaml_1_1_and_1_2_read_differently_is_rejected(tmp_path, text, fix):
+    file = tmp_path / "params.yaml"
+    file.write_text(f"# a comment\nphases:\n  all: {{epochs: {text}}}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=f"line 3: phases.all.epochs: {text}: .*write {fix}"):
+        params.load_yaml(file)
+    file.write_text(f"a: '{text}'\n", encoding="utf-8")
+    assert params.load_yaml(file) == {"a": text}
+
+
+@pytest.mark.parametrize("text", ["0", "0.5", "0x10", "1_000", "1e-3", "true", "0.016", "-0"])
+def test_a_value_with_one_reading_is_read_as_dvc_reads_it(tmp_path, text):
+    from dvc.utils.serialize import parse_yaml
+
+    (tmp_path / "params.yaml").write_text(f"a: {text}\n", encoding="utf-8")
+    assert params.load_yaml(tmp_path / "params.yaml") == parse_yaml(f"a: {text}\n", "params.yaml")
+
+
+@pytest.mark.parametrize(
+    "row", ["{nfd}/1.jpg,{nfd}", "./Café/1.jpg,Café", "Café/1.jpg,Café,", "\nCafé//1.jpg,Café\n"]
+)
+def test_labels_fit_however_they_are_spelled(tmp_path, row):
+    nfd = unicodedata.normalize("NFD", "Café")
+    (tmp_path / "a.csv").write_text("image,label\n" + row.format(nfd=nfd) + "\n", encoding="utf-8")
+    labels = Labels(tmp_path / "a.csv", "image", "label", ["Café"])
+    assert labels.class_of(inputs.Photo(f"in/{nfd}/1.jpg", f"{nfd}/1.jpg")) == "Café"
+
+
+def test_a_header_without_rows_is_rejected(tmp_path):
+    (tmp_path / "a.csv").write_text("image,label\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"a.csv: has a header, but no row"):
+        Labels(tmp_path / "a.csv", "image", "label", ["Café"])
+
+
+def test_a_sweep_stops_before_it_starts_where_dvc_cannot_run_it(tmp_path):
+    sweep._require_ascii_path(Path("/home/ann b/project"))
+    with pytest.raises(UserError, match="müller"):
+        sweep._require_ascii_path(Path("/home/müller"))
+
+
+def test_a_terminal_that_is_not_utf8_shows_escapes():
+    code = "from finegrain.core import process; print('\\u2192 M\\xe4dchen')"
+    env = os.environ | {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONIOENCODING": "ascii",
+        "PYTHONPATH": str(ROOT / "src"),
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
+    assert done.stdout == b"\\u2192 M\\xe4dchen\n"
+
+
+def test_every_text_file_is_read_as_utf8():
+    bare = re.compile(r"\.read_text\(\)")
+    found = [
+        file.name for file in (ROOT / "src").rglob("*.py") if bare.search(file.read_text(encoding="utf-8"))
+    ]
+    assert found == []
