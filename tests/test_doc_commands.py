@@ -18,6 +18,7 @@ from finegrain import cli
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_CHECKED = {
+    "wait": "the shell's own",
     ".": "only puts the environment on the path",
     "git": "git's own",
     "hf": "needs an account of the Hugging Face Hub",
@@ -50,7 +51,10 @@ COMMANDS = sorted(set(commands()))
 
 def problem(command: str) -> str | None:
     """What is wrong with a command; None if nothing is."""
-    program, *words = shlex.split(command)
+    words = [word for word in shlex.split(command) if word != "&"]
+    while re.match(r"[A-Z_]+=", words[0]):  # a variable of the environment
+        words = words[1:]
+    program, *words = words
     if program in NOT_CHECKED:
         return None
     if program == "make":
