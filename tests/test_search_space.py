@@ -124,7 +124,7 @@ def next_values(trials, sampler="tpe", seed=0):
 
 
 def test_the_first_trial_has_the_values_of_params_yaml_if_they_are_in_the_space():
-    assert next_values([]) == {"lr": "0.002", "phases.all.epochs": "4", "augment.flip": "true"}
+    assert next_values([]) == {"lr": "0.002", "phases.all.epochs": "5", "augment.flip": "true"}
     elsewhere = search_space.parse_space(["lr=0.1..0.2"], NOW)
     for seed in (0, 10**9):
         assert 0.1 <= float(search_space.next_values(elsewhere, NOW, [], "random", seed)["lr"]) <= 0.2
