@@ -39,7 +39,7 @@ def read(data: dict[str, Any], folder: Path) -> params.Params:
 
 
 def test_all_reference_projects_and_our_own_are_there():
-    assert set(RECIPES) == REFERENCES | {"stanford-cars", "sample", "photos", "one-pass"}
+    assert set(RECIPES) == REFERENCES | {"stanford-cars", "sample", "photos", "laptop", "one-pass"}
 
 
 def test_the_sample_recipe_is_the_committed_params_file():
