@@ -49,6 +49,13 @@ def test_labels_fit_however_they_are_spelled(tmp_path, row):
     assert labels.class_of(inputs.Photo(f"in/{nfd}/1.jpg", f"{nfd}/1.jpg")) == "Café"
 
 
+@pytest.mark.parametrize("row", ["Café/1.jpg,Café,x", "Café/1.jpg,Café,x,"])
+def test_cells_beyond_the_header_are_not_left_out(tmp_path, row):
+    (tmp_path / "a.csv").write_text(f"image,label\n{row}\n", encoding="utf-8")
+    with pytest.raises(UserError, match="more cells than the header"):
+        Labels(tmp_path / "a.csv", "image", "label", ["Café"])
+
+
 def test_a_header_without_rows_is_rejected(tmp_path):
     (tmp_path / "a.csv").write_text("image,label\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"a.csv: has a header, but no row"):

@@ -113,7 +113,7 @@ def read_report_data(
         source=file_io.read_json(data.source),
         rejected=read_table(data.rejected).to_records(index=False).tolist(),
         near_duplicates=read_table(data.near_duplicates).to_records(index=False).tolist(),
-        parameters=paths.PARAMS.read_text(),
+        parameters=paths.PARAMS.read_text(encoding="utf-8-sig"),
         environment={"revision": metadata["revision"], **metadata["environment"]},
     )
 

@@ -66,7 +66,10 @@ def _suggestion(error: ErrorDetails) -> str:
     """The end of the message: what the user may have meant."""
     kind, value = error["type"], error["input"]
     if kind in ("float_type", "int_type") and isinstance(value, str) and _is_number(value):
-        return f"; in quotes it is text: write {float(value)!r}"
+        number = float(value)
+        if kind == "float_type":
+            return f"; in quotes it is text: write {number!r}"
+        return f"; in quotes it is text: write {int(number)}" if number.is_integer() else ""
     if kind == "float_type" and error["loc"][-1] == "@number or auto":
         return " or auto"
     if error["loc"][-1:] == ("[key]",) and not isinstance(value, str):

@@ -25,6 +25,7 @@ from finegrain.config.training import (
     LRRangeTest,
     Normalization,
 )
+from finegrain.config.yaml_text import reject_ambiguous
 from finegrain.core import paths
 from finegrain.core.errors import UserError
 
@@ -210,12 +211,13 @@ def load_yaml(file: Path = paths.PARAMS) -> dict[str, Any]:
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
+        reject_ambiguous(str(file), text)
         data = yaml.load(text, Loader=_Loader)
     except FileNotFoundError:
         raise UserError(
             f"{file}: not found; run from the project's folder, or copy a file of recipes/ here"
         ) from None
-    except OSError:
+    except (OSError, UserError):
         raise
     except Exception as error:  # PyYAML raises a dozen types, as for a number of 5,000 digits or !!bool x
         reason = " ".join(str(error).split()) or type(error).__name__

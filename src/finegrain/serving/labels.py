@@ -83,8 +83,16 @@ def _plain_path(path: str) -> str:
 def _read_csv(file: Path) -> pd.DataFrame:
     """Read all cells as text: a class may be called 007 or NA."""
     try:
-        return pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{file}: not found") from None
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{file}: not a readable CSV ({' '.join(str(error).split())})") from None
+    if isinstance(table.index, pd.RangeIndex):
+        return table
+    # rows have more cells than the header: pandas takes the first ones as the index
+    columns = list(table)
+    table = table.reset_index()
+    if (table.iloc[:, len(columns) :] != "").any(axis=None):
+        raise UserError(f"{file}: rows have more cells than the header; put cells with a comma in quotes")
+    return table.iloc[:, : len(columns)].set_axis(columns, axis=1)

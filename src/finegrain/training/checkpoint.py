@@ -173,11 +173,11 @@ class SharedCheckpointer:
 def remove_recorded() -> None:
     """Remove the checkpoints of finished runs whose results are in dvc.lock: a kill cannot cost them."""
     lock_file = Path("dvc.lock")
-    text = lock_file.read_text() if lock_file.is_file() else ""
+    text = lock_file.read_text(encoding="utf-8") if lock_file.is_file() else ""
     recorded = set(re.findall(r"md5: ([0-9a-f]{32})\b", text))
     for result in paths.checkpoints_folder().glob(f"*/{RESULT_FILE}"):
         with contextlib.suppress(FileNotFoundError):  # another stage has just removed it
-            if result.read_text() in recorded:
+            if result.read_text(encoding="utf-8") in recorded:
                 _remove(result.parent)
 
 
