@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import inputs
+import benchmark_inputs
 import yaml
 from task import FirstStep
 
@@ -40,12 +40,14 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         photos = Path(folder, "photos")
-        inputs.write_photos([file.resolve() for file in args.archive], photos, args.images, args.side)
+        benchmark_inputs.write_photos(
+            [file.resolve() for file in args.archive], photos, args.images, args.side
+        )
         os.chdir(folder)
-        settings = inputs.settings(photos, args.side, args.batch_size)
+        settings = benchmark_inputs.settings(photos, args.side, args.batch_size)
         Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
         for stage in ("download", "split", "pack"):
-            subprocess.run([sys.executable, str(inputs.ROOT / "src" / f"{stage}.py")], check=True)
+            subprocess.run([sys.executable, str(benchmark_inputs.ROOT / "src" / f"{stage}.py")], check=True)
         print(HEAD)
         for model in args.models:
             print(row(model, args.batch_size, args.rounds), flush=True)

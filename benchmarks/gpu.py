@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from finegrain.core import process  # isort: skip  # noqa: F401  (sets the allocator before torch is imported)
+import benchmark_inputs
 import gpu_bound
 import gpu_table
-import inputs
 import others
 import torch
 import torchvision
@@ -69,8 +69,8 @@ class Bench:
         self.args, self.folder, self.photos = args, folder, folder / "photos"
         self.device = devices.select_device("auto")
         started = time.monotonic()
-        inputs.write_photos(args.archives, self.photos, args.images, args.side, repeat=True)
-        pack(self.photos, folder / "pack", inputs.pack_side(args.side))
+        benchmark_inputs.write_photos(args.archives, self.photos, args.images, args.side, repeat=True)
+        pack(self.photos, folder / "pack", benchmark_inputs.pack_side(args.side))
         self.split = ways.our_split(self.config(args.batch_sizes[0]), folder / "pack", self.device)
         self.results: dict[str, Any] = {
             **facts(self.device, args),
@@ -87,7 +87,7 @@ class Bench:
 
     def config(self, batch_size: int, **changes: Any) -> params.Params:
         """The plain SGD recipe with changes; the name ``a__b`` means the key a.b."""
-        data = inputs.settings(self.photos, self.args.side, batch_size)
+        data = benchmark_inputs.settings(self.photos, self.args.side, batch_size)
         data["precision"] = "bf16" if self.device.type == "cuda" else "auto"
         for key, value in changes.items():
             *parents, last = key.split("__")

@@ -59,8 +59,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import benchmark_inputs
 import gpu_study_table
-import inputs
 from gpu_run import Run, prepare
 from gpu_study_table import BEST, EPOCHS, KINDS, REFERENCE, TIME, label
 
@@ -109,10 +109,11 @@ class Study:
     def prepare(self) -> None:
         """Pack the photos, or generated images if no photos were given."""
         if not self.args.archives and not self.photos[0].is_dir():
-            inputs.write_photos([], self.photos[0], self.args.images, self.args.side)
-        self.results["prepare_seconds"] = self._pack(inputs.pack_side(self.args.side))
+            benchmark_inputs.write_photos([], self.photos[0], self.args.images, self.args.side)
+        self.results["prepare_seconds"] = self._pack(benchmark_inputs.pack_side(self.args.side))
         counts = file_io.read_json(
-            self._packed(inputs.pack_side(self.args.side)) / f"data/{inputs.CARS}/pack/pack.json"
+            self._packed(benchmark_inputs.pack_side(self.args.side))
+            / f"data/{benchmark_inputs.CARS}/pack/pack.json"
         )
         self.results["images"] = counts["counts"]
 
@@ -120,9 +121,9 @@ class Study:
         return self.work / f"prepared-{side}"
 
     def _pack(self, side: int) -> dict[str, float]:
-        data = inputs.recipe(RECIPES[REFERENCE], self.photos, self.args.models[0], 0)
+        data = benchmark_inputs.recipe(RECIPES[REFERENCE], self.photos, self.args.models[0], 0)
         data["pack"]["image_size"] = side
-        first = inputs.pack_side(self.args.side)
+        first = benchmark_inputs.pack_side(self.args.side)
         return prepare(self._packed(side), data, None if side == first else self._packed(first))
 
     def _run(self, known: dict[str, Any]) -> Run:
@@ -153,9 +154,9 @@ class Study:
         return True
 
     def _set_up(self, run: Run, kind: str, epochs: int, sides: list[int], **changes: Any) -> None:
-        data = inputs.recipe(RECIPES[kind], self.photos, run.files.model, run.files.seed) | changes
-        inputs.lengthen(data, epochs)
-        pack = max(inputs.pack_side(self.args.side), sides[-1])
+        data = benchmark_inputs.recipe(RECIPES[kind], self.photos, run.files.model, run.files.seed) | changes
+        benchmark_inputs.lengthen(data, epochs)
+        pack = max(benchmark_inputs.pack_side(self.args.side), sides[-1])
         self._pack(pack)
         data["pack"]["image_size"] = pack
         for phase in data["phases"].values():

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import inputs
+import benchmark_inputs
 import numpy as np
 import pandas as pd
 import table
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.out = args.out.resolve()
     with tempfile.TemporaryDirectory(prefix="predict-") as temporary:
         project = Path(temporary, "project")
-        inputs.write_photos(args.archive, Path(temporary, "photos"), args.images, args.side)
+        benchmark_inputs.write_photos(args.archive, Path(temporary, "photos"), args.images, args.side)
         enlarge(Path(temporary, "photos"), args.enlarge)
         throughput.pack(Path(temporary, "photos"), project, args)
         with contextlib.chdir(project):
@@ -91,7 +91,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--enlarge", type=int, default=1, help="factor by which width and height of the photos are enlarged"
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=inputs.ROOT / ".predict", help="folder for the results")
+    parser.add_argument(
+        "--out", type=Path, default=benchmark_inputs.ROOT / ".predict", help="folder for the results"
+    )
     parser.add_argument("--flip", action="store_true", help="average with the horizontal flip")
     parser.add_argument(
         "--toy", action="store_true", help="small defaults: generated images, within a minute"
@@ -120,7 +122,7 @@ class Piece:
     def __init__(self, number: int, files: Sequence[Path], first: int) -> None:
         self.files, self.folder = files, Path(f"piece-{number}")
         self.folder.mkdir()
-        whole = paths.Dataset(inputs.DATASET).pack
+        whole = paths.Dataset(benchmark_inputs.DATASET).pack
         shutil.copy(whole / "pack.json", self.folder)
         for name in (f"{SPLIT}.npy", f"{SPLIT}_labels.npy"):
             np.save(self.folder / name, np.load(whole / name, mmap_mode="r")[first : first + len(files)])
@@ -138,7 +140,7 @@ class Piece:
 
 def split_up(folder: Path, size: int) -> list[Piece]:
     files = sorted(folder.glob("*/*.jpg"))  # the order of the manifest: by class, then by path
-    there = len(np.load(paths.Dataset(inputs.DATASET).pack / f"{SPLIT}_labels.npy"))
+    there = len(np.load(paths.Dataset(benchmark_inputs.DATASET).pack / f"{SPLIT}_labels.npy"))
     if there != len(files):
         raise SystemExit(f"only {there} of {len(files)} photos are packed")
     starts = range(0, len(files), size)
@@ -147,12 +149,12 @@ def split_up(folder: Path, size: int) -> list[Piece]:
 
 def prepare(name: str, flip: bool) -> dict[str, Callable[[Piece], None]]:
     """The ways to run a model with random weights: its predictions do not affect the speed."""
-    config, pack = params.load_params(), paths.Dataset(inputs.DATASET).pack
+    config, pack = params.load_params(), paths.Dataset(benchmark_inputs.DATASET).pack
     facts = file_io.read_json(pack / "pack.json")
     mean, std = batches.normalization_mean_std(
         pack, config.normalization, build.is_pretrained(config.weights)
     )
-    run, device = paths.Run(inputs.DATASET, name, 0), devices.select_device(config.device)
+    run, device = paths.Run(benchmark_inputs.DATASET, name, 0), devices.select_device(config.device)
     bf16, side = devices.use_bf16(config.precision, device), config.phases["all"].image_size_at(0)
     sidecar = {
         "model": name, "seed": 0, "classes": facts["classes"], "mean": mean, "std": std, "refit": False,

@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
-import inputs  # noqa: E402
+import benchmark_inputs  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import yaml  # noqa: E402
@@ -55,9 +55,9 @@ def main() -> None:
 
 def shrunk(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """The recipe's parameters, scaled down for a small machine."""
-    data = inputs.recipe(recipe.split("@")[0], args.archive, args.model, seed)
+    data = benchmark_inputs.recipe(recipe.split("@")[0], args.archive, args.model, seed)
     data["checkpoint_seconds"] = 600
-    inputs.lengthen(data, args.epochs)
+    benchmark_inputs.lengthen(data, args.epochs)
     for phase in data["phases"].values():
         phase["lr_range_test"] = False
         one = isinstance(phase["image_size"], int)
@@ -93,7 +93,7 @@ def run(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
         file.write_text(text)
         for stage in ("download", "split", "pack", "train", "evaluate"):
             print(f"{recipe}, seed {seed}: {stage}", file=sys.stderr, flush=True)
-            command = inputs.command(stage, args.model, seed)
+            command = benchmark_inputs.command(stage, args.model, seed)
             subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PYTHONPATH": ""})
     predictions = pd.read_parquet(folder / "data" / "cars" / "predictions" / f"{args.model}-{seed}.parquet")
     result = json.loads(results.read_text())

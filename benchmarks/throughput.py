@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import inputs
+import benchmark_inputs
 import table
 import yaml
 from ways import WAYS
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{name}: not installed, left out; pip install -r benchmarks/requirements.txt", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="throughput-") as temporary:
         photos, project = Path(temporary, "photos"), Path(temporary, "project")
-        inputs.write_photos(args.archive, photos, args.images, args.side)
+        benchmark_inputs.write_photos(args.archive, photos, args.images, args.side)
         facts = settings(args) | {"pack_seconds": pack(photos, project, args)}
         runs: list[table.Run] = []
         for round_ in range(1, args.rounds + 1):
@@ -79,7 +79,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="worker processes of torchvision's and timm's loaders",
     )
     parser.add_argument(
-        "--out", type=Path, default=inputs.ROOT / ".throughput", help="folder for the results"
+        "--out", type=Path, default=benchmark_inputs.ROOT / ".throughput", help="folder for the results"
     )
     parser.add_argument(
         "--toy", action="store_true", help="small defaults: generated images, within about a minute"
@@ -130,12 +130,12 @@ def version(package: str) -> str | None:
 def pack(photos: Path, project: Path, args: argparse.Namespace) -> dict[str, float]:
     """Run the project's own stages on the photos; returns the seconds of each, which are spent once."""
     project.mkdir()
-    data = inputs.settings(photos, args.side, args.batch_size)
+    data = benchmark_inputs.settings(photos, args.side, args.batch_size)
     (project / "params.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     seconds = {}
     for stage in ("download", "split", "pack"):
         started = time.monotonic()
-        command = [sys.executable, str(inputs.ROOT / "src" / f"{stage}.py")]
+        command = [sys.executable, str(benchmark_inputs.ROOT / "src" / f"{stage}.py")]
         subprocess.run(command, cwd=project, check=True, env=environment())
         seconds[stage] = round(time.monotonic() - started, 2)
     return seconds
@@ -143,14 +143,14 @@ def pack(photos: Path, project: Path, args: argparse.Namespace) -> dict[str, flo
 
 def environment() -> dict[str, str]:
     """Environment of child processes, which import this checkout's package, not an installed one."""
-    return {**os.environ, "PYTHONPATH": str(inputs.ROOT / "src")}
+    return {**os.environ, "PYTHONPATH": str(benchmark_inputs.ROOT / "src")}
 
 
 def measure(way: str, model: str, photos: Path, project: Path, args: argparse.Namespace) -> table.Run:
     batch_size = WAYS[way].batch_size or args.batch_size
     load = os.getloadavg()[0]
     command = [
-        *(sys.executable, str(inputs.ROOT / "benchmarks" / "ways.py"), way),
+        *(sys.executable, str(benchmark_inputs.ROOT / "benchmarks" / "ways.py"), way),
         *("--photos", str(photos), "--model", model, "--side", str(args.side)),
         *("--batch-size", str(batch_size), "--workers", str(args.workers)),
         *("--spawned", repr(time.monotonic())),

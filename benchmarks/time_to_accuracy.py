@@ -25,7 +25,7 @@ from finegrain.core import allocator  # noqa: E402  (before anything imports tor
 
 allocator.keep_freed_memory()
 
-import inputs  # noqa: E402
+import benchmark_inputs  # noqa: E402
 import matplotlib  # noqa: E402
 import one_pass  # noqa: E402
 import torch  # noqa: E402
@@ -121,7 +121,7 @@ def photo_folders(args: argparse.Namespace) -> Path:
     folder, prepared = args.out / "photos", one_pass.prepare(one_pass.parameters(OURS[60], args), args)
     if folder.is_dir():
         return Path(folder)
-    data = prepared / "data" / inputs.CARS
+    data = prepared / "data" / benchmark_inputs.CARS
     with (data / "manifest.csv").open(newline="", encoding="utf-8") as stream:
         rows = {row["path"]: row for row in csv.DictReader(stream)}
     temporary = args.out / "photos.part"

@@ -183,7 +183,7 @@ def test_a_round_that_failed_is_counted_and_the_others_stay(module):
 
 
 def test_photos_come_from_the_train_folder_without_repeats(module, tmp_path):
-    inputs = module("inputs")
+    inputs = module("benchmark_inputs")
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as made:
         for number in range(120):
             name = f"{'test' if number % 4 == 3 else 'train'}/class {number % 3}/{number}.jpg"
