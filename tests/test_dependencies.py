@@ -15,8 +15,8 @@ RUN = "resnet18-0"
 READERS = {
     "sources": {"download", "split", "pack"},
     "dataset": {"split", "pack"},
-    "core": {"split", "pack", "train", "evaluate", "compare", "winner"},
-    "config": {"split", "pack", "train", "evaluate", "compare", "winner"},
+    "core": {"inputs", "split", "pack", "train", "evaluate", "compare", "winner"},
+    "config": {"inputs", "split", "pack", "train", "evaluate", "compare", "winner"},
     "runtime": {"train", "evaluate"},
     "loading": {"train", "evaluate"},
     "augmentation": {"train", "evaluate"},
@@ -96,7 +96,7 @@ def test_an_edit_of_a_package_runs_the_stages_that_use_it(clone):
 
 def test_an_edit_of_a_script_runs_that_stage(clone):
     scripts = sorted((clone.folder / "src").glob("*.py"))
-    assert len(scripts) == 7
+    assert len(scripts) == 8
     for script in scripts:
         append_comment(script)
     assert modified_code(clone) == {script.stem: {script.name} for script in scripts}

@@ -302,7 +302,10 @@ def test_on_this_repository_s_pipeline(stubbed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(theirs.folder)
     status, text = comment(capsys, "--files-at", url)
     assert status == 0
-    assert re.match(r"(Really|Within) .*: resnet18 \([+−]\d+\.\d\) points of top-1\.$", headline(text))
+    assert re.match(
+        r"(Significantly (better|worse)|Within .*): resnet18 \([+−]\d+\.\d\) points of top-1\.$",
+        headline(text),
+    )
     shown = re.findall(rf"!\[[^]]*\]\({url}(.*?)\)", text)
     assert {"reports/curves.png", "plots/sample/confusion/resnet18-0.png"} <= set(shown)
     assert all((theirs.folder / file).is_file() for file in shown)

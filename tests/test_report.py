@@ -90,6 +90,8 @@ def page(**changes: Any) -> str:
         "split": {
             "images": {"train": 5000, "val": 10, "test": 20}, "classes": 3, "official_split": None,
             "rejected": 1, "exact_duplicates_left_out": 2, "near_duplicates": 4,
+            "images_without_label": 0, "labels_without_image": 0, "groups": None,
+            "classes_without_val": 0, "classes_without_test": 0,
         },
         "source": {"source": "kaggle", "slug": "o/d/2", "sha256": "ab", "files": [{"name": "a", "bytes": 9}]},
         "rejected": [(f"{HOSTILE}.jpg", "truncated")],

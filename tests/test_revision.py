@@ -206,7 +206,7 @@ def test_commits_experiments_a_remote_and_a_cache_that_was_cleared(stubbed, tmp_
     clone = stubbed.copied(tmp_path / "clone")
     clone(f"dvc remote add -q --local -d store {clone.folder.parent / 'store'}")  # in no revision
     clone("dvc push -q")
-    clone("dvc exp run -n tried -S lr=0.01")
+    clone("dvc exp run -n tried -S lr=0.02")
     clone.commit("two")
     clone("dvc push -q")
     output = clone("dvc exp run -n flipped -S evaluate.flip=true")

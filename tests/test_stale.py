@@ -99,11 +99,12 @@ def test_a_script_that_is_missing_and_a_package_that_is_newly_listed(stages):
 
 def test_the_recorded_inputs_name_the_packages(stages):
     lock = yaml.safe_load(Path("dvc.lock").read_text())
-    inputs, changed = revision._recorded_inputs(lock, ["a", "b"], "d", {})
+    inputs, changed = revision._recorded_inputs(lock["stages"], ["a", "b"], "d", {})
     assert inputs.keys() == {"src/train.py", "src/lib/training"} and changed == []
     assert inputs["src/lib/training"].endswith(".dir")
     (stages / "training/loop.py").write_text("# edited\n")
     with Repo() as repo:
         repo.commit(force=True)
-    again, _ = revision._recorded_inputs(yaml.safe_load(Path("dvc.lock").read_text()), ["a", "b"], "d", {})
+    again_lock = yaml.safe_load(Path("dvc.lock").read_text())
+    again, _ = revision._recorded_inputs(again_lock["stages"], ["a", "b"], "d", {})
     assert {name for name in inputs if inputs[name] != again[name]} == {"src/lib/training"}

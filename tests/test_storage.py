@@ -73,7 +73,7 @@ def test_another_format_is_rejected(saved, content):
         ({"model": "os.system"}, "model: Input should be 'resnet18'"),
         ({"classes": ["a", "b"]}, r"m\.safetensors: .* m\.json"),
         ({"classes": "abc"}, "classes: Input should be a valid list"),
-        ({"std": [0.0, 0.2, 0.2]}, "std.0: Input should be greater than 0"),
+        ({"std": [0.0, 0.2, 0.2]}, "std.0: Input should be greater than"),
         ({"mean": [float("nan")] * 3}, "mean.0: Input should be a finite number"),
         ({"recipe": {"head": {"widths": [9]}}}, r"m\.safetensors: .* m\.json"),
         ({"sha256": "0"}, "sha256: String should match"),
