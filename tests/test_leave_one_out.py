@@ -113,11 +113,14 @@ def test_stage_evaluate_lists_and_shows_them(project, tiny_pack, monkeypatch, re
     np.save(tiny_pack / "train_labels.npy", labels)
     names = json.loads((tiny_pack / "pack.json").read_text())["classes"]
     table = [
-        (f"{split}/{i}.png", names[label], split)
+        (f"{split}/{i}.png", names[label], split, f"{split}{i}")
         for split in ("test", "train", "val")
         for i, label in enumerate(np.load(tiny_pack / f"{split}_labels.npy"))
     ]
-    file_io.write_csv(tiny_pack.parent / "manifest.csv", ("path", "class", "split"), table)
+    manifest, metadata = tiny_pack.parent / "manifest.csv", tiny_pack / "pack.json"
+    file_io.write_csv(manifest, ("path", "class", "split", "sha256"), table)
+    described = json.loads(metadata.read_text()) | {"manifest_sha256": file_io.sha256(manifest)}
+    metadata.write_text(json.dumps(described))
     changes = {"phases": {"solve": {"solve": "ridge", "image_size": 32}}, "refit": refit}
     head = {"pool": "covariance", "stage": ["layer1", "layer2"]}
     write_params(
@@ -131,7 +134,8 @@ def test_stage_evaluate_lists_and_shows_them(project, tiny_pack, monkeypatch, re
     assert len(listed) == 20 and {row["path"].split("/")[0] for row in listed} == (
         {"train", "val"} if refit else {"train"}
     )
-    assert all((row["path"], row["class"], row["path"].split("/")[0]) in table for row in listed)
+    classes = {path: name for path, name, *_ in table}
+    assert all(classes[row["path"]] == row["class"] for row in listed)
     assert (listed[0]["path"], listed[0]["class"], listed[0]["predicted"]) == ("train/8.png", "bars", "plain")
     shown = json.loads(files.gallery.read_text())["doubtful"]
     assert [tile["truth"] for tile in shown] == [row["class"] for row in listed[: len(shown)]]
