@@ -166,7 +166,8 @@ def test_the_card_s_code_sees_every_kind_of_photo_as_the_predictor_does(own):
         assert next(printed) == name
         exact = dict(predictor(own / name, top=12))
         found = [next(printed).split("% ") for _ in range(5)]
-        assert all(float(p) == pytest.approx(100 * exact[label], abs=0.3) for p, label in found), name
+        # the card resizes whole bytes, the predictor fractions: at most half a point; wrong decoding is 10 and more
+        assert all(float(p) == pytest.approx(100 * exact[label], abs=0.6) for p, label in found), name
 
 
 @pytest.mark.slow
