@@ -1,10 +1,11 @@
-"""Only one process at a time may use all cores of a machine."""
+"""Only one process at a time may use all cores of a machine, or of its own part of them."""
 
 import os
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -14,23 +15,24 @@ from finegrain.runtime import devices
 
 CPU = torch.device("cpu")
 HOLD_CORES = """
+import os
 import sys
 import torch
 from finegrain.runtime import devices
+os.sched_getaffinity = lambda _: {int(core) for core in sys.argv[1:]}
+torch.set_num_threads(len(sys.argv) - 1)
 with devices.exclusive_cores(torch.device("cpu")):
     print("in", flush=True)
     sys.stdin.readline()
 """
 
 
-def hold_cores(folder, threads: int) -> subprocess.Popen[str]:
-    """Start another process that holds all cores, until it gets a line or is killed."""
+def hold_cores(folder, cores: Iterable[int] = range(4)) -> subprocess.Popen[str]:
+    """Start another process that holds these cores, until it gets a line or is killed."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(folder)}
-    environment["OMP_NUM_THREADS"] = str(threads)
     pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD_CORES], env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True
-    )
+    command = [sys.executable, "-c", HOLD_CORES, *map(str, cores)]
+    process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
     assert process.stdout and process.stdout.readline() == "in\n"
     return process
 
@@ -45,8 +47,9 @@ def lock_folder(tmp_path, monkeypatch):
     torch.set_num_threads(before)
 
 
-def test_a_second_user_of_all_cores_waits_for_the_first(lock_folder, capfd):
-    first = hold_cores(lock_folder, threads=32)
+@pytest.mark.parametrize("cores", [range(4), range(3, 6)], ids=["all", "one of these cores"])
+def test_a_second_user_of_the_cores_waits_for_the_first(lock_folder, capfd, cores):
+    first = hold_cores(lock_folder, cores)
     torch.set_num_threads(3)
     entered = threading.Event()
 
@@ -63,8 +66,17 @@ def test_a_second_user_of_all_cores_waits_for_the_first(lock_folder, capfd):
     assert "OMP_NUM_THREADS=2" in capfd.readouterr().err
 
 
+def test_processes_on_different_cores_need_not_wait(lock_folder, capfd):
+    first = hold_cores(lock_folder, range(4, 8))
+    torch.set_num_threads(4)
+    with devices.exclusive_cores(CPU):
+        assert first.poll() is None
+    first.communicate("\n")
+    assert "waiting" not in capfd.readouterr().err
+
+
 def test_a_killed_process_releases_the_cores(lock_folder):
-    first = hold_cores(lock_folder, threads=32)
+    first = hold_cores(lock_folder)
     first.kill()
     first.communicate()
     torch.set_num_threads(4)

@@ -46,36 +46,45 @@ def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -
 
 @contextmanager
 def exclusive_cores(device: torch.device) -> Iterator[None]:
-    """Hold all cores of this machine; wait while another process of this user holds them.
+    """Hold the cores that this process may use; wait while another process of this user holds one of them.
 
     Two networks that each compute with one thread per core wait for each other at every barrier: together
     they were 20 times slower than one (benchmarks/side_by_side.py). Nothing is held for a GPU, or by
-    processes whose OMP_NUM_THREADS is at most half the cores: these run side by side.
+    processes whose OMP_NUM_THREADS is at most half the cores: these run side by side, as do processes
+    that are pinned to different cores (``taskset``, a scheduler).
     """
-    half = max(1, _available_cores() // 2)
+    cores = _available_cores()
+    half = max(1, len(cores) // 2)
     if device.type != "cpu" or torch.get_num_threads() <= half:
         yield
         return
     file = Path(tempfile.gettempdir()) / f"finegrain-cores-{os.getuid()}.lock"
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info(
-                "waiting for another run that uses all cores of this machine; "
-                f"set OMP_NUM_THREADS={half} for each to run two side by side"
-            )
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        waited = False
+        for (
+            core
+        ) in cores:  # byte N of the file stands for core N; ascending, so that no two wait for each other
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, core)
+            except OSError:  # EAGAIN or EACCES
+                if not waited:
+                    log.info(
+                        "waiting for another run that uses the same cores of this machine; "
+                        f"set OMP_NUM_THREADS={half} for each to run two side by side"
+                    )
+                    waited = True
+                fcntl.lockf(descriptor, fcntl.LOCK_EX, 1, core)
         yield
     finally:
         os.close(descriptor)
 
 
-def _available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux: those that this process may use
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _available_cores() -> list[int]:
+    """Numbers of the cores that this process may use, ascending."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def copy_to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
