@@ -166,7 +166,7 @@ def test_the_card_s_code_sees_every_kind_of_photo_as_the_predictor_does(own):
         assert next(printed) == name
         exact = dict(predictor(own / name, top=12))
         found = [next(printed).split("% ") for _ in range(5)]
-        # the card resizes whole bytes, the predictor fractions: at most half a point; wrong decoding is 10 and more
+        # the card resizes whole bytes, the predictor fractions: half a point; wrong decoding costs ten
         assert all(float(p) == pytest.approx(100 * exact[label], abs=0.6) for p, label in found), name
 
 
