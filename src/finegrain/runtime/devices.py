@@ -61,19 +61,17 @@ def exclusive_cores(device: torch.device) -> Iterator[None]:
     file = Path(tempfile.gettempdir()) / f"finegrain-cores-{os.getuid()}.lock"
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        waited = False
-        for (
-            core
-        ) in cores:  # byte N of the file stands for core N; ascending, so that no two wait for each other
-            try:
+        waits = False
+        for core in cores:  # ascending, so that no two processes wait for each other
+            try:  # byte N of the file stands for core N
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, core)
-            except OSError:  # EAGAIN or EACCES
-                if not waited:
+            except (BlockingIOError, PermissionError):
+                if not waits:
                     log.info(
                         "waiting for another run that uses the same cores of this machine; "
                         f"set OMP_NUM_THREADS={half} for each to run two side by side"
                     )
-                    waited = True
+                waits = True
                 fcntl.lockf(descriptor, fcntl.LOCK_EX, 1, core)
         yield
     finally:
