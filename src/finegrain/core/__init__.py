@@ -2,7 +2,7 @@
 
 errors           UserError, whose text is a message to the user
 paths            where each file of a dataset and of a run is
-file_io          files and folders that are replaced as a whole; JSON, CSV, SHA-256
+file_io          files and folders that are replaced as a whole; JSON, CSV, SHA-256; names of unknown encoding
 compressed_file  gzip, bzip2 and xz, read to their end
 disk             check of the free disk space
 log              progress bars and messages on standard error

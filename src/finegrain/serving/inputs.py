@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from finegrain.core import file_io
 from finegrain.core.errors import UserError
 from finegrain.serving.lenient_reader import LenientReader
 from finegrain.sources import archive, index, layout
@@ -110,4 +111,4 @@ def _open_source(path: Path) -> PhotoSource:
 
 def _printable(path: Path) -> str:
     """The path as text that can be written as UTF-8, whatever bytes it is made of."""
-    return layout.decode_name(os.fsencode(path))
+    return file_io.decode_name(os.fsencode(path))

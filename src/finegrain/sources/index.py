@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from finegrain.core import log
+from finegrain.core import file_io, log
 from finegrain.core.errors import UserError
 from finegrain.sources import layout
 from finegrain.sources.layout import ArchiveImage, Member, SplitName
@@ -83,6 +83,7 @@ def find_images(top: Path) -> tuple[dict[str, Path], IgnoredFiles]:
 
     Raises:
         OSError: a folder cannot be read.
+        UserError: two names become one when they are decoded.
     """
     found: dict[str, Path] = {}
     ignored = IgnoredFiles()
@@ -93,7 +94,9 @@ def find_images(top: Path) -> tuple[dict[str, Path], IgnoredFiles]:
                 ignored.count(_relative(link, top), LINKED_FOLDER)
         for name in sorted(names):
             path = _relative(file := Path(where, name), top)
-            if (inner := layout.image_path(path)) is not None:
+            if (inner := layout.image_path(path)) in found:
+                raise UserError(f"{top}: two names there are both {inner}, in other encodings; rename one")
+            if inner is not None:
                 found[inner] = file
             else:
                 ignored.add(path)
@@ -101,7 +104,7 @@ def find_images(top: Path) -> tuple[dict[str, Path], IgnoredFiles]:
 
 
 def _relative(file: Path, top: Path) -> str:
-    return layout.decode_name(os.fsencode(file.relative_to(top).as_posix()))
+    return file_io.decode_name(os.fsencode(file.relative_to(top).as_posix()))
 
 
 def _raise(error: OSError) -> NoReturn:

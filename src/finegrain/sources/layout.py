@@ -89,14 +89,6 @@ def is_side_file(parts: Sequence[str]) -> bool:
     return any(_SIDE_FILE.fullmatch(part) for part in parts)
 
 
-def decode_name(raw: bytes) -> str:
-    """Decode a name of unknown encoding: as UTF-8 if it is valid, otherwise as DOS's code page 437."""
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw.decode("cp437")
-
-
 def reject_large(file: Path, path: str, size: int) -> None:
     """Raise BadMember for an image of more than ``MAX_IMAGE_BYTES`` bytes."""
     if size > MAX_IMAGE_BYTES:

@@ -5,6 +5,7 @@ of the file, for the end of the archive; reads only the first of several gzip st
 no checksum of a compressed stream.
 """
 
+import contextlib
 import lzma
 import tarfile
 import zlib
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO, Self, cast
 from finegrain.core import log
 from finegrain.core.compressed_file import BUFFER_BYTES, open_stream
 from finegrain.core.errors import UserError
+from finegrain.core.file_io import NameEncoding, is_surely_utf8
 from finegrain.sources import layout
 from finegrain.sources.index import IgnoredFiles
 from finegrain.sources.layout import ArchiveImage, BadMember, Member
@@ -38,6 +40,7 @@ class TarArchive:
         self.name = file.name
         self.ignored = IgnoredFiles()
         self._file = file
+        self._encoding: NameEncoding | None = None
 
     def members(self, strict: bool = True) -> Iterator[Member]:
         """List the images; one pass. What follows the end of the archive is reported.
@@ -48,9 +51,9 @@ class TarArchive:
         self.ignored.clear()  # each pass counts them again
         count = 0
         for _, info in self._walk(report=True):
-            name, path = _decoded_name(info)
+            name, path = self._decoded_name(info)
             if strict:
-                self._check(path, info)
+                self._check(name, path, info)
             if path is not None:
                 yield Member(path, count, 0)
                 count += 1
@@ -68,7 +71,7 @@ class TarArchive:
     def other_files(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
         """Path and content of the wanted files that are not images, such as tables; one pass."""
         for tar, info in self._walk():
-            name, path = _decoded_name(info)
+            name, path = self._decoded_name(info)
             if path is None and info.isreg() and wanted(name):
                 layout.reject_large(self._file, name, info.size)
                 yield name, cast(BinaryIO, tar.extractfile(info)).read()
@@ -79,8 +82,8 @@ class TarArchive:
         """Go on to the next member of that path and read it."""
         try:
             for tar, info in walk:
-                if _decoded_name(info)[1] == path:
-                    self._check(path, info)
+                if self._decoded_name(info)[1] == path:
+                    self._check(path, path, info)
                     stream = tar.extractfile(info)
                     return stream.read() if stream else b""
         except BadMember as error:
@@ -107,22 +110,33 @@ class TarArchive:
         if report and extra_bytes:
             log.info(f"{self._file}: {extra_bytes:,} bytes after the end of the tar are not read")
 
-    def _check(self, path: str | None, info: tarfile.TarInfo) -> None:
+    def _decoded_name(self, info: tarfile.TarInfo) -> tuple[str, str | None]:
+        """The member's name as text, and its image path if it is an image."""
+        raw = info.name.encode("utf-8", "surrogateescape")
+        if self._encoding is None and not is_surely_utf8(raw):
+            self._encoding = self._find_encoding()
+        name = (self._encoding or NameEncoding()).decode(raw)
+        return name, layout.image_path(name)
+
+    def _find_encoding(self) -> NameEncoding:
+        """Consider the names of all members; a pass that most tars do not need."""
+        encoding = NameEncoding()
+        with contextlib.suppress(UserError):  # damage is reported where the members are listed
+            for _, info in self._walk():
+                encoding.add(info.name.encode("utf-8", "surrogateescape"))
+        encoding.report(self._file)
+        return encoding
+
+    def _check(self, name: str, path: str | None, info: tarfile.TarInfo) -> None:
         """Raise BadMember for a link, a device or an image that is too large."""
         if info.type == _REST_OF_FILE:
             fix = "unpack all volumes with tar and use the folder"
-            raise BadMember(self._file, info.name, "began in another volume of this tar", fix)
+            raise BadMember(self._file, name, "began in another volume of this tar", fix)
         if not info.isreg():
             fix = "only files and folders are allowed in an archive"
-            raise BadMember(self._file, info.name, "is a link or device", fix)
+            raise BadMember(self._file, name, "is a link or device", fix)
         if path is not None:
             layout.reject_large(self._file, path, info.size)
-
-
-def _decoded_name(info: tarfile.TarInfo) -> tuple[str, str | None]:
-    """The member's name as text, and its image path if it is an image."""
-    name = layout.decode_name(info.name.encode("utf-8", "surrogateescape"))
-    return name, layout.image_path(name)
 
 
 class _Header(tarfile.TarInfo):

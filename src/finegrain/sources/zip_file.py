@@ -5,6 +5,7 @@ archive with a few hundred directory entries at a time, and still does the decod
 compression and checksums. ``zipfile`` believes the directory; here it is compared with what the file holds.
 """
 
+import contextlib
 import io
 import itertools
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from finegrain.core.errors import UserError
+from finegrain.core.file_io import NameEncoding
 from finegrain.sources import layout, zip_check
 from finegrain.sources.index import IgnoredFiles
 from finegrain.sources.layout import ArchiveImage, BadMember, Member
@@ -32,6 +34,11 @@ _ENTRY = struct.Struct("<4s24x3H12x")
 _END = struct.Struct("<4s4H2LH")
 _END_64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR_64 = struct.Struct("<4sLQL")
+_LOCAL_SIGNATURE, _LOCAL_SIZE = b"PK\3\4", 30
+_UTF8_FLAG = 0x08
+"""In the second byte of the flags; it is also set on names that are not UTF-8."""
+_UNICODE_PATH = 0x7075
+"""Extra field of Info-ZIP, section 4.6.9: version, CRC-32 of the other name, the name in UTF-8."""
 _ENTRY_SIGNATURE = b"PK\1\2"
 _END_SIGNATURE = b"PK\5\6"
 _END_64_SIGNATURE = b"PK\6\6"
@@ -49,6 +56,7 @@ class ZipArchive:
         self.name = file.name
         self.ignored = IgnoredFiles()
         self._file = file
+        self._encoding: NameEncoding | None = None
 
     def members(self, strict: bool = True) -> Iterator[Member]:
         """List the images in the order of the central directory.
@@ -60,12 +68,13 @@ class ZipArchive:
         try:
             with self._file.open("rb") as stream:
                 directory = _Directory(stream)
+                encoding = self._name_encoding(directory)
                 content = zip_check.Content(stream)
                 entries = directory.entries()
                 while batch := list(itertools.islice(entries, _ENTRIES_PER_WINDOW)):
                     infos = directory.window(entry for _, entry in batch).infolist()
                     for (offset, entry), info in zip(batch, infos, strict=True):
-                        name = _decoded_name(info)
+                        name = _decoded_name(entry, encoding)
                         path = layout.image_path(name)
                         content.add(info, _raw_name(entry), is_image=path is not None)
                         if path is not None:
@@ -93,20 +102,33 @@ class ZipArchive:
         """Path and content of the wanted files that are not images, such as tables."""
         with self._file.open("rb") as stream:
             directory = _Directory(stream)
+            encoding = self._name_encoding(directory)
             entries = (entry for _, entry in directory.entries())
             while batch := list(itertools.islice(entries, _ENTRIES_PER_WINDOW)):
                 window = directory.window(batch)
-                for info in window.infolist():
-                    name = _decoded_name(info)
+                for entry, info in zip(batch, window.infolist(), strict=True):
+                    name = _decoded_name(entry, encoding)
                     if layout.image_path(name) is None and not info.is_dir() and wanted(name):
                         data = self._read(window, name, info)
                         if isinstance(data, BadMember):
                             raise data
                         yield name, data
 
+    def _name_encoding(self, directory: "_Directory") -> NameEncoding:
+        """Consider all names once; tell what was assumed about those that are not UTF-8."""
+        if self._encoding is None:
+            self._encoding = NameEncoding()
+            with contextlib.suppress(*_READ_ERRORS):  # damage is reported where the entries are listed
+                for _, entry in directory.entries():
+                    if _unicode_path(entry) is None:
+                        self._encoding.add(_raw_name(entry))
+            self._encoding.report(self._file)
+        return self._encoding
+
     def _read(self, window: zipfile.ZipFile, path: str, info: zipfile.ZipInfo) -> bytes | BadMember:
         try:
             self._check(path, info)
+            info.filename = path  # for the messages of zipfile
             with window.open(info) as stream:
                 data = stream.read(info.file_size)  # bounded even if the header gives a wrong size
             if len(data) == info.file_size:
@@ -189,8 +211,11 @@ class _Directory:
         return head + self._stream.read(sum(lengths))
 
     def window(self, entries: Iterable[bytes]) -> zipfile.ZipFile:
-        """Open the archive as if its directory had only these entries."""
-        directory = b"".join(entries)
+        """Open the archive as if its directory had only these entries.
+
+        Without the flag for UTF-8, ``zipfile`` takes every byte of a name as it is.
+        """
+        directory = b"".join(entry[:9] + bytes([entry[9] & ~_UTF8_FLAG]) + entry[10:] for entry in entries)
         start, size = self._recorded_start, len(directory)
         tail = (
             directory,
@@ -227,6 +252,8 @@ class _Spliced(io.RawIOBase):
             remaining = self._start - self._position
             self._stream.seek(self._position)
             data = self._stream.read(min(size, remaining) if size >= 0 else remaining)
+            if len(data) == _LOCAL_SIZE and data.startswith(_LOCAL_SIGNATURE):
+                data = data[:7] + bytes([data[7] & ~_UTF8_FLAG]) + data[8:]  # as in the directory
         else:
             begin = self._position - self._start
             data = self._tail[begin : begin + size if size >= 0 else None]
@@ -240,11 +267,24 @@ def _raw_name(entry: bytes) -> bytes:
     return entry[_ENTRY.size :][:name_size]
 
 
-def _decoded_name(info: zipfile.ZipInfo) -> str:
+def _unicode_path(entry: bytes) -> str | None:
+    """The name in the extra field for it; None if there is none, or it belongs to another name."""
+    name_size, extra_size, _ = _ENTRY.unpack_from(entry)[1:]
+    extra = entry[_ENTRY.size + name_size :][:extra_size]
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        data, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == _UNICODE_PATH and data[1:5] == zlib.crc32(_raw_name(entry)).to_bytes(4, "little"):
+            with contextlib.suppress(UnicodeDecodeError):
+                return data[5:].decode("utf-8")
+    return None
+
+
+def _decoded_name(entry: bytes, encoding: NameEncoding) -> str:
     """The member's name with forward slashes, also from Windows.
 
-    It is read as UTF-8 even without the flag that says so, which is missing in zips made on macOS.
+    Decoded first: the second byte of a Chinese or Japanese character may be that of a backslash. The flag for
+    UTF-8 is missing in zips made on macOS, and set on some names that are not UTF-8.
     """
-    is_utf8 = info.flag_bits & 0x800
-    name = info.filename if is_utf8 else layout.decode_name(info.filename.encode("cp437"))
-    return name.replace("\\", "/")
+    name = _unicode_path(entry) or encoding.decode(_raw_name(entry), bool(entry[9] & _UTF8_FLAG))
+    return name.partition("\0")[0].replace("\\", "/")
