@@ -26,7 +26,8 @@ def test_class_and_split_are_read_from_the_folders():
     only_train = parse("car_data/train/a/1.jpg", "car_data/train/b/1.jpg")
     assert list(only_train.values()) == [(None, "a"), (None, "b")]
     assert parse("train/1.jpg", "bus/1.jpg")["train/1.jpg"] == (None, "train")  # a class may have that name
-    assert parse("cafe\u0301/1.jpg", "b/1.jpg")["cafe\u0301/1.jpg"] == (None, "caf\u00e9")
+    both = parse("cafe\u0301/1.jpg", "caf\u00e9/2.jpg", "b/1.jpg")
+    assert [name for _, name in both.values()] == ["caf\u00e9", "caf\u00e9", "b"]  # one class
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,9 @@ def test_class_and_split_are_read_from_the_folders():
         (["train/a/1.jpg", "train/b/1.jpg", "test/2.jpg"], "outside a class folder: 1, .* test/2.jpg"),
         (["train/a/1.jpg", "test/a/2.jpg"], r"one class \(a\)"),
         (["Cat/1.jpg", "cat/2.jpg", "dog/3.jpg"], "case only: Cat, cat"),
+        (["Caf\u00e9/1.jpg", "cafe\u0301/2.jpg", "dog/3.jpg"], "case only: Caf\u00e9, caf\u00e9"),
+        (["Stra\u00dfe/1.jpg", "STRASSE/2.jpg", "dog/3.jpg"], "case only: STRASSE, Stra\u00dfe"),
+        (["\u01f0/1.jpg", "J\u030c/2.jpg", "dog/3.jpg"], "case only: J\u030c, \u01f0"),
         (["train/a/1.jpg", "train/b/1.jpg", "test/c/1.jpg"], "without an image in train: c"),
         (["val/a/1.jpg", "test/b/1.jpg"], "test, val, but none for train"),
         (["train/a/1.jpg", "test/a/1.jpg", "extra/a/1.jpg"], "folder extra .* test, train"),

@@ -118,3 +118,10 @@ def test_a_pack_of_another_manifest_and_a_model_of_another_pack_are_rejected(pro
 def test_other_content_is_rejected(content):
     with pytest.raises(ValueError):
         predictions.parse_correct(content)
+
+
+@pytest.mark.parametrize("name", ["another class", "None"])
+def test_a_wrong_answer_is_no_class(name):
+    content = f"class,images,correct\n{name},abc,01\n".encode()
+    parsed = predictions.parse_correct(content)
+    assert (parsed["class"] == parsed["class_1"]).tolist() == [False, True]

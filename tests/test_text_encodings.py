@@ -1,13 +1,16 @@
 """Text that is read in two ways, or that a terminal or a locale lacks."""
 
+import ast
+import csv
 import os
-import re
 import subprocess
 import sys
 import unicodedata
 from pathlib import Path
 
+import drawn
 import pytest
+import yaml
 
 from finegrain.config import params
 from finegrain.core.errors import UserError
@@ -16,6 +19,9 @@ from finegrain.serving import inputs
 from finegrain.serving.labels import Labels
 
 ROOT = Path(__file__).parents[1]
+OTHERS = ("os", "Image", "tarfile", "window", "file_io")
+"""Their open or write_text is another one, or names the encoding itself."""
+ASCII_ONLY = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT / "src")}
 
 
 @pytest.mark.parametrize(
@@ -70,19 +76,53 @@ def test_a_sweep_stops_before_it_starts_where_dvc_cannot_run_it(tmp_path):
 
 def test_a_terminal_that_is_not_utf8_shows_escapes():
     code = "from finegrain.core import process; print('\\u2192 M\\xe4dchen')"
-    env = os.environ | {
-        "LC_ALL": "C",
-        "PYTHONUTF8": "0",
-        "PYTHONIOENCODING": "ascii",
-        "PYTHONPATH": str(ROOT / "src"),
-    }
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | ASCII_ONLY, capture_output=True, check=True
+    )
     assert done.stdout == b"\\u2192 M\\xe4dchen\n"
 
 
-def test_every_text_file_is_read_as_utf8():
-    bare = re.compile(r"\.read_text\(\)")
+def test_stages_read_and_write_all_names_where_the_locale_is_ascii(tmp_path):
+    classes = {"猫": 5, "ネコ": 5, "Mädchen": 5}
+    drawn.zip_file(tmp_path / "photos.zip", drawn.classes(classes))
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    settings["dataset"] = {"name": "t", "source": "archive", "path": "photos.zip", "sha256": None}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+    for stage in ("download", "split"):
+        command = [sys.executable, str(ROOT / "src" / f"{stage}.py")]
+        done = subprocess.run(command, cwd=tmp_path, env=os.environ | ASCII_ONLY, capture_output=True)
+        assert done.returncode == 0, done.stderr
+    with (tmp_path / "data" / "t" / "manifest.csv").open(encoding="utf-8", newline="") as stream:
+        assert {row["class"] for row in csv.DictReader(stream)} == set(classes)
+
+
+@pytest.mark.parametrize("text", ["open(f)", "p.open('a')", "p.read_text()", "p.write_text('x', newline='')"])
+def test_a_call_that_names_no_encoding_is_found(text):
+    assert lacks_encoding(ast.parse(text).body[0].value)
+    named = text.replace(")", ", encoding='utf-8')").replace("(,", "(")
+    assert not lacks_encoding(ast.parse(named).body[0].value)
+
+
+def test_every_text_file_is_opened_as_utf8():
     found = [
-        file.name for file in (ROOT / "src").rglob("*.py") if bare.search(file.read_text(encoding="utf-8"))
+        f"{file.name}:{node.lineno}: {ast.unparse(node)}"
+        for file in (ROOT / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and lacks_encoding(node)
     ]
     assert found == []
+
+
+def lacks_encoding(call: ast.Call) -> bool:
+    """Whether a call opens a file as text in the encoding of the locale."""
+    owner = getattr(call.func, "value", None)
+    name = getattr(call.func, "attr", "open" if getattr(call.func, "id", "") == "open" else "")
+    if name not in ("open", "read_text", "write_text") or (
+        isinstance(owner, ast.Name) and owner.id in OTHERS
+    ):
+        return False
+    if any(keyword.arg == "encoding" for keyword in call.keywords):
+        return False
+    modes = [keyword.value for keyword in call.keywords if keyword.arg == "mode"]
+    texts = [node.value for node in [*call.args, *modes] if isinstance(node, ast.Constant)]
+    return name != "open" or not any(isinstance(text, str) and "b" in text for text in texts)

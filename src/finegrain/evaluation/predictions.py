@@ -18,7 +18,8 @@ from finegrain.core.errors import UserError
 from finegrain.models.outputs import Predictions
 
 CORRECT_COLUMNS = ("class", "images", "correct")
-OTHER_CLASS = "another class"
+OTHER_CLASS = ""
+"""Instead of the name of a wrong answer; no class has an empty name."""
 
 
 def require_same_data(manifest: Path, pack_fingerprint: str, weights: Path, trained_on: str) -> None:

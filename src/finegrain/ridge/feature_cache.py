@@ -143,6 +143,6 @@ def _remove_old(top: Path) -> None:
     """Keep the ``MAX_KEPT`` caches that were used last, and those in use."""
     folders = sorted(top.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
     for folder in folders[MAX_KEPT:]:
-        with contextlib.suppress(OSError), (folder / "lock").open("a") as lock:
+        with contextlib.suppress(OSError), (folder / "lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)

@@ -263,13 +263,18 @@ def _reject_folders_of_classes(paths: Callable[[], Iterable[str]], layout: Layou
     )
 
 
+def _without_case(name: str) -> str:
+    """A class in lower case, composed again: the lower case of some letters is two."""
+    return unicodedata.normalize("NFC", name.casefold())
+
+
 def reject_classes(splits_by_class: dict[str, set[str]]) -> None:
     """Raise UserError if the classes cannot be used; each comes with the splits that contain it."""
     names = sorted(splits_by_class)
     if len(names) < 2:
         raise UserError(f"the archive has only one class ({names[0]}); {_EXPECTED_LAYOUT}")
-    folded = Counter(name.casefold() for name in names)
-    if same := some(name for name in names if folded[name.casefold()] > 1):
+    folded = Counter(map(_without_case, names))
+    if same := some(name for name in names if folded[_without_case(name)] > 1):
         raise UserError(f"class names that differ in upper and lower case only: {same}; rename them")
     untrained = [name for name in names if "train" not in splits_by_class[name]]
     if untrained:
