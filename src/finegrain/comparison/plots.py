@@ -101,7 +101,9 @@ def _draw_phases(histories: Sequence[pd.DataFrame], named: Axes, panels: Sequenc
     for history in histories:
         phase_number = (history["phase"] != history["phase"].shift()).cumsum()
         for _, part in history.groupby(phase_number.to_numpy()):
-            label = f"{part['phase'].iloc[0]}, {part['image_size'].iloc[-1]} px"
+            first, last = part["image_size"].iloc[0], part["image_size"].iloc[-1]
+            sizes = f"{last} px" if first == last else f"{first} to {last} px"
+            label = f"{part['phase'].iloc[0]}, {sizes}"
             phases[label, int(part["epoch"].iloc[0]), int(part["epoch"].iloc[-1])] = None
     total = max(last for _, _, last in phases)
     for end in sorted({last for _, _, last in phases if last < total}):

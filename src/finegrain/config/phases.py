@@ -169,6 +169,8 @@ class Phase(Section):
         first, last = self.image_size
         if epoch >= self.epochs - 1:
             return last
+        if epoch == 0:
+            return first
         grown = first + (last - first) * epoch / (self.epochs - 1)
         return min(max(32 * round(grown / 32), first), last)
 
