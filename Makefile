@@ -20,7 +20,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed-app requirements-dev.txt .github/requ
 	$(VENV)/bin/pip install -q -r requirements-dev.txt
 	@touch $@
 
-.PHONY: help install app repro demo pr-report test test-all test-fast check audit clean-checkpoints
+.PHONY: help install app repro demo pr-report test test-all test-fast docs-check check audit clean-checkpoints
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 install: $(VENV)/.installed ## Make the virtual environment and install everything
@@ -38,6 +38,8 @@ test-all: $(VENV)/.installed-dev ## Run every test, with random kills, toy bench
 	python -m pytest $(IN_PARALLEL) -m ""
 test-fast: $(VENV)/.installed-dev ## Run the tests that start no DVC pipeline
 	python -m pytest $(IN_PARALLEL) -m "not slow"
+docs-check: $(VENV)/.installed-dev ## Run every command of the README and docs on a small sample
+	python -m pytest -q -s tests/docs_check.py
 check: $(VENV)/.installed-dev ## Lint, format check, types
 	ruff check .
 	ruff format --check .

@@ -1,6 +1,7 @@
 """Every command of README, CONTRIBUTING and docs parses: its sub-command, flags and files exist.
 
-Nothing is run here. A command of a program that is neither checked nor listed with a reason fails.
+Nothing is run here: tests/docs_check.py does that.
+A command of a program that is neither checked nor listed with a reason fails.
 """
 
 import contextlib
@@ -11,12 +12,12 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+from doc_commands import PAGES, command_lines, scripts
 from dvc.cli.parser import get_main_parser
 from pipeline import ROOT
 
 from finegrain import cli
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_CHECKED = {
     "wait": "the shell's own",
     ".": "only puts the environment on the path",
@@ -27,23 +28,15 @@ NOT_CHECKED = {
 """Programs whose words are not parsed, and why."""
 
 
-def blocks(text: str) -> Iterator[str]:
-    """Fenced ``sh`` blocks; a script of its own (it begins with #!) is left to ``bash -n``."""
-    yield from re.findall(r"^ *```sh\n(.*?)^ *```", text, re.S | re.M)
-
-
 def commands() -> Iterator[tuple[str, str]]:
     """File name and command, one for each part of a line that ``&&`` joins."""
     for page in PAGES:
-        for block in blocks(page.read_text()):
-            if block.startswith("#!"):
-                continue
-            for line in block.replace("\\\n", " ").splitlines():
-                words = shlex.split(line, comments=True)
-                while words:
-                    end = words.index("&&") if "&&" in words else len(words)
-                    yield page.name, shlex.join(words[:end])
-                    words = words[end + 1 :]
+        for line in command_lines(page):
+            words = shlex.split(line)
+            while words:
+                end = words.index("&&") if "&&" in words else len(words)
+                yield page.name, shlex.join(words[:end])
+                words = words[end + 1 :]
 
 
 COMMANDS = sorted(set(commands()))
@@ -83,9 +76,9 @@ def test_the_command_parses(page, command):
 
 
 def test_scripts_of_the_pages_are_valid_shell():
-    scripts = [block for page in PAGES for block in blocks(page.read_text()) if block.startswith("#!")]
-    assert scripts
-    for script in scripts:
+    found = [script for page in PAGES for script in scripts(page)]
+    assert found
+    for script in found:
         assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
 
 
