@@ -31,8 +31,7 @@ LEFT_OUT = {
     "cp recipes/stanford-cars-sgd.yaml params.yaml": "needs Kaggle; tests/test_kaggle.py has a stub, "
     "and tests/test_recipes.py runs the recipe",
     "dvc remote modify team endpointurl https://minio.example.org": "tests/test_remote.py has S3",
-    "dvc checkout": "not yet run: with an empty new cache it fails, in a clone that has results; "
-    "tests/test_remote.py runs it in a fresh clone with a filled cache",
+    "dvc checkout": "is for a fresh clone; tests/test_remote.py runs it there, with a filled cache",
 }
 """Commands that are not run, and why."""
 
