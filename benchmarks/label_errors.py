@@ -28,11 +28,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    one_pass.add_inputs(parser)
     parser.add_argument(
-        "--archive", type=Path, nargs="+", required=True, help="class folders, or zips of them"
+        "--row", default="layer2 + layer3, 224 px, flip", choices=list(one_pass.ROWS), metavar="ROW"
     )
-    parser.add_argument("--weights", default="IMAGENET1K_V1", help="a weights file, or torchvision's name")
-    parser.add_argument("--row", default="layer2 + layer3, 224 px, flip", choices=list(one_pass.ROWS))
     parser.add_argument("--wrong", type=float, default=0.05, help="share of the training photos")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(

@@ -102,10 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--archive", type=Path, nargs="+", required=True, help="class folders, or zips of them"
-    )
-    parser.add_argument("--weights", default="IMAGENET1K_V1", help="a weights file, or torchvision's name")
+    add_inputs(parser)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW")
@@ -115,6 +112,14 @@ def main() -> None:
     table = markdown(results, args)
     print(table)
     (args.out / "table.md").write_text(table)
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name the photos and the pretrained weights."""
+    parser.add_argument(
+        "--archive", type=Path, nargs="+", required=True, help="class folders, or zips of them"
+    )
+    parser.add_argument("--weights", default="IMAGENET1K_V1", help="a weights file, or torchvision's name")
 
 
 def parameters(row: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -194,11 +199,16 @@ def stage_seconds(stage: str, folder: Path, args: argparse.Namespace) -> float:
     return time.monotonic() - started
 
 
-def markdown(results: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
+def machine() -> str:
+    """Threads, instruction set and torch's version, as a table's heading."""
     environment = provenance.environment(torch.device("cpu"), False)
+    return f"{environment['threads']} threads, {environment['cpu_capability']}, torch {environment['torch']}"
+
+
+def markdown(results: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
+    precision = next(iter(results.values()))["precision"]
     lines = [
-        f"{args.model}, {environment['threads']} threads, {environment['cpu_capability']}, "
-        f"torch {environment['torch']}, precision {next(iter(results.values()))['precision']}",
+        f"{args.model}, {machine()}, precision {precision}",
         "",
         "| what | train stage | leave-one-out | test top-1 [95 %] | file |",
         "|---|---:|---:|---:|---:|",

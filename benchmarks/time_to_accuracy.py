@@ -28,11 +28,9 @@ allocator.keep_freed_memory()
 import benchmark_inputs  # noqa: E402
 import matplotlib  # noqa: E402
 import one_pass  # noqa: E402
-import torch  # noqa: E402
 from matplotlib import pyplot as plt  # noqa: E402
 
 from finegrain.evaluation import metrics  # noqa: E402
-from finegrain.runtime import provenance  # noqa: E402
 from finegrain.sources.archive import ArchiveReader  # noqa: E402
 
 OURS = {
@@ -141,10 +139,8 @@ def write_results(points: list[dict[str, Any]], folder: Path) -> None:
 
 
 def markdown(points: list[dict[str, Any]]) -> str:
-    environment = provenance.environment(torch.device("cpu"), False)
     lines = [
-        f"resnet18, {environment['threads']} threads, {environment['cpu_capability']}, "
-        f"torch {environment['torch']}",
+        f"resnet18, {one_pass.machine()}",
         "",
         "| budget | who | how | epochs | seconds | test top-1 [95 %] |",
         "|---:|---|---|---:|---:|---:|",

@@ -6,6 +6,7 @@ import degenerate
 import drawn
 import numpy as np
 import pytest
+import true_results
 from degenerate import COVARIANCE, SOLVED, TRAINED, image
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,8 +35,8 @@ def require_message_or_true_results(files: dict[str, bytes], changes: dict[str, 
         degenerate.write_params(folder, changes)
         message = degenerate.run_stages(folder)
         if message is None:
-            degenerate.require_true_results(folder)
-            degenerate.require_predictions(folder)
+            true_results.require_true_results(folder)
+            true_results.require_predictions(folder)
         return message
 
 

@@ -67,8 +67,8 @@ CLASSES = [
 ]
 
 
-@pytest.mark.parametrize(("encoding", "classes", "told"), CLASSES)
-def test_one_encoding_is_chosen_for_all_names_of_a_zip_or_tar(tmp_path, capfd, encoding, classes, told):
+@pytest.mark.parametrize(("encoding", "classes", "reported"), CLASSES)
+def test_one_encoding_is_chosen_for_all_names_of_a_zip_or_tar(tmp_path, capfd, encoding, classes, reported):
     names = names_of(encoding, *classes)
     for kind in ("zip", "flagged", "gnu", "pax"):
         folder = tmp_path / kind
@@ -81,7 +81,9 @@ def test_one_encoding_is_chosen_for_all_names_of_a_zip_or_tar(tmp_path, capfd, e
         with archive.ArchiveReader(folder) as reader:
             assert sorted(data for _, data in contents(reader)) == sorted(names)
         said = capfd.readouterr().err
-        assert f" {len([n for n in names if not _is_utf8(n)])} names are not UTF-8" in said and told in said
+        assert (
+            f" {len([n for n in names if not _is_utf8(n)])} names are not UTF-8" in said and reported in said
+        )
 
 
 def _is_utf8(raw: bytes) -> bool:

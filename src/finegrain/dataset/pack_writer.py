@@ -132,8 +132,8 @@ def _decoded_images(
 def mean_std(histogram: NDArray[np.int64]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation in 0..1 for each row of ``[channels, 256]`` counts of byte values.
 
-    The deviation is at least one step of a byte: a channel without variation, as of black images, would
-    otherwise be divided by 0, and one of almost none would be all noise.
+    The standard deviation is at least one step of a byte: a channel without variation, as of black images,
+    would otherwise be divided by 0, and one of almost none would be all noise.
     """
     values, counts = np.arange(256) / 255, histogram.sum(axis=1)
     mean = histogram @ values / counts
