@@ -15,3 +15,11 @@ def test_other_processes_print_nothing(capsys, monkeypatch):
     log.info("12 images rejected")
     assert capsys.readouterr().err == ""
     assert log.progress_bar([], total=0, label="pack").disable
+
+
+def test_a_log_file_gets_whole_lines(capsys, monkeypatch):
+    monkeypatch.setattr(log, "LOG_SECONDS", 0.0)
+    list(log.progress_bar(range(2000), total=2000, label="pack", unit="img"))
+    lines = capsys.readouterr().err
+    assert "\r" not in lines and lines.endswith("\n")
+    assert lines.splitlines()[0].startswith("pack: 0 %, 00:00 passed")

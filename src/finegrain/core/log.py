@@ -7,21 +7,39 @@ from typing import Any
 
 from tqdm import tqdm
 
+LOG_SECONDS = 60.0
+"""Time between two lines of progress in a log file."""
 IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"
 """True in the first of the processes that torchrun starts; only this one prints.
 
 ``process`` has dropped a RANK that is left over from another launch."""
 
 
+class _Lines(tqdm):
+    """Progress as whole lines, which a log file keeps one below the other."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        print(self, file=self.fp, flush=True)
+        return True
+
+    def close(self) -> None:
+        """End without a last line: whoever started the work says what it came to."""
+        self.disable = True
+
+
 def progress_bar(
     items: Iterable[Any] | None = None, *, total: int | None, label: str, unit: str = "img"
 ) -> Any:
-    """A tqdm bar on a terminal; in a log file, one line every 10 seconds at most."""
-    interactive = sys.stderr.isatty()
-    return tqdm(
-        items, total=total, desc=label, unit=unit, mininterval=0.1 if interactive else 10,
-        delay=0 if interactive else 10, dynamic_ncols=True,
-        file=sys.stderr, smoothing=0.1, leave=interactive, disable=not IS_MAIN_PROCESS,
+    """On a terminal, a bar that is erased at its end; in a log file, a line a minute after the first minute."""
+    if sys.stderr.isatty():
+        return tqdm(
+            items, total=total, desc=label, unit=unit, dynamic_ncols=True, file=sys.stderr, smoothing=0.1,
+            leave=False, disable=not IS_MAIN_PROCESS,
+        )  # fmt: skip
+    return _Lines(
+        items, total=total, desc=label, unit=unit, mininterval=LOG_SECONDS, delay=LOG_SECONDS, miniters=1,
+        bar_format="{desc}: {percentage:.0f} %, {elapsed} passed, {remaining} left",
+        file=sys.stderr, smoothing=0.1, disable=not IS_MAIN_PROCESS,
     )  # fmt: skip
 
 
