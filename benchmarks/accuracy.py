@@ -31,7 +31,8 @@ from finegrain.loading import batches  # noqa: E402
 from finegrain.models import build, inference  # noqa: E402
 from finegrain.runtime import devices  # noqa: E402
 from finegrain.runtime.distributed import SINGLE_PROCESS  # noqa: E402
-from finegrain.sources import archive, sample  # noqa: E402
+from finegrain.sample import drawings  # noqa: E402
+from finegrain.sources import archive  # noqa: E402
 from finegrain.training import loop  # noqa: E402
 from finegrain.training.history import TrainingHistory  # noqa: E402
 from finegrain.training.train_step import TrainingSetup  # noqa: E402
@@ -69,7 +70,7 @@ def prepare(config: params.Params, folder: Path) -> dict[str, tuple[Splits, bool
     """Generate the sample, packed and as files; returns each way's splits and whether it computes in bf16."""
     dataset = config.dataset
     assert isinstance(dataset, params.SampleDataset), "params.yaml is not the sample's"
-    sample.write_zip(folder, dataset.images_per_class, dataset.image_size, config.seed)
+    drawings.write_zip(folder, dataset.images_per_class, dataset.image_size, config.seed)
     table, pack = folder / "manifest.csv", folder / "pack"
     pack.mkdir()
     with archive.ArchiveReader(folder) as reader:

@@ -16,7 +16,8 @@ from finegrain.config import params
 from finegrain.config.dataset import LabelParams
 from finegrain.core import file_io, paths
 from finegrain.core.errors import UserError
-from finegrain.sources import archive, cifar100, kaggle, sample
+from finegrain.sample import drawings
+from finegrain.sources import archive, cifar100, kaggle
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -40,7 +41,7 @@ def fetch(config: params.Params, folder: Path) -> dict[str, Any]:
     origin: dict[str, Any] = {"source": dataset.source}
     match dataset:
         case params.SampleDataset():
-            sample.write_zip(folder, dataset.images_per_class, dataset.image_size, config.seed)
+            drawings.write_zip(folder, dataset.images_per_class, dataset.image_size, config.seed)
         case params.KaggleDataset():
             kaggle.download(dataset.slug, folder)
             store_tables(dataset.labels, [], folder)

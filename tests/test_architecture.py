@@ -12,6 +12,7 @@ ALLOWED = {
     "core": set(),
     "config": {"core"},
     "sources": {"core"},
+    "sample": {"core", "sources"},
     "dataset": {"core", "config", "sources"},
     "runtime": {"core"},
     "augmentation": {"core", "config", "runtime"},

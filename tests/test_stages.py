@@ -16,7 +16,7 @@ from pipeline import STAGES, script_of
 
 from finegrain.config import params
 from finegrain.core import paths
-from finegrain.sources import sample_vehicles
+from finegrain.sample import vehicles
 
 MODELS, SEEDS = SMALL["models"], SMALL["seeds"]
 RUNS = [f"{model}-{seed}" for model in MODELS for seed in SEEDS]
@@ -159,7 +159,7 @@ def test_classes_whose_names_are_numbers_stay_text(finished, tmp_path, monkeypat
     unused = shutil.ignore_patterns("*.safetensors", "pack", "archive")
     folder = shutil.copytree(finished["folder"], tmp_path / "project", ignore=unused)
     monkeypatch.chdir(folder)
-    numbers = {name: f"{i:05d}" for i, name in enumerate(sample_vehicles.CLASS_NAMES)}
+    numbers = {name: f"{i:05d}" for i, name in enumerate(vehicles.CLASS_NAMES)}
     for file in folder.glob("data/sample/predictions/*.parquet"):
         pd.read_parquet(file).replace(numbers).to_parquet(file)
     for file in (*folder.glob("plots/sample/per_class/*.csv"), paths.Dataset("sample").class_balance):

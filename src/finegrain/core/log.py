@@ -30,7 +30,7 @@ class _Lines(tqdm):
 def progress_bar(
     items: Iterable[Any] | None = None, *, total: int | None, label: str, unit: str = "img"
 ) -> Any:
-    """On a terminal, a bar that is erased at its end; in a log file, a line a minute after the first minute."""
+    """On a terminal, a bar that is erased at its end; in a log file, a line after each minute."""
     if sys.stderr.isatty():
         return tqdm(
             items, total=total, desc=label, unit=unit, dynamic_ncols=True, file=sys.stderr, smoothing=0.1,

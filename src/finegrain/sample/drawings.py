@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from finegrain.core import disk, file_io, log
-from finegrain.sources import sample_vehicles
+from finegrain.sample import vehicles
+from finegrain.sample.vehicles import CLASS_NAMES, CLASSES, Vehicle
 from finegrain.sources.archive import reproducible_zip_info
-from finegrain.sources.sample_vehicles import CLASS_NAMES, CLASSES, Vehicle
 
 Color = tuple[int, ...]
 """RGB or RGBA, 0..255."""
@@ -42,7 +42,7 @@ def paint_vehicle(canvas: Image.Image, vehicle: Vehicle, palette: dict[str, Colo
     rotation = np.array([[math.cos(angle), -math.sin(angle)], [-math.sin(angle), -math.cos(angle)]])
     transform = pose.scale * size * rotation
     draw = ImageDraw.Draw(canvas, "RGBA")
-    for role, points in sample_vehicles.vehicle_shapes(vehicle):
+    for role, points in vehicles.vehicle_shapes(vehicle):
         x, y = (transform @ (points * (pose.facing, 1)).T).round(2)
         xy = np.stack([x + pose.center * size, y + pose.ground * size], axis=1)
         draw.polygon(xy.ravel().tolist(), fill=palette[role])
