@@ -28,9 +28,9 @@ def test_a_stage_declares_the_packages_that_its_script_imports_and_no_others(sta
 def test_download_declares_what_can_change_the_archive_and_nothing_else():
     """Its other imports cannot, and its sha256 is recorded: an edit of them must not download it again."""
     declared = {path for path in STAGES["download"]["deps"] if path.startswith("src/")}
-    assert declared == {"src/download.py", f"{PACKAGE}/sources"}
+    assert declared == {"src/download.py", f"{PACKAGE}/sample", f"{PACKAGE}/sources"}
     assert packages_of(local_imports(script_of("download"))) == {
-        f"{PACKAGE}/{name}" for name in ("core", "config", "sources")
+        f"{PACKAGE}/{name}" for name in ("core", "config", "sample", "sources")
     }
 
 
