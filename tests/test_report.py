@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from finegrain.comparison import formatting, report
+from finegrain.comparison.next_steps import Step
 from finegrain.comparison.report_data import ModelFigures, ReportData, SolvedFigures
 from finegrain.evaluation.car_groups import GroupRow
 
@@ -70,6 +71,7 @@ def page(**changes: Any) -> str:
         "rows": ROWS,
         "pairs": PAIRS,
         "runs": [{**r, "seed": 0} for r in ROWS],
+        "steps": [Step(f"{HOSTILE} is rare", "seeds: [0, 1, 2]")],
         "curves": b"curves",
         "accuracy_vs_time": b"cost",
         "models": [

@@ -5,5 +5,6 @@ leaderboard   the ranking by validation, and the comparison of each pair of mode
 plots         training curves, LR range test, accuracy against training time
 report_data   what the report shows, read from the files of earlier stages
 report        the HTML page and the Markdown table
+next_steps    what is worth trying next, and why
 formatting    numbers as text
 """

@@ -10,6 +10,7 @@ import pandas as pd
 
 from finegrain.comparison import plots
 from finegrain.comparison.leaderboard import Leaderboard
+from finegrain.comparison.next_steps import Step, next_steps
 from finegrain.core import file_io, paths
 from finegrain.evaluation import car_groups, class_plots, metrics, plot_style, predictions
 from finegrain.evaluation.car_groups import GroupRow
@@ -66,6 +67,8 @@ class ReportData:
     """``Leaderboard.pairs``."""
     runs: Sequence[dict[str, Any]]
     """``Leaderboard.runs``."""
+    steps: Sequence[Step]
+    """What is worth trying next."""
     curves: bytes | None
     """None where no model has more than one epoch."""
     accuracy_vs_time: bytes
@@ -97,19 +100,21 @@ def read_report_data(
     Args:
         best_runs: maps each model to the run whose plots and images are shown, winner first.
     """
-    data = paths.Dataset(dataset)
-    metadata = file_io.read_json(best_runs[board.winner].sidecar)
+    data, best = paths.Dataset(dataset), best_runs[board.winner]
+    metadata, split = file_io.read_json(best.sidecar), file_io.read_json(data.split_summary)
+    val_top1 = read_table(best.history)["val_top1"].tolist()
     balance = class_plots.class_balance_plot(read_table(data.class_balance))
     return ReportData(
         dataset=dataset,
         rows=board.rows,
         pairs=board.pairs,
         runs=board.runs,
+        steps=next_steps(board.rows, board.pairs, split, metadata["recipe"], val_top1),
         curves=curves,
         accuracy_vs_time=accuracy_vs_time,
         models=[read_model_figures(run) for run in best_runs.values()],
         class_balance=plot_style.render_png(balance),
-        split=file_io.read_json(data.split_summary),
+        split=split,
         source=file_io.read_json(data.source),
         rejected=read_table(data.rejected).to_records(index=False).tolist(),
         near_duplicates=read_table(data.near_duplicates).to_records(index=False).tolist(),

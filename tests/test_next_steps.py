@@ -1,0 +1,60 @@
+"""The report advises a step only where the results give a reason for it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from finegrain.comparison.next_steps import next_steps
+
+ROW = {"model": "a", "verdict": "winner", "train_top1": 0.9, "val_top1": 0.85, "seeds": 3, "seconds": 20.0}
+OTHER = {**ROW, "model": "b", "verdict": "within noise", "seconds": 10.0}
+
+
+def changes(
+    others: Sequence[Mapping[str, Any]] = (),
+    difference: tuple[float, float, float] = (0.1, 0.05, 0.15),
+    near_duplicates: int = 0,
+    weights: str = "IMAGENET1K_V1",
+    kind: str = "epochs",
+    val_top1: tuple[float, ...] = (0.5, 0.85, 0.85),
+    **winner: Any,
+) -> str:
+    """What is advised to change, and why."""
+    mean, low, high = difference
+    pair = {"model": "a", "other": "b", "difference": mean, "low": low, "high": high}
+    split = {"images": {"test": 100}, "test_images_with_near_duplicate": near_duplicates}
+    recipe = {"weights": weights, "phases": {"last": {kind: 3}}}
+    steps = next_steps([{**ROW, **winner}, *others], [pair], split, recipe, val_top1)
+    return " | ".join(f"{step.reason} {step.change}" for step in steps)
+
+
+def test_where_nothing_is_wrong_nothing_is_advised():
+    assert changes() == "" and changes([{**OTHER, "verdict": "significantly worse"}]) == ""
+
+
+@pytest.mark.parametrize(
+    ("facts", "advised"),
+    [
+        ({"weights": "none"}, "weights: IMAGENET1K_V1"),
+        ({"val_top1": (0.5, 0.8, 0.85)}, "more epochs"),
+        ({"near_duplicates": 3}, "split.near_duplicates: keep_together"),
+        ({"seeds": 1}, "seeds: [0, 1, 2]"),
+        ({"train_top1": 1.01}, "16 points better"),
+    ],
+)
+def test_each_reason_has_its_step(facts, advised):
+    assert advised in changes(**facts)
+
+
+def test_epochs_of_an_exact_solution_are_not_lengthened():
+    assert changes(kind="solve", val_top1=(0.5, 0.9)) == ""
+
+
+def test_an_interval_twice_as_wide_as_the_difference_needs_four_times_the_images():
+    assert "it takes 400 or more" in changes([OTHER], (0.05, -0.05, 0.15))
+
+
+def test_models_that_no_test_set_could_tell_apart_differ_by_their_cost():
+    assert changes([OTHER], (0.001, -0.05, 0.05)).endswith("take the faster one. b")
+    assert changes([OTHER], (0.0, -0.05, 0.05)).endswith("take the faster one. b")
