@@ -83,7 +83,7 @@ def one_of_them() -> list[Any]:
     ("override", "holds"),
     [
         ("phases.solve.strength=0.5", lambda c: c.phases["solve"].strength == 0.5),
-        ("phases.solve.class_weights=balanced", lambda c: c.phases["solve"].class_weights == "balanced"),
+        ("class_weights=balanced", lambda c: c.class_weights == "balanced"),
         ("head.stage=layer3", lambda c: c.head.stages == ["layer3"]),
         ("head.channels=16", lambda c: c.head.channels == 16),
     ],

@@ -54,6 +54,8 @@ HUGE = [10**20, 2**63, 10**400, -1, 0, math.inf, math.nan, 1e300]
 EXTREMES: dict[str, list[Any]] = {
     "batch_size": [2, 3, 5, 65_536, 1, *HUGE],
     "label_smoothing": [0.0, 0.999, 1.0, -0.0, *HUGE],
+    "class_weights": ["balanced", "effective", "equal"],
+    "choose_by": ["mean_class_accuracy", "macro_f1", "loss", "top5"],
     "ema_decay": [None, 0.0, 0.999, 1 - 1e-16, 1.0, *HUGE],
     "lr": [1e-30, 1e3, 1e6, 1e30, "auto", -0.0, 5e-324, *HUGE],
     "weights": ["x" * 300 + ".pth", "x\0.pth", "", "IMAGENET1K_V9"],

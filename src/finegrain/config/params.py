@@ -17,7 +17,7 @@ from finegrain.config.dataset import (
     SplitParams,
 )
 from finegrain.config.messages import describe_error
-from finegrain.config.phases import AnyPhase, LearningRate, Phase, SolvedPhase
+from finegrain.config.phases import AnyPhase, ClassWeights, LearningRate, Phase, SolvedPhase
 from finegrain.config.training import (
     AugmentParams,
     EvaluateParams,
@@ -41,6 +41,7 @@ ModelName = Literal[
 
 PhaseName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=64)]
 """Part of the names of the phase's files."""
+ChooseBy = Literal["top1", "mean_class_accuracy", "macro_f1", "loss"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -91,6 +92,15 @@ class Params(Section):
     devices: Annotated[int, Field(ge=1, le=1024)]
     """Processes on this machine that train one model together, each on its own GPU if there are any."""
     deterministic: bool
+    """Share of the target probability that is spread evenly over all classes; 0 means none."""
+    class_weights: ClassWeights
+    """Weights of the images in the training loss, by class; their mean is 1.
+
+    balanced gives every class the same sum. effective lies between that and none
+    (``loading.class_weights``).
+    """
+    choose_by: ChooseBy
+    """Validation metric that chooses the epoch whose weights are kept, stops early, and ranks the models."""
     """Bit-identical results on the same kind of GPU, or an error; on the CPU they always are."""
     precision: Literal["auto", "fp32", "bf16"]
     """auto means bfloat16 autocast if the hardware multiplies bfloat16 natively, else fp32."""

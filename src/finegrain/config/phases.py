@@ -19,6 +19,7 @@ from finegrain.config.base import (
 from finegrain.config.training import HeadParams
 
 WeightDecay = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
+ClassWeights = Literal["none", "balanced", "effective"]
 
 
 class OptimizerParams(Section):
@@ -171,6 +172,8 @@ class Phase(Section):
             return last
         if epoch == 0:
             return first
+    class_weights: ClassWeights | None = None
+    """null means the top-level ``class_weights``."""
         grown = first + (last - first) * epoch / (self.epochs - 1)
         return min(max(32 * round(grown / 32), first), last)
 
@@ -203,8 +206,8 @@ class SolvedPhase(Section):
 
     auto means the one with the lowest leave-one-out loss.
     """
-    class_weights: Literal["none", "balanced"] = "none"
-    """balanced weights each image by the inverse of its class's number of images."""
+    class_weights: ClassWeights | None = None
+    """null means the top-level ``class_weights``."""
 
     @property
     def head(self) -> None:

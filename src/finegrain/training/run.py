@@ -28,6 +28,7 @@ LR_RANGE = ("log10_lr", "lr", "loss", "smoothed_loss")
 """DVC's plots have no logarithmic axis: the logarithm is a column."""
 RECIPE_KEYS = {
     *("dataset", "weights", "head", "normalization", "lr", "batch_size", "label_smoothing"),
+    *("class_weights", "choose_by"),
     *("ema_decay", "augment", "phases", "refit", "lr_range_test", "precision", "deterministic"),
 }
 """Parameters that the result depends on, which the saved model records."""
