@@ -67,9 +67,12 @@ def _unknown_key(key: Any, value: Any, allowed: list[str]) -> PydanticCustomErro
 
 
 class Section(BaseModel):
-    """A mapping in params.yaml; an error about an unknown key suggests the closest known one."""
+    """A mapping in params.yaml; an error about an unknown key suggests the closest known one.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    The docstring below a field is its text in docs/PARAMETERS.md and docs/params.schema.json.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod

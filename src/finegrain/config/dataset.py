@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from finegrain.config.base import DatasetName, ImageSize, Ratio, Section
@@ -29,7 +29,10 @@ SplitName = Literal["train", "val", "test"]
 
 
 class LabelParams(Section):
-    """Tables of classes, in place of class folders; a text in the place of this mapping is ``file``."""
+    """Tables of classes, in place of class folders (docs/OWN_PHOTOS.md).
+
+    A text in the place of this mapping is ``file``.
+    """
 
     file: (
         Annotated[
@@ -51,11 +54,6 @@ class LabelParams(Section):
     layout: LabelLayout | None = None
     """The files of a known dataset, in place of ``file``."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_a_file_name(cls, data: Any) -> Any:
-        return {"file": data} if isinstance(data, str) else data
-
     @model_validator(mode="after")
     def _require_one_kind(self) -> "LabelParams":
         if (self.file is None) == (self.layout is None):
@@ -72,6 +70,16 @@ class LabelParams(Section):
         if self.layout:
             return LAYOUT_FILES[self.layout]
         return list(self.file.values()) if isinstance(self.file, dict) else [self.file or ""]
+
+
+def _accept_a_file_name(data: Any) -> Any:
+    return {"file": data} if isinstance(data, str) else data
+
+
+Labels = Annotated[
+    LabelParams | None,
+    BeforeValidator(_accept_a_file_name, json_schema_input_type=LabelParams | FileName | None),
+]
 
 
 class DatasetParams(Section):
@@ -91,7 +99,9 @@ class SampleDataset(DatasetParams):
 
     source: Literal["sample"]
     images_per_class: Annotated[int, Field(ge=3, le=100_000)]
+    """Number of drawings of each of the 12 classes."""
     image_size: ImageSize
+    """Height and width of the drawings in pixels."""
 
 
 class KaggleDataset(DatasetParams):
@@ -99,8 +109,9 @@ class KaggleDataset(DatasetParams):
 
     source: Literal["kaggle"]
     slug: Slug
-    labels: LabelParams | None = None
-    """null means that the folders of the images are the classes."""
+    """``owner/dataset/version`` on Kaggle; the version keeps a new upload from changing the results."""
+    labels: Labels = None
+    """Table of the classes; null means that the folders of the images are the classes."""
     sha256: Sha256 | None = None
     """Expected SHA-256 of the downloaded archive; null means that it is recorded but not checked."""
 
@@ -111,8 +122,8 @@ class ArchiveDataset(DatasetParams):
     source: Literal["archive"]
     path: str | Annotated[list[str], Field(min_length=1)]
     """The file or folder; a list of part files counts as one archive."""
-    labels: LabelParams | None = None
-    """null means that the folders of the images are the classes."""
+    labels: Labels = None
+    """Table of the classes; null means that the folders of the images are the classes."""
     sha256: Sha256 | None = None
     """Expected SHA-256 of the archive, or of its parts' sha256 lines; null means that it is not checked."""
 
@@ -122,7 +133,9 @@ class Cifar100Dataset(DatasetParams):
 
     source: Literal["cifar100"]
     slug: Slug | None = None
+    """``owner/dataset/version`` on Kaggle; or give ``path``."""
     path: str | None = None
+    """A local file or folder; or give ``slug``."""
 
     @model_validator(mode="after")
     def _require_slug_or_path(self) -> "Cifar100Dataset":

@@ -58,13 +58,25 @@ class Params(Section):
     dataset: Annotated[
         SampleDataset | KaggleDataset | ArchiveDataset | Cifar100Dataset, Field(discriminator="source")
     ]
+    """Where the images come from; which keys it has depends on ``source``."""
     split: SplitParams
+    """How the images are divided into train, val and test."""
     pack: PackParams
+    """How the decoded images are stored."""
     models: Annotated[list[ModelName], Field(min_length=1)]
+    """Networks to train and compare, by their names in torchvision."""
     weights: Annotated[str, Field(min_length=1)]
-    """``none``, a torchvision name such as IMAGENET1K_V1, or a local .safetensors or .pth file."""
+    """Weights to start from: ``none`` (random), a name of torchvision such as IMAGENET1K_V1, or a local
+    .safetensors or .pth file.
+    """
     head: HeadParams
+    """What replaces the network's last layer."""
     normalization: Normalization
+    """Mean and standard deviation of each color that are subtracted and divided by.
+
+    auto means ImageNet's for pretrained weights and the train split's for random ones; imagenet and train
+    choose one of them.
+    """
     seed: Seed
     """Seed of the split and of the embedded sample's drawings."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
@@ -72,26 +84,8 @@ class Params(Section):
     lr: LearningRate
     """Peak learning rate of every phase that does not set its own."""
     batch_size: BatchSize
+    """Images of one training step, over all processes."""
     label_smoothing: Ratio
-    ema_decay: Ratio | None
-    """Decay of an exponential moving average of the weights, which is then validated and saved.
-
-    null means that the weights themselves are.
-    """
-    augment: AugmentParams
-    phases: Annotated[dict[PhaseName, AnyPhase], Field(min_length=1)]
-    """Phases by name, in the order in which they run."""
-    refit: bool
-    """Train again on train + val, with the number of epochs and the learning rates that validation chose.
-
-    The weights of the last epoch are kept.
-    """
-    lr_range_test: LRRangeTest
-    evaluate: EvaluateParams
-    device: Literal["auto", "cpu", "cuda"]
-    devices: Annotated[int, Field(ge=1, le=1024)]
-    """Processes on this machine that train one model together, each on its own GPU if there are any."""
-    deterministic: bool
     """Share of the target probability that is spread evenly over all classes; 0 means none."""
     class_weights: ClassWeights
     """Weights of the images in the training loss, by class; their mean is 1.
@@ -101,11 +95,40 @@ class Params(Section):
     """
     choose_by: ChooseBy
     """Validation metric that chooses the epoch whose weights are kept, stops early, and ranks the models."""
-    """Bit-identical results on the same kind of GPU, or an error; on the CPU they always are."""
+    ema_decay: Ratio | None
+    """Decay of an exponential moving average of the weights, which is then validated and saved.
+
+    null means that the weights themselves are.
+    """
+    augment: AugmentParams
+    """Random changes to the training images."""
+    phases: Annotated[dict[PhaseName, AnyPhase], Field(min_length=1)]
+    """Phases by name, in the order in which they run."""
+    refit: bool
+    """Train again on train + val, with the number of epochs and the learning rates that validation chose.
+
+    The weights of the last epoch are kept.
+    """
+    lr_range_test: LRRangeTest
+    """Settings of the LR range test, which finds a learning rate."""
+    evaluate: EvaluateParams
+    """How a trained network is evaluated."""
+    device: Literal["auto", "cpu", "cuda"]
+    """auto means the GPU if there is one; a change of this key alone trains nothing again."""
+    devices: Annotated[int, Field(ge=1, le=1024)]
+    """Processes on this machine that train one model together, each on its own GPU if there are any."""
     precision: Literal["auto", "fp32", "bf16"]
-    """auto means bfloat16 autocast if the hardware multiplies bfloat16 natively, else fp32."""
+    """Number format of the network's arithmetic.
+
+    auto means bfloat16 autocast if the hardware multiplies bfloat16 natively, else fp32.
+    """
+    deterministic: bool
+    """true gives bit-identical results on the same kind of GPU, or an error, and is slower.
+
+    On the CPU they always are.
+    """
     checkpoint_seconds: NonNegativeFloat
-    """Time between checkpoints, and so the most that is lost when a run is killed."""
+    """Seconds between checkpoints, and so the most that is lost when a run is killed."""
 
     @model_validator(mode="after")
     def _reject_duplicates(self) -> "Params":

@@ -26,8 +26,9 @@ class OptimizerParams(Section):
     """What all optimizers have in common."""
 
     weight_decay: WeightDecay
+    """Pulls the weights towards zero in every step."""
     decay_norm_and_bias: bool = True
-    """False exempts biases and the weights of norm layers from weight decay, as newer recipes do."""
+    """false exempts biases and the weights of norm layers from weight decay, as newer recipes do."""
 
 
 class SGD(OptimizerParams):
@@ -35,8 +36,11 @@ class SGD(OptimizerParams):
 
     kind: Literal["sgd"]
     momentum: Ratio = 0.9
+    """Share of the last step's direction that is kept."""
     nesterov: bool = False
+    """Nesterov momentum."""
     weight_decay: WeightDecay = 0.0
+    """L2 penalty: this multiple of the weights is added to their gradient."""
 
     @model_validator(mode="after")
     def _require_momentum_for_nesterov(self) -> "SGD":
@@ -50,8 +54,11 @@ class AdamW(OptimizerParams):
 
     kind: Literal["adamw"]
     betas: Annotated[tuple[Ratio, Ratio], Field(strict=False)] = (0.9, 0.999)
+    """Decay of the running means of the gradient and of its square."""
     eps: Annotated[float, Field(ge=1e-12, le=1, allow_inf_nan=False)] = 1e-8
+    """Added to the root of the squared gradient's mean before the division."""
     weight_decay: WeightDecay = 0.01
+    """The weights lose this multiple of themselves, times the learning rate, in every step."""
 
 
 class ConstantSchedule(Section):
@@ -65,7 +72,9 @@ class StepSchedule(Section):
 
     kind: Literal["step"]
     every_epochs: Epochs
+    """Epochs between two reductions."""
     factor: Annotated[float, Field(gt=0, lt=1)]
+    """What the learning rate is multiplied by."""
 
 
 class CosineSchedule(Section):
@@ -73,6 +82,7 @@ class CosineSchedule(Section):
 
     kind: Literal["cosine"]
     warmup_epochs: NonNegativeFloat = 0.0
+    """Epochs of the warm-up; parts of one are allowed."""
 
 
 _Divisor = Annotated[float, Field(ge=1, le=1e12, allow_inf_nan=False)]
@@ -95,6 +105,7 @@ class OneCycleSchedule(Section):
         0.85,
         0.95,
     )
+    """Momentum (AdamW: the first of ``betas``) at the peak learning rate, and at the start and the end."""
 
 
 # a tag that starts with @ is left out of messages (messages.describe_error): the user did not write it
@@ -122,21 +133,30 @@ class Phase(Section):
     """
 
     trainable: Literal["head", "head+norm", "all"]
-    """Parameters that train; the others have no gradient, no optimizer state and no weight decay."""
+    """Parameters that train: those of the head, also those of norm layers, or all.
+
+    The others have no gradient, no optimizer state and no weight decay.
+    """
     norm_statistics: Literal["update", "frozen"] | None = None
     """Running mean and variance of the norm layers outside the head.
 
     null means frozen if only the head trains, else update.
     """
     epochs: Epochs
+    """Passes over the training images."""
     image_size: _ImageSizes
-    """One size, or [first, last] to grow from epoch to epoch, in between by multiples of 32 pixels."""
+    """Height and width of the training images in pixels.
+
+    [first, last] grows from epoch to epoch, in between by multiples of 32.
+    """
     batch_size: BatchSize | None = None
     """null means the top-level ``batch_size``."""
     optimizer: Annotated[SGD | AdamW, Field(discriminator="kind")]
+    """Which keys it has depends on ``kind``."""
     schedule: Annotated[
         ConstantSchedule | StepSchedule | CosineSchedule | OneCycleSchedule, Field(discriminator="kind")
     ]
+    """How the learning rate changes during the phase; which keys it has depends on ``kind``."""
     lr: LearningRate | None = None
     """Peak learning rate of the head; null means the top-level ``lr``."""
     layer_lr_multipliers: Annotated[
@@ -152,6 +172,8 @@ class Phase(Section):
     """Run and plot an LR range test before the phase; ``lr: auto`` always does."""
     clip_norm: PositiveFloat | None = None
     """Scale gradients down to this total norm if theirs is larger."""
+    class_weights: ClassWeights | None = None
+    """null means the top-level ``class_weights``."""
     patience_epochs: Epochs | None = None
     """Early stopping: end the phase after this many epochs without a better validation result."""
 
@@ -172,8 +194,6 @@ class Phase(Section):
             return last
         if epoch == 0:
             return first
-    class_weights: ClassWeights | None = None
-    """null means the top-level ``class_weights``."""
         grown = first + (last - first) * epoch / (self.epochs - 1)
         return min(max(32 * round(grown / 32), first), last)
 

@@ -26,7 +26,7 @@ class HeadParams(Section):
     activation: Literal["relu", "none"] = "relu"
     """Activation after each hidden layer."""
     batch_norm: bool = False
-    """Batch norm before each dropout."""
+    """Put batch norm before each dropout."""
     pool: Literal["avg", "avg+max", "covariance"] = "avg"
     """avg+max concatenates average and max pooling of the feature maps, which doubles the features.
 
@@ -126,11 +126,11 @@ class AugmentParams(Section):
     warp_probability: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Probability of rotation, zoom and perspective, each independently of the others."""
     brightness: Ratio = 0.0
-    """The factor is sampled from 1 - brightness to 1 + brightness."""
+    """The brightness is multiplied by a factor between 1 - brightness and 1 + brightness."""
     contrast: Ratio = 0.0
-    """Like brightness."""
+    """As brightness, for the contrast."""
     saturation: Ratio = 0.0
-    """Like brightness."""
+    """As brightness, for the saturation."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Largest shift of the hue, as a fraction of the color wheel."""
     color_probability: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -147,8 +147,11 @@ class LRRangeTest(Section):
     """The LR range test (https://arxiv.org/abs/1506.01186) before the phases that set it."""
 
     start: Rate
+    """Learning rate of the first step."""
     end: Rate
+    """Learning rate of the last step; the test ends earlier if the loss has grown much."""
     steps: Annotated[int, Field(ge=10, le=10_000)]
+    """Number of training steps, whose effect is undone afterwards."""
     suggestion: Literal["valley", "steepest"]
     """Learning rate of ``lr: auto``: halfway down the longest decrease of the loss, or its steepest point."""
 
@@ -165,7 +168,7 @@ class EvaluateParams(Section):
     flip: bool
     """Average the logits of the image and of its horizontal flip."""
     image_size: ImageSize | None
-    """null means the image size of the epoch whose weights are kept."""
+    """Height and width in pixels; null means the image size of the epoch whose weights are kept."""
 
 
 _Mean = Annotated[float, Field(ge=0, le=1)]
@@ -176,7 +179,9 @@ class ChannelStatistics(Section):
     """Mean and standard deviation of red, green and blue, for values in 0..1."""
 
     mean: Annotated[tuple[_Mean, _Mean, _Mean], Field(strict=False)]
+    """Means of red, green and blue."""
     std: Annotated[tuple[_Std, _Std, _Std], Field(strict=False)]
+    """Standard deviations of red, green and blue."""
 
 
 def _normalization_tag(value: Any) -> str:
