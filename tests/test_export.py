@@ -293,9 +293,9 @@ def test_a_folder_that_was_changed_after_its_export_is_not_replaced(own, tmp_pat
         run("--model", own / "model.safetensors", "--out", own.rename(tmp_path / "edited"))
 
 
-def test_the_error_of_a_missing_package_names_the_requirements_file(monkeypatch):
+def test_the_error_of_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(UserError, match=r"onnxscript.* not installed: pip install -r requirements-app.txt"):
+    with pytest.raises(UserError, match=r"onnxscript.* not installed: `make app` .*'finegrain\[app\]'"):
         run()
     wanted = (ROOT / "requirements-app.txt").read_text()
     assert all(f"\n{name}==" in wanted for name in ("onnx", "onnxscript", "onnxruntime", "huggingface_hub"))

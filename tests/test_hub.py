@@ -97,7 +97,7 @@ def test_a_repository_of_the_hub_is_downloaded_once_and_without_its_graph(export
         assert "owner/new: cannot be downloaded (" in find("owner/new", code=1, HF_HUB_OFFLINE=offline)
 
 
-def test_without_huggingface_hub_the_error_names_the_requirements_file(monkeypatch):
+def test_without_huggingface_hub_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match=r"needs the package huggingface_hub, .* -r requirements-app.txt"):
+    with pytest.raises(UserError, match=r"the package huggingface_hub, .* `make app` .*'finegrain\[app\]'"):
         hub.find_model_folder("owner/name")

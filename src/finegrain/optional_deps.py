@@ -1,4 +1,4 @@
-"""Packages of requirements-app.txt, which some commands need and the pipeline does not."""
+"""Packages of the extra ``app``, which some commands need and the pipeline does not."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,5 +21,6 @@ def required_for(what: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         package = (error.name or str(error)).split(".")[0]
         raise UserError(
-            f"{what} needs the package {package}, which is not installed: pip install -r requirements-app.txt"
+            f"{what} needs the package {package}, which is not installed: `make app` installs it, "
+            "and so does pip install 'finegrain[app]' where finegrain is installed without a clone"
         ) from None
