@@ -101,8 +101,9 @@ def fastai(args: argparse.Namespace, score: Score) -> None:
         batch_tfms=fast.aug_transforms(),
         seed=args.seed,
     )
-    test = loaders.test_dl(sorted((args.photos / "test").rglob("*.jpg")), with_labels=True)
     learner = fast.vision_learner(loaders, arch, metrics=fast.accuracy, cbs=Report())
+    # only now do the loaders normalize: vision_learner adds that step to them
+    test = loaders.test_dl(sorted((args.photos / "test").rglob("*.jpg")), with_labels=True)
     epochs = score.epochs_that_fit(learner.model, loaders.train, loaders.valid, learner.loss_func)
     with learner.no_bar():
         learner.fine_tune(max(1, epochs - 1))

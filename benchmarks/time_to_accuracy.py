@@ -7,7 +7,8 @@ Every run is a process of its own and runs alone, one after another. Ours counts
 pack and train; the others find the photos ready as JPEG files in class folders of the same split, and count
 all from the start of their process, validation included (benchmarks/contenders.py). Ours takes the row of
 benchmarks/one_pass.py that is listed for the budget; the others train for as many epochs as fit. Writes
-time_to_accuracy.md and .png to --out after each run, and reads finished runs from there.
+time_to_accuracy.md and .png to --out after each run, and reads finished runs from there. A thin line is the
+test accuracy during a run, of its best epoch on validation so far.
 """
 
 import argparse
@@ -27,6 +28,7 @@ allocator.keep_freed_memory()
 
 import benchmark_inputs  # noqa: E402
 import matplotlib  # noqa: E402
+import numpy as np  # noqa: E402
 import one_pass  # noqa: E402
 from matplotlib import pyplot as plt  # noqa: E402
 
@@ -86,6 +88,7 @@ def our_point(budget: int, args: argparse.Namespace) -> dict[str, Any]:
         "budget": budget,
         "seconds": result["prepared_seconds"] + result["seconds"],
         "epochs": "",
+        "curve": [],
         **test,
     }
 
@@ -108,6 +111,7 @@ def their_point(name: str, side: int, budget: int, args: argparse.Namespace) -> 
         "budget": budget,
         "seconds": epochs[-1]["seconds"],
         "epochs": len(epochs),
+        "curve": [(row["seconds"], row["test_correct"] / row["test_images"]) for row in epochs],
         "top1": correct / images,
         "top1_low": low,
         "top1_high": high,
@@ -168,8 +172,13 @@ def draw(points: list[dict[str, Any]], file: Path) -> None:
         below = [100 * (point["top1"] - point["top1_low"]) for point in line]
         above = [100 * (point["top1_high"] - point["top1"]) for point in line]
         ours = label == "finegrain"
-        style = {"linewidth": 2.5, "zorder": 3} if ours else {"linewidth": 1.2, "linestyle": "--"}
-        axes.errorbar(minutes, top1, yerr=[below, above], marker="o", capsize=2, label=label, **style)
+        style = {"linewidth": 2.5, "zorder": 3} if ours else {"linewidth": 0}
+        drawn = axes.errorbar(
+            minutes, top1, yerr=[below, above], elinewidth=1.2, marker="o", capsize=2, label=label, **style
+        )
+        for point in line:
+            seconds, accuracies = np.array(point["curve"]).reshape(-1, 2).T
+            axes.plot(seconds / 60, 100 * accuracies, color=drawn[0].get_color(), linewidth=1)
     axes.set_xscale("log")
     axes.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
     axes.minorticks_off()
