@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import Ridge
-from sklearn.utils.class_weight import compute_sample_weight
 from tensor_rows import TensorRows
 from torch import Tensor
 
+from finegrain.loading.class_weights import image_weights
 from finegrain.ridge import learning_curve, linear_system, regression, strength
 from finegrain.ridge.regression import RidgeRegression, Solution, _Dual, _Primal
 
@@ -55,7 +55,7 @@ def problem(
     images: int, width: int, kind: type[RidgeRegression] | None = None, weights: str = "balanced"
 ) -> RidgeRegression:
     rows, labels = made(images, width)
-    sample_weights = strength.class_weights(labels, CLASSES, weights)
+    sample_weights = image_weights(labels, CLASSES, weights)
     return (kind or regression.regression)(rows, labels, CLASSES, sample_weights)
 
 
@@ -67,7 +67,7 @@ def sklearn_s(features: Tensor, labels: Tensor, weights: Tensor | None = None) -
     return Solution(torch.from_numpy(ridge.coef_).float(), torch.from_numpy(ridge.intercept_).float())
 
 
-@pytest.mark.parametrize("weights", ["none", "balanced"])
+@pytest.mark.parametrize("weights", ["none", "balanced", "effective"])
 @pytest.mark.parametrize(
     ("kind", "images", "width"), [(_Dual, 50, 75), (_Primal, 75, 30), (_Dual, 60, 60), (_Primal, 61, 60)]
 )
@@ -75,7 +75,7 @@ def test_the_solution_is_scikit_learn_s(small_blocks, kind, images, width, weigh
     solved = problem(images, width, weights=weights)
     assert type(solved) is kind
     rows, labels = made(images, width)
-    expected = sklearn_s(rows.features, labels, strength.class_weights(labels, CLASSES, weights))
+    expected = sklearn_s(rows.features, labels, image_weights(labels, CLASSES, weights))
     solution = solved.solve(STRENGTH)
     assert solution.weight.dtype == solution.bias.dtype == torch.float32
     torch.testing.assert_close(solution.weight, expected.weight, atol=1e-4, rtol=0)
@@ -84,13 +84,14 @@ def test_the_solution_is_scikit_learn_s(small_blocks, kind, images, width, weigh
     torch.testing.assert_close(solution.scores(rows), scores, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["balanced", "effective"])
 @pytest.mark.parametrize(("images", "width"), [(50, 75), (75, 30)], ids=["dual", "primal"])
-def test_leave_one_out_is_retraining_without_the_image(small_blocks, images, width):
+def test_leave_one_out_is_retraining_without_the_image(small_blocks, images, width, kind):
     rows, labels = made(images, width)
-    weights = strength.class_weights(labels, CLASSES, "balanced")
-    found = problem(images, width).leave_one_out(STRENGTH)
+    weights = image_weights(labels, CLASSES, kind)
+    found = problem(images, width, weights=kind).leave_one_out(STRENGTH)
     assert found.shape == (images, CLASSES) and found.dtype == torch.float32
-    with_it = problem(images, width).solve(STRENGTH).scores(rows)
+    with_it = problem(images, width, weights=kind).solve(STRENGTH).scores(rows)
     for i in range(20):
         others = torch.arange(images) != i
         retrained = sklearn_s(rows.features[others], labels[others], weights[others])
@@ -123,7 +124,7 @@ def test_a_matrix_that_is_not_positive_definite_is_an_error():
 @pytest.mark.parametrize(("images", "width"), [(60, 75), (120, 30)], ids=["dual", "primal"])
 def test_the_strength_chosen_has_the_lowest_loss_of_the_grid(images, width, noise):
     rows, labels = made(images, width, noise)
-    solved = regression.regression(rows, labels, CLASSES, strength.class_weights(labels, CLASSES, "none"))
+    solved = regression.regression(rows, labels, CLASSES, image_weights(labels, CLASSES, "none"))
     squared_length = rows.features.square().sum(1).mean().item()
     tried = strength.choose_strength(solved, squared_length)
     grid = [
@@ -142,14 +143,6 @@ def test_the_strength_chosen_has_the_lowest_loss_of_the_grid(images, width, nois
     loss = F.cross_entropy(best.logits, labels).item()
     assert best.loss == pytest.approx(loss, rel=1e-5)
     assert all(F.cross_entropy(scores * factor, labels) >= loss for factor in (0.8, 0.95, 1.05, 1.2))
-
-
-def test_balanced_weights_are_scikit_learn_s():
-    labels = torch.tensor([0, 0, 0, 2, 2, 3, 0])  # class 1 has no image
-    weights = strength.class_weights(labels, CLASSES, "balanced")
-    np.testing.assert_allclose(weights.numpy(), compute_sample_weight("balanced", labels.numpy()))
-    assert weights.mean() == pytest.approx(1)
-    assert torch.equal(strength.class_weights(labels, CLASSES, "none"), torch.ones(7, dtype=torch.float64))
 
 
 def test_the_learning_curve_scores_the_images_that_a_part_does_not_use():
@@ -173,7 +166,7 @@ def primal_peak(images: int) -> int:
     """Resident bytes, at most, of a process that solves a regression on so many images."""
     torch.set_num_threads(1)
     rows, labels = MadeRows(images), torch.arange(images) % CLASSES
-    solved = _Primal(rows, labels, CLASSES, strength.class_weights(labels, CLASSES, "none"))
+    solved = _Primal(rows, labels, CLASSES, image_weights(labels, CLASSES, "none"))
     assert solved.leave_one_out(STRENGTH).shape == (images, CLASSES)
     with open("/proc/self/status") as status:
         (line,) = [line for line in status if line.startswith("VmHWM:")]

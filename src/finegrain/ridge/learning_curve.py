@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from finegrain.loading.class_weights import image_weights
 from finegrain.ridge.feature_cache import CachedRows
 from finegrain.ridge.regression import regression
-from finegrain.ridge.strength import class_weights
 
 FRACTIONS = (0.125, 0.25, 0.5)
 """Of each class's images. The others are predicted; a half takes a quarter of the time of all."""
@@ -34,7 +34,7 @@ def learning_curve(
         rest = np.setdiff1d(np.arange(len(labels)), used)
         part = labels[used]
         solution = regression(
-            rows.select(used), part, num_classes, class_weights(part, num_classes, weights)
+            rows.select(used), part, num_classes, image_weights(part, num_classes, weights)
         ).solve(strength)
         correct = solution.scores(rows.select(rest)).argmax(1) == labels[rest]
         points.append({"images": len(used), **accuracy(correct, labels[rest], num_classes)})

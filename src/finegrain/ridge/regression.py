@@ -62,9 +62,9 @@ class RidgeRegression(ABC):
 
         Args:
             labels: ``[N]`` int64.
-            sample_weights: ``[N]`` positive.
+            sample_weights: ``[N]`` positive, with a mean of 1.
         """
-        self.rows, self.labels = rows, labels
+        self.rows, self.labels, self.sample_weights = rows, labels, sample_weights
         self._targets = torch.nn.functional.one_hot(labels, num_classes).double().numpy()
         self._weights: Matrix = sample_weights.double().numpy()
 

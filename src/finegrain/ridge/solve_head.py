@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from finegrain.config.phases import SolvedPhase
 from finegrain.core import log
 from finegrain.loading.batches import PackedSplit
+from finegrain.loading.class_weights import image_weights
 from finegrain.models import build
 from finegrain.ridge import learning_curve
 from finegrain.ridge.feature_cache import CachedRows
 from finegrain.ridge.features import compute_features, open_cache
 from finegrain.ridge.projection import fit_projection
 from finegrain.ridge.regression import Solution, regression
-from finegrain.ridge.strength import LeaveOneOut, choose_strength, class_weights, evaluate_strength
+from finegrain.ridge.strength import LeaveOneOut, choose_strength, evaluate_strength
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,8 @@ def _solve(
 
     The learning curve belongs to the search for a strength: a refit with a given one draws none.
     """
-    labels, classes = train.labels, len(train.class_names)
-    problem = regression(rows, labels, classes, class_weights(labels, classes, phase.class_weights))
+    labels, classes, weights = train.labels, len(train.class_names), phase.class_weights or "none"
+    problem = regression(rows, labels, classes, image_weights(labels, classes, weights))
     given = strength or (None if phase.strength == "auto" else phase.strength)
     if given is None:
         first = rows.read(0, min(len(rows), 1024))
@@ -116,7 +117,7 @@ def _solve(
     correct = best.logits.argmax(1) == labels
     curve = []
     if strength is None:
-        curve = learning_curve.learning_curve(rows, labels, classes, best.strength, phase.class_weights)
+        curve = learning_curve.learning_curve(rows, labels, classes, best.strength, weights)
         curve.append({"images": len(rows), **learning_curve.accuracy(correct, labels, classes)})
     scaled = Solution(solution.weight * best.scale, solution.bias * best.scale)
     return SolvedHead(

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -30,11 +29,11 @@ class LeaveOneOut:
     scale: float
     """Ratio of logits to scores."""
     loss: float
-    """Mean negative log-likelihood in nats."""
+    """Mean negative log-likelihood in nats, with the weights of the images."""
 
 
 def evaluate_strength(regression: RidgeRegression, strength: float) -> LeaveOneOut:
-    """Leave-one-out logits with the temperature that gives them the lowest loss.
+    """Leave-one-out logits with the temperature that gives them the lowest loss without weights.
 
     Raises:
         np.linalg.LinAlgError: the strength is too small for the precision of the features.
@@ -44,7 +43,8 @@ def evaluate_strength(regression: RidgeRegression, strength: float) -> LeaveOneO
         raise np.linalg.LinAlgError("an image determines its own prediction")
     temperature = calibration.fit_temperature(scores.numpy(), regression.labels.numpy())
     logits = scores / temperature
-    loss = F.cross_entropy(logits.double(), regression.labels).item()
+    losses = F.cross_entropy(logits.double(), regression.labels, reduction="none")
+    loss = (losses * regression.sample_weights).mean().item()
     return LeaveOneOut(strength, logits, SCALE / temperature, loss)
 
 
@@ -74,11 +74,3 @@ def choose_strength(regression: RidgeRegression, squared_length: float) -> list[
             s for s in (best - 1, best + 1) if s not in {*tried, *impossible} and abs(s) <= MAX_STEPS
         ]
     return sorted(tried.values(), key=lambda each: -each.loss)
-
-
-def class_weights(labels: Tensor, num_classes: int, kind: str) -> Tensor:
-    """Weight ``[N]`` float64 of each image: ``none``, or ``balanced`` by its class; their mean is 1."""
-    if kind == "none":
-        return torch.ones(len(labels), dtype=torch.float64)
-    counts = labels.bincount(minlength=num_classes).double()
-    return len(labels) / ((counts > 0).sum() * counts[labels])

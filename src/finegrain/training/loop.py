@@ -92,6 +92,7 @@ def solve_phase(
     Its training loss and accuracy are leave-one-out: no image was predicted by a solution that has seen it.
     """
     setup, name, started = context.setup, context.name, time.monotonic()
+    phase = phase.model_copy(update={"class_weights": phase.class_weights or setup.config.class_weights})
     strength = plan.solved[name]["strength"] if plan else None
     phases = setup.config.phases
     trained = any(phases[row["phase"]].head is None for row in history.rows)

@@ -13,6 +13,7 @@ from finegrain.config.phases import Phase
 from finegrain.config.training import AugmentParams
 from finegrain.loading.batches import PackedSplit
 from finegrain.models import layer_groups
+from finegrain.loading.class_weights import class_weights
 from finegrain.runtime import devices
 from finegrain.training import optim
 from finegrain.training.cuda_graph import GraphedFunction
@@ -69,6 +70,14 @@ class PhaseContext:
     def net(self) -> nn.Module:
         """The network, wrapped so that several processes average their gradients."""
         return self.setup.train.world.wrap(self.setup.net)
+    @cached_property
+    def class_weights(self) -> Tensor | None:
+        """Weights of the classes in the loss, ``[classes]`` float32; None if they are all 1."""
+        kind, train = self.phase.class_weights or self.setup.config.class_weights, self.setup.train
+        if kind == "none":
+            return None
+        return class_weights(train.labels, len(train.class_names), kind).to(train.device, torch.float32)
+
 
     @cached_property
     def graphed(self) -> GraphedFunction:
@@ -111,12 +120,14 @@ def train_step(
     Raises:
         UserError: out of memory, or an operation that is not deterministic where that is required.
     """
-    net, config, phase = context.net, context.setup.config, context.phase
+    net, phase = context.net, context.phase
+    smoothing, weights = context.setup.config.label_smoothing, context.class_weights
+    loss_smoothing = smoothing if weights is None else 0.0  # weighted targets are smooth already
 
     def forward_backward(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=context.setup.bf16):
             logits = net(images)
-            loss = F.cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
+            loss = F.cross_entropy(logits, targets, label_smoothing=loss_smoothing)
         net.zero_grad(set_to_none=True)
         loss.backward()
         return loss.detach(), logits.detach()
@@ -128,6 +139,8 @@ def train_step(
         if phase.clip_norm:
             nn.utils.clip_grad_norm_(net.parameters(), phase.clip_norm)
         optimizer.step()
+        if weights is not None:
+            targets = weighted_targets(targets, weights, smoothing)
         if context.average:
             context.average.update_parameters(context.setup.net)
     return loss, logits
@@ -137,6 +150,23 @@ def mixup_or_cutmix(config: AugmentParams, classes: int) -> Mix | None:
     """torchvision's MixUp, its CutMix, or for each batch one of the two; None if both are off.
 
     They draw from torch's global generator, which is seeded before every step.
+def weighted_targets(targets: Tensor, weights: Tensor, smoothing: float) -> Tensor:
+    """Targets ``[N, classes]`` whose cross-entropy is the loss with class weights.
+
+    The loss of an image of one class is its weight times the cross-entropy with label smoothing; that of a
+    blend is the same blend of such losses. torch's ``weight`` would weigh the smoothed part by other classes,
+    and divide by the weights in the batch: then a step would depend on how processes share the images.
+
+    Args:
+        targets: class ids ``[N]``, or probabilities ``[N, classes]``.
+        weights: ``[classes]`` float32.
+    """
+    if targets.ndim == 1:
+        targets = F.one_hot(targets, len(weights))
+    weighted = targets * weights
+    return (1 - smoothing) * weighted + smoothing / len(weights) * weighted.sum(1, keepdim=True)
+
+
     """
     alphas = {"MixUp": config.mixup_alpha, "CutMix": config.cutmix_alpha}
     if not any(alphas.values()):
