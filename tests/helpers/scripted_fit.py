@@ -52,7 +52,8 @@ def run(
     train, val = (split(pack, n) if n else None for n in names)
     assert train
     classes = len(train.class_names)
-    net, history = build.build_model(name, classes, "none", config.head, 0), TrainingHistory()
+    net = build.build_model(name, classes, "none", config.head, 0)
+    history = TrainingHistory(config.choose_by)
     key = {"config": config.model_dump(mode="json"), "names": names}
     with Scripted(key, saves, killed_at) as checkpointer:
         setup = TrainingSetup(net, config, 0, train, False, name)

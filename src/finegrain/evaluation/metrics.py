@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import norm
 
 from finegrain.models import calibration
-from finegrain.models.outputs import Floats, Ints, Predictions
+from finegrain.models.outputs import Floats, Ints, Predictions, class_averages
 
 BOOTSTRAP_DRAWS = 2_000
 """Number of bootstrap samples."""
@@ -15,26 +15,15 @@ BOOTSTRAP_DRAWS = 2_000
 def compute_metrics(predictions: Predictions, weights: Ints | None = None) -> dict[str, float]:
     """top1, top5, macro_f1, mean_class_accuracy, ece (all in 0..1) and loss (nats).
 
-    Macro-F1 and mean class accuracy are means over the classes that have an image.
-
     Args:
         weights: ``[N]`` how often each image counts; None means once.
     """
     weight = np.ones(len(predictions)) if weights is None else weights.astype(np.float64)
     total, correct = weight.sum(), predictions.correct
-
-    def sum_by_class(ids: Ints, values: Floats) -> Floats:
-        return np.bincount(ids, values, predictions.num_classes).astype(np.float64)
-
-    images = sum_by_class(predictions.labels, weight)
-    predicted = sum_by_class(predictions.predicted, weight)
-    true_positives = sum_by_class(predictions.labels, weight * correct)
-    present = images > 0
     return {
         "top1": float((weight * correct).sum() / total),
         "top5": float((weight * predictions.correct_in_top5).sum() / total),
-        "macro_f1": float((2 * true_positives[present] / (images[present] + predicted[present])).mean()),
-        "mean_class_accuracy": float((true_positives[present] / images[present]).mean()),
+        **class_averages(predictions.labels, predictions.predicted, predictions.num_classes, weight),
         "loss": float((weight * predictions.loss).sum() / total),
         "ece": calibration.reliability_bins(predictions.confidence, correct, weights).ece,
     }

@@ -1,4 +1,4 @@
-"""Predictions from logits: the most probable classes, their probabilities, and the loss."""
+"""Predictions from logits, and the metrics that average over classes."""
 
 from dataclasses import dataclass
 
@@ -69,6 +69,28 @@ def from_logits(logits: npt.NDArray[np.float32], labels: Ints, temperature: floa
         top_classes[rows], top_probabilities[rows] = best, np.exp(np.take_along_axis(log_p, best, 1))
         loss[rows] = -log_p[np.arange(len(log_p)), labels[rows]]
     return Predictions(labels, top_classes, top_probabilities, loss, num_classes)
+
+
+def class_averages(
+    labels: Ints, predicted: Ints, num_classes: int, weights: Floats | None = None
+) -> dict[str, float]:
+    """``macro_f1`` and ``mean_class_accuracy``, in 0..1: means over the classes that have an image.
+
+    Args:
+        labels: ``[N]``, and ``predicted`` likewise.
+        weights: ``[N]`` how often each image counts; None means once.
+    """
+
+    def sums(ids: Ints, values: Floats | None) -> Floats:
+        return np.bincount(ids, values, num_classes).astype(np.float64)
+
+    images, positives, hits = sums(labels, weights), sums(predicted, weights), labels == predicted
+    true_positives = sums(labels[hits], weights if weights is None else weights[hits])
+    present = images > 0
+    return {
+        "macro_f1": float((2 * true_positives[present] / (images + positives)[present]).mean()),
+        "mean_class_accuracy": float((true_positives[present] / images[present]).mean()),
+    }
 
 
 def log_softmax(logits: Floats) -> Floats:

@@ -62,6 +62,8 @@ class EpochTotals:
 class TrainingHistory:
     """Is filled while ``loop.fit`` yields; a checkpoint holds all of it."""
 
+    choose_by: str = "top1"
+    """The validation metric by which epochs are compared."""
     rows: list[EpochRow] = field(default_factory=list)
     lrs: dict[str, float] = field(default_factory=dict)
     """Peak learning rate of each phase that has begun."""
@@ -89,7 +91,7 @@ class TrainingHistory:
 
     def epochs_since_best(self, phase: str) -> int:
         """Number of epochs of the phase after its best one."""
-        scores = [_score(row) for row in self.rows if row["phase"] == phase]
+        scores = [self._score(row) for row in self.rows if row["phase"] == phase]
         return len(scores) - 1 - scores.index(max(scores))
 
     def add(
@@ -97,7 +99,8 @@ class TrainingHistory:
     ) -> None:
         """Add an epoch; keep a copy of its weights if it is the best so far on validation.
 
-        The highest top-1 is best, the lowest loss among equals. Without validation the last epoch is kept.
+        The best by ``choose_by`` is kept, of equals the one with the lowest loss. Without validation it is
+        the last.
 
         Args:
             val_logits: of the validation images; None without validation.
@@ -107,9 +110,14 @@ class TrainingHistory:
         self.partial_epoch = None
         if not is_candidate:
             return
-        if not self.best or "val_top1" not in row or _score(row) > _score(self.best):
+        if not self.best or "val_loss" not in row or self._score(row) > self._score(self.best):
             self.best, self.val_logits = row, val_logits
             self.weights = {k: v.detach().to("cpu", copy=True) for k, v in net.state_dict().items()}
+
+    def _score(self, row: EpochRow) -> tuple[float, float]:
+        """Two epochs compare as these."""
+        value = row[f"val_{self.choose_by}"]
+        return -value if self.choose_by == "loss" else value, -row["val_loss"]
 
     def add_solved(self, phase: str, head: SolvedHead, labels: Tensor) -> None:
         """Add what a solved phase says about the training images, whose class ids are ``labels`` ``[N]``."""
@@ -143,10 +151,6 @@ class TrainingHistory:
         self.lr_range_tests = {k: [LRPoint(*p) for p in v] for k, v in state["lr_range_tests"].items()}
         partial = state["partial_epoch"]
         self.partial_epoch = EpochTotals(**partial) if partial else None
-
-
-def _score(row: EpochRow) -> tuple[float, float]:
-    return (row["val_top1"], -row["val_loss"])
 
 
 class NonFiniteLossDetector:

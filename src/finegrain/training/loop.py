@@ -16,7 +16,7 @@ from finegrain.config.phases import SolvedPhase
 from finegrain.core import log
 from finegrain.core.errors import UserError
 from finegrain.loading.batches import PackedSplit
-from finegrain.models import inference, layer_groups
+from finegrain.models import inference, layer_groups, outputs
 from finegrain.ridge.solve_head import solve_head
 from finegrain.training import optim
 from finegrain.training.checkpoint import CheckpointStore
@@ -253,7 +253,7 @@ def train_steps(
 
 
 def _validation_scores(logits: Tensor, val: PackedSplit, row: EpochRow) -> EpochRow:
-    """Loss and top-1 on the validation split.
+    """Every metric of the validation split that ``choose_by`` may name.
 
     Raises:
         UserError: the loss is not finite.
@@ -264,7 +264,13 @@ def _validation_scores(logits: Tensor, val: PackedSplit, row: EpochRow) -> Epoch
             f"validation loss is {loss} in phase {row['phase']}, epoch {row['epoch']}, lr {row['lr']:.3g}; "
             "lower lr in params.yaml"
         )
-    return {"val_loss": loss, "val_top1": (logits.argmax(1) == val.labels).double().mean().item()}
+    labels, predicted = val.labels.numpy(), logits.argmax(1).numpy()
+    by_class = outputs.class_averages(labels, predicted, logits.shape[1])
+    return {
+        "val_loss": loss,
+        "val_top1": float((labels == predicted).mean()),
+        **{f"val_{metric}": value for metric, value in by_class.items()},
+    }
 
 
 def _is_finite(net: nn.Module) -> bool:

@@ -87,7 +87,9 @@ class TrainingRun:
 
     def train(self) -> None:
         """Train, calibrate, train again on train + val if the recipe wants it, and save the model."""
-        setup, chosen = self.setup(self.train_split), TrainingHistory()
+        setup, chosen = self.setup(self.train_split), TrainingHistory(self.config.choose_by)
+        if self.world.is_main_process and self.weights != "none":
+            log.info(f"{self.files.name} {pretrained.describe(self.identity['initial_weights'])}")
         disk.require_free_space(self.files.weights, build.weights_bytes(setup.net), "the model")
         checkpoints = [self.open_checkpoints(setup.net)]
         if self.world.is_single:
@@ -120,6 +122,8 @@ class TrainingRun:
                 f"{self.files.name} epoch {row['epoch']}: train loss {row['train_loss']:.3f}, {validation}"
             )
 
+            if (chosen_by := f"val_{self.config.choose_by}") not in HISTORY:
+                validation += f", {chosen_by} {row[chosen_by]:.4f}"
     def refit(
         self, setup: TrainingSetup, checkpoints: SharedCheckpointer, plan: TrainingHistory
     ) -> TrainingHistory:
@@ -169,8 +173,7 @@ class TrainingRun:
             "solved": chosen.solved,
             "leave_one_out": final.leave_one_out_top1(),
             "best_epoch": chosen.best["epoch"],
-            "val_top1": chosen.best["val_top1"],
-            "val_loss": chosen.best["val_loss"],
+            **{name: value for name, value in chosen.best.items() if name.startswith("val_")},
             "refit": self.config.refit,
             "revision": provenance.git_revision(),
         }
@@ -204,7 +207,8 @@ class TrainingRun:
 
 
 def write_history(run: paths.Run, history: TrainingHistory) -> None:
-    for file, columns in ((run.history, HISTORY), (run.loss, LOSS), (run.lr, LR)):
+    chosen_by = tuple(dict.fromkeys((*HISTORY, f"val_{history.choose_by}")))
+    for file, columns in ((run.history, chosen_by), (run.loss, LOSS), (run.lr, LR)):
         file_io.write_csv(file, columns, ([row[c] for c in columns] for row in history.rows))
 
 
