@@ -118,12 +118,12 @@ class TrainingRun:
             if self.world.is_main_process:
                 write_history(self.files, history)
             validation = f"val loss {row['val_loss']:.3f}, val top-1 {row['val_top1']:.2%}"
+            if (chosen_by := f"val_{self.config.choose_by}") not in HISTORY:
+                validation += f", {chosen_by} {row[chosen_by]:.4f}"
             log.info(
                 f"{self.files.name} epoch {row['epoch']}: train loss {row['train_loss']:.3f}, {validation}"
             )
 
-            if (chosen_by := f"val_{self.config.choose_by}") not in HISTORY:
-                validation += f", {chosen_by} {row[chosen_by]:.4f}"
     def refit(
         self, setup: TrainingSetup, checkpoints: SharedCheckpointer, plan: TrainingHistory
     ) -> TrainingHistory:

@@ -12,8 +12,8 @@ from finegrain.config.params import Params
 from finegrain.config.phases import Phase
 from finegrain.config.training import AugmentParams
 from finegrain.loading.batches import PackedSplit
-from finegrain.models import layer_groups
 from finegrain.loading.class_weights import class_weights
+from finegrain.models import layer_groups
 from finegrain.runtime import devices
 from finegrain.training import optim
 from finegrain.training.cuda_graph import GraphedFunction
@@ -67,10 +67,6 @@ class PhaseContext:
         return mixup_or_cutmix(self.setup.config.augment, len(self.setup.train.class_names))
 
     @cached_property
-    def net(self) -> nn.Module:
-        """The network, wrapped so that several processes average their gradients."""
-        return self.setup.train.world.wrap(self.setup.net)
-    @cached_property
     def class_weights(self) -> Tensor | None:
         """Weights of the classes in the loss, ``[classes]`` float32; None if they are all 1."""
         kind, train = self.phase.class_weights or self.setup.config.class_weights, self.setup.train
@@ -78,6 +74,10 @@ class PhaseContext:
             return None
         return class_weights(train.labels, len(train.class_names), kind).to(train.device, torch.float32)
 
+    @cached_property
+    def net(self) -> nn.Module:
+        """The network, wrapped so that several processes average their gradients."""
+        return self.setup.train.world.wrap(self.setup.net)
 
     @cached_property
     def graphed(self) -> GraphedFunction:
@@ -135,21 +135,17 @@ def train_step(
     key = f"phases.{context.name}.batch_size" if phase.batch_size else "batch_size"
     with devices.explain_errors(f"{key}: {len(images)} images of {images.shape[-1]} px", "halve it"):
         images, targets = context.mix(images, labels) if context.mix else (images, labels)
+        if weights is not None:
+            targets = weighted_targets(targets, weights, smoothing)
         loss, logits = context.graphed(forward_backward, images, targets)
         if phase.clip_norm:
             nn.utils.clip_grad_norm_(net.parameters(), phase.clip_norm)
         optimizer.step()
-        if weights is not None:
-            targets = weighted_targets(targets, weights, smoothing)
         if context.average:
             context.average.update_parameters(context.setup.net)
     return loss, logits
 
 
-def mixup_or_cutmix(config: AugmentParams, classes: int) -> Mix | None:
-    """torchvision's MixUp, its CutMix, or for each batch one of the two; None if both are off.
-
-    They draw from torch's global generator, which is seeded before every step.
 def weighted_targets(targets: Tensor, weights: Tensor, smoothing: float) -> Tensor:
     """Targets ``[N, classes]`` whose cross-entropy is the loss with class weights.
 
@@ -167,6 +163,10 @@ def weighted_targets(targets: Tensor, weights: Tensor, smoothing: float) -> Tens
     return (1 - smoothing) * weighted + smoothing / len(weights) * weighted.sum(1, keepdim=True)
 
 
+def mixup_or_cutmix(config: AugmentParams, classes: int) -> Mix | None:
+    """torchvision's MixUp, its CutMix, or for each batch one of the two; None if both are off.
+
+    They draw from torch's global generator, which is seeded before every step.
     """
     alphas = {"MixUp": config.mixup_alpha, "CutMix": config.cutmix_alpha}
     if not any(alphas.values()):
