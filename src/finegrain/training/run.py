@@ -88,8 +88,6 @@ class TrainingRun:
     def train(self) -> None:
         """Train, calibrate, train again on train + val if the recipe wants it, and save the model."""
         setup, chosen = self.setup(self.train_split), TrainingHistory(self.config.choose_by)
-        if self.world.is_main_process and self.weights != "none":
-            log.info(f"{self.files.name} {pretrained.describe(self.identity['initial_weights'])}")
         disk.require_free_space(self.files.weights, build.weights_bytes(setup.net), "the model")
         checkpoints = [self.open_checkpoints(setup.net)]
         if self.world.is_single:
