@@ -63,7 +63,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed-app requirements-dev.txt
 # all versions with their hashes, for every system and Python 3.11 or newer; they stay as they are where they can
 LOCK := uv pip compile -q --universal --python-version=3.11 --generate-hashes
 
-.PHONY: help install app dev lock repro demo pr-report test test-all test-fast docs-check check audit clean-checkpoints
+.PHONY: help install app dev lock repro demo pr-report test test-all test-fast docs docs-check check audit clean-checkpoints
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 install: $(VENV)/.installed ## Make the virtual environment and install everything
@@ -88,6 +88,8 @@ test-all: $(VENV)/.installed-dev ## Run every test, with random kills, toy bench
 	python -m pytest $(IN_PARALLEL) -m ""
 test-fast: $(VENV)/.installed-dev ## Run the tests that start no DVC pipeline
 	python -m pytest $(IN_PARALLEL) -m "not slow"
+docs: $(VENV)/.installed ## Write docs/PARAMETERS.md and its schema
+	python scripts/parameters.py
 docs-check: $(VENV)/.installed-dev ## Run every command of the README and docs on a small sample
 	python -m pytest -q -s tests/docs_check.py
 check: $(VENV)/.installed-dev ## Lint, format check, types
