@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import benchmark_inputs
 import gpu
 import gpu_bound
+import shared
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -58,7 +58,7 @@ def augmentation_bytes(image_size: int, n: int) -> dict[str, float]:
     moved: dict[str, float] = {}
     for name, values in AUGMENTATIONS.items():
         config = AugmentParams(**values)
-        pack_size = benchmark_inputs.pack_side(image_size)
+        pack_size = shared.pack_side(image_size)
         sampled = sampling.sample_augmentation(n, pack_size, pack_size, image_size, config, (0, 1, 1))
         images = torch.empty(n, pack_size, pack_size, 3, dtype=torch.uint8, device=META)
         for how, count in {"operators": operator_bytes, "kernels": kernel_bytes}.items():

@@ -15,8 +15,6 @@ import contextlib
 import gc
 import itertools
 import os
-import platform
-import statistics
 import sys
 import tempfile
 import time
@@ -27,22 +25,20 @@ from pathlib import Path
 from typing import Any
 
 from finegrain.core import process  # isort: skip  # noqa: F401  (sets the allocator before torch is imported)
-import benchmark_inputs
 import gpu_bound
+import gpu_measure
 import gpu_table
-import others
+import shared
+import throughput_others
+import throughput_way
 import torch
-import torchvision
-import ways
 import yaml
-from task import Epoch, FirstStep, Task, synchronize
+from throughput_task import Epoch, FirstStep, Task
 
 from finegrain.augmentation import transform
 from finegrain.config import params
 from finegrain.core import file_io
-from finegrain.dataset import manifest, pack_writer
-from finegrain.runtime import devices, provenance
-from finegrain.sources import archive
+from finegrain.runtime import devices
 from finegrain.training.cuda_graph import GraphedFunction
 
 MODELS = ["resnet18", "resnet34", "resnet50", "wide_resnet50_2", "resnext50_32x4d"]
@@ -69,11 +65,11 @@ class Bench:
         self.args, self.folder, self.photos = args, folder, folder / "photos"
         self.device = devices.select_device("auto")
         started = time.monotonic()
-        benchmark_inputs.write_photos(args.archives, self.photos, args.images, args.side, repeat=True)
-        pack(self.photos, folder / "pack", benchmark_inputs.pack_side(args.side))
-        self.split = ways.our_split(self.config(args.batch_sizes[0]), folder / "pack", self.device)
+        shared.write_photos(args.archives, self.photos, args.images, args.side, repeat=True)
+        gpu_measure.pack(self.photos, folder / "pack", shared.pack_side(args.side))
+        self.split = throughput_way.our_split(self.config(args.batch_sizes[0]), folder / "pack", self.device)
         self.results: dict[str, Any] = {
-            **facts(self.device, args),
+            **gpu_measure.facts(self.device, args),
             "prepare_seconds": time.monotonic() - started,
             "cells": [],
             "growing": [],
@@ -87,7 +83,7 @@ class Bench:
 
     def config(self, batch_size: int, **changes: Any) -> params.Params:
         """The plain SGD recipe with changes; the name ``a__b`` means the key a.b."""
-        data = benchmark_inputs.settings(self.photos, self.args.side, batch_size)
+        data = shared.settings(self.photos, self.args.side, batch_size)
         data["precision"] = "bf16" if self.device.type == "cuda" else "auto"
         for key, value in changes.items():
             *parents, last = key.split("__")
@@ -102,21 +98,21 @@ class Bench:
     def way(self, name: str, model: str, batch_size: int) -> Epoch:
         if name == "torchvision":
             task = Task(self.photos, model, self.args.side, batch_size, self.args.workers)
-            return others.torchvision_v2(task, FirstStep(0.0))
+            return throughput_others.torchvision_v2(task, FirstStep(0.0))
         config = self.config(batch_size, augment=ALL_AUGMENTATION if name == "ours, all augmentation" else {})
-        job = ways.our_job(config, self.split, model)
+        job = throughput_way.our_job(config, self.split, model)
         if name == "ceiling, kernel by kernel":
             vars(job)["graphed"] = GraphedFunction(job.setup.net, None, batch_size)
         if name == gpu_table.COMPILED:
             job.setup.net.compile()
-        start = ways.ceiling_epochs if name.startswith("ceiling") else ways.our_epochs
+        start = throughput_way.ceiling_epochs if name.startswith("ceiling") else throughput_way.our_epochs
         return start(job, FirstStep(0.0))
 
     def cell(self, name: str, model: str, batch_size: int) -> None:
-        reset_memory(self.device)
+        gpu_measure.reset_memory(self.device)
         torch.backends.cudnn.benchmark = name == "ceiling, cuDNN tuned"
         try:
-            found = timed(self.way(name, model, batch_size), self.args.seconds)
+            found = gpu_measure.timed(self.way(name, model, batch_size), self.args.seconds)
         finally:
             torch.backends.cudnn.benchmark = False
         where = {"model": model, "batch_size": batch_size, "way": name}
@@ -128,10 +124,10 @@ class Bench:
         sides = [max(32, 32 * round(self.args.side * 5 / 7 / 32)), self.args.side]
         phase = {"epochs": GROWING_EPOCHS, "image_size": sides}
         config = self.config(batch_size, augment=ALL_AUGMENTATION, phases__all=phase)
-        job = ways.our_job(config, self.split, model)
-        epoch = ways.our_epochs(job, FirstStep(0.0))
+        job = throughput_way.our_job(config, self.split, model)
+        epoch = throughput_way.our_epochs(job, FirstStep(0.0))
         for number in range(1, GROWING_EPOCHS + 1):
-            images, seconds = once(epoch, number)
+            images, seconds = gpu_measure.once(epoch, number)
             row = {"model": model, "batch_size": batch_size, "epoch": number}
             self.results["growing"].append(
                 row
@@ -146,13 +142,13 @@ class Bench:
             return sum(len(labels) for _, labels in job.batches(number, self.args.side))
 
         row = {"augmentation": name, "batch_size": batch_size}
-        with by_operators() if gpu_table.BY_OPERATORS in name else contextlib.nullcontext():
-            found = timed(epoch, self.args.seconds)
+        with gpu_measure.by_operators() if gpu_table.BY_OPERATORS in name else contextlib.nullcontext():
+            found = gpu_measure.timed(epoch, self.args.seconds)
         self.results["batches_alone"].append(row | found)
 
     def augmented_job(self, everything: bool, batch_size: int) -> Any:
         config = self.config(batch_size, augment=ALL_AUGMENTATION if everything else {})
-        return ways.our_job(config, self.split, "resnet18")
+        return throughput_way.our_job(config, self.split, "resnet18")
 
     def agreement(self, batch_size: int) -> None:
         """Check on this GPU that the kernels give the same batch as torch's operators."""
@@ -160,7 +156,7 @@ class Bench:
             raise RuntimeError("the kernels do not run here; see the message above")
         job = self.augmented_job(True, batch_size)
         ours, _ = next(job.batches(1, self.args.side))
-        with by_operators():
+        with gpu_measure.by_operators():
             slow, _ = next(job.batches(1, self.args.side))
         _, factor = self.split.normalization
         largest = ((ours - slow).abs() / factor[:, None, None]).max().item()
@@ -170,10 +166,10 @@ class Bench:
 
     def bound(self, model: str, batch_size: int) -> None:
         """Operations and bytes of a step, and the rates that the GPU reaches for each."""
-        reset_memory(self.device)
+        gpu_measure.reset_memory(self.device)
         if "chip" not in self.results:
             self.results["chip"] = gpu_bound.chip(self.device)
-        job = ways.our_job(self.config(batch_size), self.split, model)
+        job = throughput_way.our_job(self.config(batch_size), self.split, model)
         row = {"model": model, "batch_size": batch_size}
         self.results["bounds"].append(row | gpu_bound.count(job))
 
@@ -186,7 +182,7 @@ class Bench:
         }
         for name in ("ours", "ours, all augmentation"):
             if {name, "ceiling"} <= speed.keys() and speed[name] < WANTED * speed["ceiling"]:
-                reset_memory(self.device)
+                gpu_measure.reset_memory(self.device)
                 row = {"model": model, "batch_size": batch_size, "way": name}
                 found = gpu_bound.profile(self.way(name, model, batch_size), self.device)
                 self.results["profiles"].append(row | found)
@@ -206,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 started = time.monotonic()
                 try:
                     work()
-                except Exception as error:  # on a rented GPU, the other measurements still count
+                except Exception as error:  # the other measurements still count
                     traceback.print_exc()
                     bench.results["failed"].append(
                         f"{label}: {type(error).__name__}: {error}".splitlines()[0]
@@ -272,81 +268,6 @@ def plan(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, str, Cal
     for model in args.models if bench.device.type == "cuda" else []:  # a minute each
         label = f"{model}, batch {first}, compiled"
         yield "compiled", label, partial(bench.cell, gpu_table.COMPILED, model, first)
-
-
-def pack(photos: Path, folder: Path, side: int) -> None:
-    """Pack the photos with the project's own code, but without the checks of stage split."""
-    with tempfile.TemporaryDirectory() as temporary:
-        archive.store_local([str(photos)], Path(temporary))
-        table = Path(temporary, "manifest.csv")
-        paths = sorted(file.relative_to(photos) for file in photos.glob("*/*/*.jpg"))
-        unknown = (0, 0, 0, "", "")  # sizes and hashes, which stage pack does not need
-        rows = ((path.as_posix(), "", path.parts[1], path.parts[0], *unknown) for path in paths)
-        file_io.write_csv(table, manifest.COLUMNS, rows)
-        folder.mkdir()
-        with archive.ArchiveReader(Path(temporary)) as reader:
-            pack_writer.write_pack(reader, table, folder, side)
-
-
-def timed(epoch: Epoch, seconds: float) -> dict[str, Any]:
-    """Images per second of whole epochs: at least two, for at least ``seconds``, after one warm-up epoch."""
-    number = 1
-    _, first = once(epoch, number)
-    speeds, total = [], 0.0
-    while len(speeds) < 2 or total < seconds:
-        number += 1
-        images, took = once(epoch, number)
-        total += took
-        speeds.append(images / took)
-    return {
-        "epochs": len(speeds),
-        "images_per_second": statistics.median(speeds),
-        "slowest": min(speeds),
-        "fastest": max(speeds),
-        "start_seconds": first - images / statistics.median(speeds),
-    }
-
-
-def once(epoch: Epoch, number: int) -> tuple[int, float]:
-    """Images and seconds of one epoch; the GPU is idle before and after."""
-    synchronize()
-    started = time.perf_counter()
-    images = epoch(number)
-    synchronize()
-    return images, time.perf_counter() - started
-
-
-@contextlib.contextmanager
-def by_operators() -> Iterator[None]:
-    """Context in which torch's operators transform the images, even on a GPU."""
-    usual = transform._triton_transform
-    transform._triton_transform = lambda device: None
-    try:
-        yield
-    finally:
-        transform._triton_transform = usual
-
-
-def reset_memory(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def facts(device: torch.device, args: argparse.Namespace) -> dict[str, Any]:
-    cuda = device.type == "cuda"
-    return {
-        "revision": provenance.git_revision(),
-        "device": torch.cuda.get_device_name(device) if cuda else platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "cudnn": torch.backends.cudnn.version() if cuda else None,
-        "photos": [file.name for file in args.archives] or "drawn",
-        **{name: getattr(args, name) for name in ("side", "images", "workers", "seconds")},
-    }
 
 
 def write(out: Path, results: dict[str, Any]) -> str:

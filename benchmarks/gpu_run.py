@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import benchmark_inputs
 import pandas as pd
+import shared
 import yaml
 
 from finegrain.core import file_io, paths
@@ -21,7 +21,7 @@ class Run:
     """A run with its record in its folder, so that another process can continue where this one stopped."""
 
     def __init__(self, folder: Path, model: str, seed: int) -> None:
-        self.folder, self.files = folder, paths.Run(benchmark_inputs.CARS, model, seed)
+        self.folder, self.files = folder, paths.Run(shared.CARS, model, seed)
         self._track, self._log = folder / "track.json", folder / "log"
         self.track: dict[str, Any] = {"pieces": [], "reached": {}, "resumed": []}
         if self._track.is_file():
@@ -30,13 +30,11 @@ class Run:
     def set_up(self, data: dict[str, Any], prepared: Path) -> None:
         """Write its parameters and link the pack of another folder, unless the run has been set up before."""
         if not self.begun:
-            here = self.folder / paths.Dataset(benchmark_inputs.CARS).folder
+            here = self.folder / paths.Dataset(shared.CARS).folder
             here.mkdir(parents=True, exist_ok=True)
             for name in ("pack", "manifest.csv"):
                 (here / name).unlink(missing_ok=True)
-                (here / name).symlink_to(
-                    (prepared / paths.Dataset(benchmark_inputs.CARS).folder / name).resolve()
-                )
+                (here / name).symlink_to((prepared / paths.Dataset(shared.CARS).folder / name).resolve())
             file_io.write_text(self.folder / "params.yaml", yaml.safe_dump(data, sort_keys=False))
 
     @property
@@ -83,7 +81,7 @@ class Run:
             raise self.failure()
 
     def _start(self, stage: str) -> "subprocess.Popen[bytes]":
-        command = benchmark_inputs.command(stage, self.files.model, self.files.seed)
+        command = shared.command(stage, self.files.model, self.files.seed)
         with self._log.open("ab") as log:
             return _popen(command, cwd=self.folder, stdout=log, stderr=log)
 
@@ -154,19 +152,19 @@ def prepare(folder: Path, data: dict[str, Any], other: Path | None = None) -> di
     Args:
         other: a folder prepared from the same photos for another image size; then only stage pack runs.
     """
-    done, here = folder / "seconds.json", folder / paths.Dataset(benchmark_inputs.CARS).folder
+    done, here = folder / "seconds.json", folder / paths.Dataset(shared.CARS).folder
     if done.is_file():
         return file_io.read_json(done)
     here.mkdir(parents=True, exist_ok=True)
     if other:
         for name in ("archive", "manifest.csv"):
             (here / name).unlink(missing_ok=True)
-            (here / name).symlink_to((other / paths.Dataset(benchmark_inputs.CARS).folder / name).resolve())
+            (here / name).symlink_to((other / paths.Dataset(shared.CARS).folder / name).resolve())
     file_io.write_text(folder / "params.yaml", yaml.safe_dump(data, sort_keys=False))
     seconds = {}
     for stage in ("pack",) if other else ("download", "split", "pack"):
         started = time.monotonic()
-        subprocess.run(benchmark_inputs.command(stage, "", 0), cwd=folder, check=True)
+        subprocess.run(shared.command(stage, "", 0), cwd=folder, check=True)
         seconds[stage] = round(time.monotonic() - started, 2)
     file_io.write_json(done, seconds)
     return seconds

@@ -1,4 +1,4 @@
-r"""Accuracy of the recipes by wall time, on one GPU within minutes, from random weights.
+"""Accuracy of the recipes by wall time, on one GPU within minutes, from random weights.
 
     bash benchmarks/gpu.sh study OUT PHOTOS.zip ...     repeat until nothing is left out
     bash benchmarks/gpu.sh study OUT --toy              generated images, on a CPU
@@ -14,54 +14,22 @@ the middle of a run, and the results so far are written to OUT as gpu_study.json
 If --work is lost, a gpu_study.json put there restores what was finished. The JSON records which test images
 each run predicts correctly: `python benchmarks/gpu_study_table.py gpu_study.json` makes table and figure from
 it.
-
-If a command may use at most 64 MiB of files and ten minutes, and the machine has no network and neither
-pydantic nor imagehash: first, in the repository's root,
-
-    mkdir -p .git/info && printf '/.photos/\n/.wheels/\n' >> .git/info/exclude
-    python -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
-        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d .wheels \
-        pydantic==2.14.3 pydantic-core==2.50.4 annotated-types typing-inspection typing-extensions \
-        ImageHash==4.3.2
-    mkdir -p .photos && tar -C FOLDER-OF-PHOTOS -cf - part-1.zip part-2.zip part-3.zip part-4.zip \
-        | split -b 54000000 - .photos/tar.
-
-then these commands on that machine, each with the named ignored paths next to the working tree:
-
-    1. .wheels .photos/tar.aa
-       mkdir -p /tmp/photos; cp .photos/tar.* /tmp/photos/;
-       tar --occurrence=1 -C /tmp/photos -xf /tmp/photos/tar.aa part-1.zip;
-       WHEELS=.wheels bash benchmarks/gpu.sh $OUT /tmp/photos/part-1.zip --minutes 6
-    2. .photos/tar.ab
-       cp .photos/tar.* /tmp/photos/
-    3. .wheels .photos/tar.ac
-       cp .photos/tar.* /tmp/photos/; cat /tmp/photos/tar.* | tar -C /tmp/photos -xf -;
-       WHEELS=.wheels bash benchmarks/gpu.sh study $OUT /tmp/photos/part-?.zip
-    4. .wheels, repeated until nothing is left out
-       WHEELS=.wheels bash benchmarks/gpu.sh study $OUT /tmp/photos/part-?.zip
-
-If machines are available for a quarter of an hour at a time, 1 uses the first one. Each later one starts
-empty and runs 1 without its last line, 2, 3 and 4. To continue a study, put the last $OUT's gpu_study.json
-into .photos, name it with 3 too, and run before the last line of 3
-
-       mkdir -p /tmp/results; cp .photos/gpu_study.json /tmp/results/;
 """
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import benchmark_inputs
 import gpu_study_table
+import shared
 from gpu_run import Run, prepare
+from gpu_study_plan import RESUME, epoch_seconds, epochs_within, plan
 from gpu_study_table import BEST, EPOCHS, KINDS, REFERENCE, TIME, label
 
 from finegrain.core import file_io
@@ -69,15 +37,10 @@ from finegrain.runtime import provenance
 
 MODELS = ["resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d"]
 RECIPES = {kind: "stanford-cars-sgd" if kind == REFERENCE else "stanford-cars" for kind in KINDS}
-RESUME = "resume"
-MARGIN = 0.93
-"""Share of a run's time limit that is planned for: epochs vary, and checkpoints take time."""
 TOY = {
     "models": ["resnet18"], "side": 32, "best_side": [32, 64], "epochs": 2, "resume_epochs": 2, "images": 24,
     "best_minutes": 0.25, "checkpoint_seconds": 0.0, "least_seconds": 0.0, "reserve_seconds": 20.0,
 }  # fmt: skip
-Work = tuple[str, Callable[[], bool]]
-"""Name and function of a piece of work; the function returns False if something that it needs is missing."""
 
 
 class OutOfTime(Exception):
@@ -109,11 +72,10 @@ class Study:
     def prepare(self) -> None:
         """Pack the photos, or generated images if no photos were given."""
         if not self.args.archives and not self.photos[0].is_dir():
-            benchmark_inputs.write_photos([], self.photos[0], self.args.images, self.args.side)
-        self.results["prepare_seconds"] = self._pack(benchmark_inputs.pack_side(self.args.side))
+            shared.write_photos([], self.photos[0], self.args.images, self.args.side)
+        self.results["prepare_seconds"] = self._pack(shared.pack_side(self.args.side))
         counts = file_io.read_json(
-            self._packed(benchmark_inputs.pack_side(self.args.side))
-            / f"data/{benchmark_inputs.CARS}/pack/pack.json"
+            self._packed(shared.pack_side(self.args.side)) / f"data/{shared.CARS}/pack/pack.json"
         )
         self.results["images"] = counts["counts"]
 
@@ -121,9 +83,9 @@ class Study:
         return self.work / f"prepared-{side}"
 
     def _pack(self, side: int) -> dict[str, float]:
-        data = benchmark_inputs.recipe(RECIPES[REFERENCE], self.photos, self.args.models[0], 0)
+        data = shared.recipe(RECIPES[REFERENCE], self.photos, self.args.models[0], 0)
         data["pack"]["image_size"] = side
-        first = benchmark_inputs.pack_side(self.args.side)
+        first = shared.pack_side(self.args.side)
         return prepare(self._packed(side), data, None if side == first else self._packed(first))
 
     def _run(self, known: dict[str, Any]) -> Run:
@@ -154,9 +116,9 @@ class Study:
         return True
 
     def _set_up(self, run: Run, kind: str, epochs: int, sides: list[int], **changes: Any) -> None:
-        data = benchmark_inputs.recipe(RECIPES[kind], self.photos, run.files.model, run.files.seed) | changes
-        benchmark_inputs.lengthen(data, epochs)
-        pack = max(benchmark_inputs.pack_side(self.args.side), sides[-1])
+        data = shared.recipe(RECIPES[kind], self.photos, run.files.model, run.files.seed) | changes
+        shared.lengthen(data, epochs)
+        pack = max(shared.pack_side(self.args.side), sides[-1])
         self._pack(pack)
         data["pack"]["image_size"] = pack
         for phase in data["phases"].values():
@@ -257,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 study.results["left_out"].append(f"{name} (the runs that it depends on are missing)")
         except OutOfTime:
             study.results["left_out"].append(name)
-        except Exception as error:  # on a rented GPU, the other measurements still count
+        except Exception as error:  # the other measurements still count
             traceback.print_exc()
             study.results["failed"].append(f"{name}: {type(error).__name__}: {error}".splitlines()[0])
         if (took := time.monotonic() - started) > 0.1:
@@ -269,66 +231,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     gpu_study_table.draw(study.results, args.out / "gpu_study.png")
     if study.results["failed"]:
         sys.exit("some work failed: see above")
-
-
-def plan(study: Study, args: argparse.Namespace) -> Iterator[Work]:
-    """Yield all work, the most important first."""
-    first, *others = args.models
-    seed, *more = args.seeds
-
-    def train(kind: str, model: str, seed: int = seed) -> Iterator[Work]:
-        if kind in args.kinds:
-            name = label({"kind": kind, "model": model, "seed": seed})
-            yield name, partial(study.train, kind, model, seed)
-
-    def resume(kind: str, model: str) -> Iterator[Work]:
-        if RESUME in args.kinds and kind in args.resume_kinds:
-            yield (
-                f"resumed run of {label({'kind': kind, 'model': model})}",
-                partial(study.resume, kind, model),
-            )
-
-    for kind in (REFERENCE, EPOCHS, TIME):
-        yield from train(kind, first)
-    yield from resume(EPOCHS, first)
-    for model in others:
-        yield from train(REFERENCE, model)
-    for number, model in enumerate(others):
-        if number == 1 and BEST in args.kinds:
-            yield label({"kind": BEST, "seed": seed}), partial(study.train_best, seed)
-        for kind in (EPOCHS, TIME):
-            yield from train(kind, model)
-    if len(others) < 2 and BEST in args.kinds:
-        yield label({"kind": BEST, "seed": seed}), partial(study.train_best, seed)
-    yield from resume(REFERENCE, first)
-    for model in others:
-        yield from resume(EPOCHS, model)
-    for another in more:
-        for model in args.models:
-            for kind in (REFERENCE, EPOCHS, TIME):
-                yield from train(kind, model, another)
-
-
-def epochs_within(seconds: float, known: dict[str, Any], sides: Sequence[int]) -> int:
-    """Number of epochs that fit into ``seconds``, including start and end of the process.
-
-    Args:
-        known: a run of the same network and recipe at one image size. The cost of larger images is assumed to
-            be proportional to their pixels; in fact it is a little less.
-        sides: image sizes, the first and the last one.
-    """
-    each, reached = epoch_seconds(known), known["reached_seconds"]
-    around = known["wall_seconds"] - each * len(reached)
-    a, b, side = sides[0], sides[-1], known["image_size"][0]
-    each *= (a * a + a * b + b * b) / (3 * side * side)
-    return max(1, int((MARGIN * seconds - around) / each))
-
-
-def epoch_seconds(known: dict[str, Any]) -> float:
-    """Median seconds of the epochs after the first, validation included."""
-    reached = known["reached_seconds"]
-    later = [after - before for before, after in zip(reached, reached[1:], strict=False)]
-    return statistics.median(later) if later else known["wall_seconds"]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

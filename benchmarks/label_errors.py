@@ -13,15 +13,15 @@ import os
 import subprocess
 from pathlib import Path
 
-import benchmark_inputs
 import numpy as np
 import one_pass
 import pandas as pd
+import shared
 
 from finegrain.core import paths
 from finegrain.evaluation import leave_one_out
 
-RUN = paths.Run(benchmark_inputs.CARS, "resnet18", 0)
+RUN = paths.Run(shared.CARS, "resnet18", 0)
 
 
 def main() -> None:
@@ -34,9 +34,7 @@ def main() -> None:
     )
     parser.add_argument("--wrong", type=float, default=0.05, help="share of the training photos")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
-        "--out", type=Path, default=benchmark_inputs.ROOT / ".label-errors", help="folder for the runs"
-    )
+    parser.add_argument("--out", type=Path, default=shared.ROOT / ".label-errors", help="folder for the runs")
     args = parser.parse_args()
     args.model, args.precision = RUN.model, "auto"
     print("| seed | training photos | wrong labels | in the first 5 % | in the first 10 % |")
@@ -53,15 +51,13 @@ def train_with_wrong_labels(seed: int, args: argparse.Namespace) -> tuple[np.nda
     probability, ``[N]``."""
     prepared = one_pass.prepare(one_pass.parameters(args.row, args), args)
     folder = args.out / "wrong-labels"
-    data = folder / "data" / benchmark_inputs.CARS
+    data = folder / "data" / shared.CARS
     data.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text((prepared / "params.yaml").read_text())
     for name in ("archive", "source.json"):
         if not (data / name).exists():
-            (data / name).symlink_to((prepared / "data" / benchmark_inputs.CARS / name).resolve())
-    manifest = pd.read_csv(
-        prepared / "data" / benchmark_inputs.CARS / "manifest.csv", dtype=str, keep_default_na=False
-    )
+            (data / name).symlink_to((prepared / "data" / shared.CARS / name).resolve())
+    manifest = pd.read_csv(prepared / "data" / shared.CARS / "manifest.csv", dtype=str, keep_default_na=False)
     rng = np.random.default_rng(seed)
     rows = np.flatnonzero(manifest["split"] == "train")
     chosen = rng.choice(rows, round(args.wrong * len(rows)), replace=False)
@@ -71,7 +67,7 @@ def train_with_wrong_labels(seed: int, args: argparse.Namespace) -> tuple[np.nda
         manifest.at[row, "class"] = others[rng.integers(len(others))]
     manifest.to_csv(data / "manifest.csv", index=False)
     for stage in ("pack", "train"):
-        command = benchmark_inputs.command(stage, RUN.model, RUN.seed)
+        command = shared.command(stage, RUN.model, RUN.seed)
         subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PYTHONPATH": ""})
     predictions = leave_one_out.read_leave_one_out(folder / RUN.leave_one_out)
     assert predictions is not None, "the row solves no head"

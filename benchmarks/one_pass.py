@@ -25,7 +25,7 @@ from finegrain.core import allocator  # noqa: E402  (before anything imports tor
 
 allocator.keep_freed_memory()
 
-import benchmark_inputs  # noqa: E402
+import shared  # noqa: E402
 import torch  # noqa: E402
 import yaml  # noqa: E402
 
@@ -124,7 +124,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
 
 def parameters(row: str, args: argparse.Namespace) -> dict[str, Any]:
     """The recipe with the row's changes."""
-    data = benchmark_inputs.recipe("one-pass", args.archive, args.model, 0)
+    data = shared.recipe("one-pass", args.archive, args.model, 0)
     weights = str(Path(args.weights).resolve()) if Path(args.weights).exists() else args.weights
     data |= {"weights": weights, "precision": args.precision, "checkpoint_seconds": 600}
     for key, value in ROWS[row].items():
@@ -145,13 +145,13 @@ def run(row: str, args: argparse.Namespace) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(text)
     packed = prepare(data, args)
-    (folder / "data" / benchmark_inputs.CARS).mkdir(parents=True, exist_ok=True)
+    (folder / "data" / shared.CARS).mkdir(parents=True, exist_ok=True)
     for name in ("pack", "manifest.csv"):
-        link = folder / "data" / benchmark_inputs.CARS / name
+        link = folder / "data" / shared.CARS / name
         link.unlink(missing_ok=True)
-        link.symlink_to((packed / "data" / benchmark_inputs.CARS / name).resolve())
+        link.symlink_to((packed / "data" / shared.CARS / name).resolve())
     seconds = stage_seconds("train", folder, args)
-    files = paths.Run(benchmark_inputs.CARS, args.model, 0)
+    files = paths.Run(shared.CARS, args.model, 0)
     metadata = json.loads((folder / files.sidecar).read_text())
     result = {
         "seconds": seconds,
@@ -180,7 +180,7 @@ def prepare(data: dict[str, Any], args: argparse.Namespace) -> Path:
 def test_accuracy(folder: Path, files: paths.Run, flip: bool) -> dict[str, float]:
     """Top-1 of the saved model on the test photos, with its 95 % interval."""
     net, metadata = storage.load_model(folder / files.weights, folder / files.sidecar)
-    pack = folder / paths.Dataset(benchmark_inputs.CARS).pack
+    pack = folder / paths.Dataset(shared.CARS).pack
     split = PackedSplit(pack, "test", torch.device("cpu"), metadata["mean"], metadata["std"])
     bf16 = metadata["environment"]["precision"] == "bf16"
     logits, labels = inference.predict_split(net, split, metadata["image_size"], bf16, flip, label="test")
@@ -194,7 +194,7 @@ def stage_seconds(stage: str, folder: Path, args: argparse.Namespace) -> float:
     print(f"{folder.name}: {stage}", file=sys.stderr, flush=True)
     subprocess.run(["rm", "-rf", str(folder / ".checkpoints")], check=True)
     started = time.monotonic()
-    command = benchmark_inputs.command(stage, args.model, 0)
+    command = shared.command(stage, args.model, 0)
     subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PYTHONPATH": ""})
     return time.monotonic() - started
 

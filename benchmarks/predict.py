@@ -25,10 +25,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import benchmark_inputs
 import numpy as np
 import pandas as pd
-import table
+import shared
 import throughput
 from PIL import Image
 
@@ -58,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.out = args.out.resolve()
     with tempfile.TemporaryDirectory(prefix="predict-") as temporary:
         project = Path(temporary, "project")
-        benchmark_inputs.write_photos(args.archive, Path(temporary, "photos"), args.images, args.side)
+        shared.write_photos(args.archive, Path(temporary, "photos"), args.images, args.side)
         enlarge(Path(temporary, "photos"), args.enlarge)
         throughput.pack(Path(temporary, "photos"), project, args)
         with contextlib.chdir(project):
@@ -91,9 +90,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--enlarge", type=int, default=1, help="factor by which width and height of the photos are enlarged"
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--out", type=Path, default=benchmark_inputs.ROOT / ".predict", help="folder for the results"
-    )
+    parser.add_argument("--out", type=Path, default=shared.ROOT / ".predict", help="folder for the results")
     parser.add_argument("--flip", action="store_true", help="average with the horizontal flip")
     parser.add_argument(
         "--toy", action="store_true", help="small defaults: generated images, within a minute"
@@ -122,7 +119,7 @@ class Piece:
     def __init__(self, number: int, files: Sequence[Path], first: int) -> None:
         self.files, self.folder = files, Path(f"piece-{number}")
         self.folder.mkdir()
-        whole = paths.Dataset(benchmark_inputs.DATASET).pack
+        whole = paths.Dataset(shared.DATASET).pack
         shutil.copy(whole / "pack.json", self.folder)
         for name in (f"{SPLIT}.npy", f"{SPLIT}_labels.npy"):
             np.save(self.folder / name, np.load(whole / name, mmap_mode="r")[first : first + len(files)])
@@ -140,7 +137,7 @@ class Piece:
 
 def split_up(folder: Path, size: int) -> list[Piece]:
     files = sorted(folder.glob("*/*.jpg"))  # the order of the manifest: by class, then by path
-    there = len(np.load(paths.Dataset(benchmark_inputs.DATASET).pack / f"{SPLIT}_labels.npy"))
+    there = len(np.load(paths.Dataset(shared.DATASET).pack / f"{SPLIT}_labels.npy"))
     if there != len(files):
         raise SystemExit(f"only {there} of {len(files)} photos are packed")
     starts = range(0, len(files), size)
@@ -149,12 +146,12 @@ def split_up(folder: Path, size: int) -> list[Piece]:
 
 def prepare(name: str, flip: bool) -> dict[str, Callable[[Piece], None]]:
     """The ways to run a model with random weights: its predictions do not affect the speed."""
-    config, pack = params.load_params(), paths.Dataset(benchmark_inputs.DATASET).pack
+    config, pack = params.load_params(), paths.Dataset(shared.DATASET).pack
     facts = file_io.read_json(pack / "pack.json")
     mean, std = batches.normalization_mean_std(
         pack, config.normalization, build.is_pretrained(config.weights)
     )
-    run, device = paths.Run(benchmark_inputs.DATASET, name, 0), devices.select_device(config.device)
+    run, device = paths.Run(shared.DATASET, name, 0), devices.select_device(config.device)
     bf16, side = devices.use_bf16(config.precision, device), config.phases["all"].image_size_at(0)
     sidecar = {
         "model": name, "seed": 0, "classes": facts["classes"], "mean": mean, "std": std, "refit": False,
@@ -224,8 +221,8 @@ def write(args: argparse.Namespace, pieces: Sequence[Piece], runs: Sequence[dict
             mine, base = by_round.loc[way], by_round.loc["evaluate"]
             speed, share = mine["images"] / mine["seconds"], base["seconds"] / mine["seconds"]
             cells = [
-                table.shown(table.spread(speed.tolist()), 1),
-                table.shown(table.spread(share.tolist()), 2),
+                shared.shown(shared.spread(speed.tolist()), 1),
+                shared.shown(shared.spread(share.tolist()), 2),
                 f"{len(files) / best['seconds'][way]:.1f}",
                 f"{best['seconds']['evaluate'] / best['seconds'][way]:.2f}",
                 f"{1000 * best['cpu_seconds'][way] / len(files):.2f}",

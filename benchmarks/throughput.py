@@ -4,11 +4,11 @@
     python benchmarks/throughput.py --archive part-1.zip part-2.zip part-3.zip part-4.zip
 
 An epoch includes everything: read or decode, augment, forward, backward, optimizer, and the start of worker
-processes if a way restarts them. Every measurement is a process of its own (benchmarks/ways.py and others.py
-describe each way) that trains one epoch to warm up and times the next. The ways take turns in every round, so
-that the machine's noise affects all of them equally, and ratios are taken within a round. Prints Markdown and
-writes it, with every measurement as JSON, to the folder --out after every measurement. Nothing else should
-run on the machine meanwhile.
+processes if a way restarts them. Every measurement is a process of its own (throughput_way.py) that trains
+one epoch to warm up and times the next. The ways take turns in every round, so that the machine's noise
+affects all of them equally, and ratios are taken within a round. Prints Markdown and writes it, with every
+measurement as JSON, to the folder --out after every measurement. Nothing else should run on the machine
+meanwhile.
 """
 
 import argparse
@@ -25,10 +25,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import benchmark_inputs
-import table
+import shared
+import throughput_table
 import yaml
-from ways import WAYS
+from throughput_way import WAYS
 
 from finegrain.core import file_io
 from finegrain.runtime import provenance
@@ -43,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{name}: not installed, left out; pip install -r benchmarks/requirements.txt", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="throughput-") as temporary:
         photos, project = Path(temporary, "photos"), Path(temporary, "project")
-        benchmark_inputs.write_photos(args.archive, photos, args.images, args.side)
+        shared.write_photos(args.archive, photos, args.images, args.side)
         facts = settings(args) | {"pack_seconds": pack(photos, project, args)}
-        runs: list[table.Run] = []
+        runs: list[throughput_table.Run] = []
         for round_ in range(1, args.rounds + 1):
             for model in args.models:
                 for way in args.ways:
@@ -79,7 +79,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="worker processes of torchvision's and timm's loaders",
     )
     parser.add_argument(
-        "--out", type=Path, default=benchmark_inputs.ROOT / ".throughput", help="folder for the results"
+        "--out", type=Path, default=shared.ROOT / ".throughput", help="folder for the results"
     )
     parser.add_argument(
         "--toy", action="store_true", help="small defaults: generated images, within about a minute"
@@ -130,12 +130,12 @@ def version(package: str) -> str | None:
 def pack(photos: Path, project: Path, args: argparse.Namespace) -> dict[str, float]:
     """Run the project's own stages on the photos; returns the seconds of each, which are spent once."""
     project.mkdir()
-    data = benchmark_inputs.settings(photos, args.side, args.batch_size)
+    data = shared.settings(photos, args.side, args.batch_size)
     (project / "params.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     seconds = {}
     for stage in ("download", "split", "pack"):
         started = time.monotonic()
-        command = [sys.executable, str(benchmark_inputs.ROOT / "src" / f"{stage}.py")]
+        command = [sys.executable, str(shared.ROOT / "src" / f"{stage}.py")]
         subprocess.run(command, cwd=project, check=True, env=environment())
         seconds[stage] = round(time.monotonic() - started, 2)
     return seconds
@@ -143,14 +143,16 @@ def pack(photos: Path, project: Path, args: argparse.Namespace) -> dict[str, flo
 
 def environment() -> dict[str, str]:
     """Environment of child processes, which import this checkout's package, not an installed one."""
-    return {**os.environ, "PYTHONPATH": str(benchmark_inputs.ROOT / "src")}
+    return {**os.environ, "PYTHONPATH": str(shared.ROOT / "src")}
 
 
-def measure(way: str, model: str, photos: Path, project: Path, args: argparse.Namespace) -> table.Run:
+def measure(
+    way: str, model: str, photos: Path, project: Path, args: argparse.Namespace
+) -> throughput_table.Run:
     batch_size = WAYS[way].batch_size or args.batch_size
     load = os.getloadavg()[0]
     command = [
-        *(sys.executable, str(benchmark_inputs.ROOT / "benchmarks" / "ways.py"), way),
+        *(sys.executable, str(shared.ROOT / "benchmarks" / "throughput_way.py"), way),
         *("--photos", str(photos), "--model", model, "--side", str(args.side)),
         *("--batch-size", str(batch_size), "--workers", str(args.workers)),
         *("--spawned", repr(time.monotonic())),
@@ -165,21 +167,21 @@ def measure(way: str, model: str, photos: Path, project: Path, args: argparse.Na
     return {"batch_size": batch_size, **found, "images_per_second": speed, "load_before": load}
 
 
-def say(run: table.Run, rounds: int) -> None:
+def say(run: throughput_table.Run, rounds: int) -> None:
     result = run.get("error") or (
         f"{run['images_per_second']:.1f} images/s, first step after {run['startup_seconds']:.1f} s"
     )
     print(f"round {run['round']} of {rounds}, {run['model']}, {run['way']}: {result}", file=sys.stderr)
 
 
-def write(args: argparse.Namespace, facts: dict[str, Any], runs: Sequence[table.Run]) -> str:
+def write(args: argparse.Namespace, facts: dict[str, Any], runs: Sequence[throughput_table.Run]) -> str:
     """Write the results so far; returns the Markdown."""
     rows = [
-        table.row(runs, model, way) | {"installed": installed(way)}
+        throughput_table.row(runs, model, way) | {"installed": installed(way)}
         for model in args.models
         for way in args.ways
     ]
-    text = table.markdown(facts, rows)
+    text = throughput_table.markdown(facts, rows)
     file_io.write_json(args.out / "throughput.json", {**facts, "table": rows, "runs": list(runs)})
     file_io.write_text(args.out / "throughput.md", text)
     return text

@@ -26,10 +26,10 @@ from finegrain.core import allocator  # noqa: E402  (before anything imports tor
 
 allocator.keep_freed_memory()
 
-import benchmark_inputs  # noqa: E402
 import matplotlib  # noqa: E402
 import numpy as np  # noqa: E402
 import one_pass  # noqa: E402
+import shared  # noqa: E402
 from matplotlib import pyplot as plt  # noqa: E402
 
 from finegrain.evaluation import metrics  # noqa: E402
@@ -123,7 +123,7 @@ def photo_folders(args: argparse.Namespace) -> Path:
     folder, prepared = args.out / "photos", one_pass.prepare(one_pass.parameters(OURS[60], args), args)
     if folder.is_dir():
         return Path(folder)
-    data = prepared / "data" / benchmark_inputs.CARS
+    data = prepared / "data" / shared.CARS
     with (data / "manifest.csv").open(newline="", encoding="utf-8") as stream:
         rows = {row["path"]: row for row in csv.DictReader(stream)}
     temporary = args.out / "photos.part"

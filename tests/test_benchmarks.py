@@ -157,7 +157,7 @@ def test_the_gpu_table_says_after_how_many_images_compiling_pays(module):
 
 
 def test_ratios_are_taken_within_a_round(module):
-    table = module("table")
+    table = module("throughput_table")
     speeds = {"torchvision": [10.0, 20.0, 10.0], "ours": [20.0, 60.0, 15.0]}
     runs = [
         {"round": i + 1, "model": "m", "way": way, "batch_size": 8, "precision": "fp32",
@@ -169,7 +169,7 @@ def test_ratios_are_taken_within_a_round(module):
 
 
 def test_a_round_that_failed_is_counted_and_the_others_stay(module):
-    table = module("table")
+    table = module("throughput_table")
     good = {"batch_size": 8, "precision": "fp32", "images_per_second": 4.0, "startup_seconds": 1.0}
     runs: list[dict[str, Any]] = [
         {"round": 1, "model": "m", "way": "ours", **good},
@@ -183,7 +183,7 @@ def test_a_round_that_failed_is_counted_and_the_others_stay(module):
 
 
 def test_photos_come_from_the_train_folder_without_repeats(module, tmp_path):
-    inputs = module("benchmark_inputs")
+    inputs = module("shared")
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as made:
         for number in range(120):
             name = f"{'test' if number % 4 == 3 else 'train'}/class {number % 3}/{number}.jpg"

@@ -1,6 +1,6 @@
 """Speed of whole epochs as a fraction of the ceiling: the same step on one fixed batch, in the same process.
 
-    python benchmarks/fraction.py --archive part-1.zip part-2.zip part-3.zip part-4.zip
+    python benchmarks/fraction_of_ceiling.py --archive part-1.zip part-2.zip part-3.zip part-4.zip
 
 A machine's speed drifts by more than loading costs, so each round measures both, one after the other. Prints
 a Markdown table: medians over the rounds, and the smallest and largest fraction.
@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import benchmark_inputs
+import shared
 import yaml
-from task import FirstStep
+from throughput_task import FirstStep
 
 HEAD = """\
 | model | batch | ours, images/s | ceiling, images/s | fraction of the ceiling |
@@ -40,24 +40,23 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         photos = Path(folder, "photos")
-        benchmark_inputs.write_photos(
-            [file.resolve() for file in args.archive], photos, args.images, args.side
-        )
+        shared.write_photos([file.resolve() for file in args.archive], photos, args.images, args.side)
         os.chdir(folder)
-        settings = benchmark_inputs.settings(photos, args.side, args.batch_size)
+        settings = shared.settings(photos, args.side, args.batch_size)
         Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
         for stage in ("download", "split", "pack"):
-            subprocess.run([sys.executable, str(benchmark_inputs.ROOT / "src" / f"{stage}.py")], check=True)
+            subprocess.run([sys.executable, str(shared.ROOT / "src" / f"{stage}.py")], check=True)
         print(HEAD)
         for model in args.models:
             print(row(model, args.batch_size, args.rounds), flush=True)
 
 
 def row(model: str, batch_size: int, rounds: int) -> str:
-    import ways
+    import throughput_way
 
-    job = ways.job(model)
-    epochs = [ways.our_epochs(job, FirstStep(0.0)), ways.ceiling_epochs(job, FirstStep(0.0))]
+    job = throughput_way.job(model)
+    ways = (throughput_way.our_epochs, throughput_way.ceiling_epochs)
+    epochs = [start(job, FirstStep(0.0)) for start in ways]
     for epoch in epochs:
         epoch(1)
     speeds = [[speed(epoch, number) for epoch in epochs] for number in range(2, rounds + 2)]

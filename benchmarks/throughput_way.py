@@ -1,6 +1,6 @@
 """Train in one of several ways and print its times as JSON; benchmarks/throughput.py runs this.
 
-    python ways.py torchvision --photos FOLDER --model resnet18 --side 224 --batch-size 32
+    python throughput_way.py torchvision --photos FOLDER --model resnet18 --side 224 --batch-size 32
 
 Each way gets its own process: the allocator settings, worker processes and thread pools of one must not
 affect another. For the same reason nothing here imports torch before the way itself does.
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import others
-from task import Epoch, FirstStep, Task, bf16, device, synchronize
+import throughput_others
+from throughput_task import Epoch, FirstStep, Task, bf16, device, synchronize
 
 from finegrain.core import process
 
@@ -126,12 +126,14 @@ class Way:
 
 
 WAYS = {
-    "tutorial": Way(others.tutorial, "reference project: Pillow, v1 transforms", batch_size=4, mixed="fp32"),
-    "tutorial-large": Way(others.tutorial, "the same, larger batches", mixed="fp32"),
-    "torchvision": Way(others.torchvision_v2, "plain torchvision at its best: v2 on uint8"),
-    "timm": Way(others.timm_loader, "timm's loader and augmentation, the same step", "timm"),
-    "timm-script": Way(others.timm_script, "timm as its script sets it up", "timm", mixed="fp32"),
-    "fastai": Way(others.fastai_learner, "fastai's Learner", "fastai", mixed="fp16"),
+    "tutorial": Way(
+        throughput_others.tutorial, "reference project: Pillow, v1 transforms", batch_size=4, mixed="fp32"
+    ),
+    "tutorial-large": Way(throughput_others.tutorial, "the same, larger batches", mixed="fp32"),
+    "torchvision": Way(throughput_others.torchvision_v2, "plain torchvision at its best: v2 on uint8"),
+    "timm": Way(throughput_others.timm_loader, "timm's loader and augmentation, the same step", "timm"),
+    "timm-script": Way(throughput_others.timm_script, "timm as its script sets it up", "timm", mixed="fp32"),
+    "fastai": Way(throughput_others.fastai_learner, "fastai's Learner", "fastai", mixed="fp16"),
     "ours": Way(ours, "ours"),
     "ceiling": Way(ceiling, "ceiling: our step on one fixed batch"),
 }

@@ -1,4 +1,4 @@
-"""Check that the speed costs no accuracy: python benchmarks/accuracy.py
+"""Check that the speed costs no accuracy: python benchmarks/accuracy_by_loader.py
 
 Trains the network of the embedded sample in three ways that should differ only in speed: as the project does;
 in float32; and with plain torchvision's decoder, transforms and loader before the same step. Reports
@@ -16,7 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 import numpy as np  # noqa: E402
-import study  # noqa: E402
+import shared  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torchvision import datasets, io  # noqa: E402
@@ -169,10 +169,10 @@ def table(right: dict[str, np.ndarray]) -> str:
     ours = right["ours"]
     for name, values in right.items():
         each = ", ".join(f"{seed.mean():.1%}" for seed in values)
-        low, high = study.interval(values)
+        low, high = shared.interval(values)
         difference = "-"
         if name != "ours":
-            lower, upper = study.interval(ours - values)
+            lower, upper = shared.interval(ours - values)
             mean = (ours - values).mean()
             difference = f"{mean * 100:+.1f} [{lower * 100:+.1f}, {upper * 100:+.1f}] points"
         lines.append(f"| {name} | {each} | {values.mean():.1%} [{low:.1%}, {high:.1%}] | {difference} |")

@@ -1,10 +1,10 @@
 """The table of benchmarks/throughput.py: medians over the rounds, and ratios taken within each round."""
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from ways import WAYS
+import shared
+from throughput_way import WAYS
 
 Run = dict[str, Any]
 """One measurement: round, model, way, and its times or the error that ended it."""
@@ -31,16 +31,10 @@ def row(runs: Sequence[Run], model: str, way: str) -> dict[str, Any]:
         "batch_size": WAYS[way].batch_size or next((run["batch_size"] for run in mine), None),
         "precision": good[0]["precision"] if good else None,
         "failed": len(mine) - len(good),
-        "images_per_second": spread([run["images_per_second"] for run in good]),
-        "ours_times_faster": spread(ratios),
-        "startup_seconds": spread([run["startup_seconds"] for run in good]),
+        "images_per_second": shared.spread([run["images_per_second"] for run in good]),
+        "ours_times_faster": shared.spread(ratios),
+        "startup_seconds": shared.spread([run["startup_seconds"] for run in good]),
     }
-
-
-def spread(values: Sequence[float]) -> dict[str, float] | None:
-    if not values:
-        return None
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
 def markdown(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
@@ -63,18 +57,10 @@ def markdown(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
             cells = ["failed", "", ""]
         else:
             cells = [
-                shown(row["images_per_second"], 1),
-                shown(row["ours_times_faster"], 2, "x"),
-                shown(row["startup_seconds"], 1),
+                shared.shown(row["images_per_second"], 1),
+                shared.shown(row["ours_times_faster"], 2, "x"),
+                shared.shown(row["startup_seconds"], 1),
             ]
         setting = [row["model"], row["label"], str(row["batch_size"] or ""), row["precision"] or ""]
         lines.append(f"| {' | '.join([*setting, *cells])} |")
     return "\n".join(lines) + "\n"
-
-
-def shown(values: dict[str, float] | None, digits: int, unit: str = "") -> str:
-    """Format a spread, such as ``1.25x [1.20, 1.31]``; empty if there are no values."""
-    if values is None:
-        return ""
-    low, middle, high = (f"{values[name]:.{digits}f}" for name in ("min", "median", "max"))
-    return f"{middle}{unit} [{low}, {high}]"

@@ -1,8 +1,12 @@
-"""Inputs of the benchmarks: photos in train, val and test folders, and parameters from the recipes."""
+"""What several benchmarks share: photos in folders, parameters from recipes, intervals, and spreads.
+
+throughput_task.py is apart, because a process that times a loader must not import anything first.
+"""
 
 import hashlib
 import io
 import random
+import statistics
 import sys
 import tempfile
 from collections import Counter
@@ -140,3 +144,29 @@ def command(stage: str, model: str, seed: int) -> list[str]:
     """Command that runs a stage of this checkout without DVC, in the current folder."""
     which = ["--model", model, "--seed", str(seed)] if stage in ("train", "evaluate") else []
     return [sys.executable, str(ROOT / "src" / f"{stage}.py"), *which]
+
+
+def interval(values: np.ndarray, draws: int = 5000) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean, resampling seeds and, within them, images ``[seeds, images]``."""
+    rng = np.random.default_rng(0)
+    seeds, images = values.shape
+    means = [
+        values[rng.integers(0, seeds, seeds)][:, rng.integers(0, images, images)].mean() for _ in range(draws)
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def spread(values: Sequence[float]) -> dict[str, float] | None:
+    """The smallest, the median and the largest value; None if there are none."""
+    if not values:
+        return None
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def shown(values: dict[str, float] | None, digits: int, unit: str = "") -> str:
+    """Format a spread, such as ``1.25x [1.20, 1.31]``; empty if there are no values."""
+    if values is None:
+        return ""
+    low, middle, high = (f"{values[name]:.{digits}f}" for name in ("min", "median", "max"))
+    return f"{middle}{unit} [{low}, {high}]"

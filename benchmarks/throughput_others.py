@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from task import Epoch, FirstStep, Task, bf16, device
+from throughput_task import Epoch, FirstStep, Task, bf16, device
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 

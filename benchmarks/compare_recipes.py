@@ -5,7 +5,7 @@ weights, one model, image sizes divided by the same number, epochs scaled to the
 Everything else (optimizer, learning rates, schedule, batch size, augmentation, head) is the recipe's own. The
 runs use the project's real stages, one after another.
 
-    python benchmarks/study.py --archive part-1.zip part-2.zip part-3.zip part-4.zip
+    python benchmarks/compare_recipes.py --archive part-1.zip part-2.zip part-3.zip part-4.zip
 
 Prints a Markdown table and writes it to the folder --out. Finished runs are kept there and not repeated.
 """
@@ -22,9 +22,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
-import benchmark_inputs  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
+import shared  # noqa: E402
 import yaml  # noqa: E402
 
 
@@ -33,7 +33,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--archive", type=Path, nargs="+", required=True, help="zip files of class folders")
-    parser.add_argument("--out", type=Path, default=ROOT / ".study", help="folder for runs and results")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / ".compare-recipes", help="folder for runs and results"
+    )
     parser.add_argument(
         "--recipes", nargs="+", default=["stanford-cars", "stanford-cars-sgd", "stanford-cars-one-cycle"]
     )
@@ -55,9 +57,9 @@ def main() -> None:
 
 def shrunk(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """The recipe's parameters, scaled down for a small machine."""
-    data = benchmark_inputs.recipe(recipe.split("@")[0], args.archive, args.model, seed)
+    data = shared.recipe(recipe.split("@")[0], args.archive, args.model, seed)
     data["checkpoint_seconds"] = 600
-    benchmark_inputs.lengthen(data, args.epochs)
+    shared.lengthen(data, args.epochs)
     for phase in data["phases"].values():
         phase["lr_range_test"] = False
         one = isinstance(phase["image_size"], int)
@@ -93,7 +95,7 @@ def run(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
         file.write_text(text)
         for stage in ("download", "split", "pack", "train", "evaluate"):
             print(f"{recipe}, seed {seed}: {stage}", file=sys.stderr, flush=True)
-            command = benchmark_inputs.command(stage, args.model, seed)
+            command = shared.command(stage, args.model, seed)
             subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PYTHONPATH": ""})
     predictions = pd.read_parquet(folder / "data" / "cars" / "predictions" / f"{args.model}-{seed}.parquet")
     result = json.loads(results.read_text())
@@ -112,10 +114,10 @@ def report(results: dict[str, list[dict[str, Any]]], ours: str) -> str:
     right = {name: np.array([run["right"] for run in runs], float) for name, runs in results.items()}
     for name, runs in results.items():
         each = ", ".join(f"{run['test']['top1']:.1%}" for run in runs)
-        low, high = interval(right[name])
+        low, high = shared.interval(right[name])
         difference = "-"
         if name != ours:
-            lower, upper = interval(right[ours] - right[name])
+            lower, upper = shared.interval(right[ours] - right[name])
             mean = (right[ours] - right[name]).mean()
             difference = f"{mean * 100:+.1f} [{lower * 100:+.1f}, {upper * 100:+.1f}] points"
         top5 = np.mean([run["test"]["top5"] for run in runs])
@@ -124,17 +126,6 @@ def report(results: dict[str, list[dict[str, Any]]], ours: str) -> str:
             f"| {difference} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def interval(values: np.ndarray, draws: int = 5000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean, resampling seeds and, within them, images ``[seeds, images]``."""
-    rng = np.random.default_rng(0)
-    seeds, images = values.shape
-    means = [
-        values[rng.integers(0, seeds, seeds)][:, rng.integers(0, images, images)].mean() for _ in range(draws)
-    ]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
 
 
 if __name__ == "__main__":

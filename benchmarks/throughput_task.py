@@ -1,4 +1,4 @@
-"""What every way of benchmarks/ways.py gets. Does not import torch: our ways set the allocator first."""
+"""What every way of throughput_way.py gets. Does not import torch: our ways set the allocator first."""
 
 import time
 from collections.abc import Callable
