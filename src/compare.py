@@ -22,17 +22,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = params.load_params()
     dataset = config.dataset.name
     disk.require_free_space(paths.REPORTS, 50_000_000, "the report")
-    board = leaderboard.rank_models(dataset, config.models, config.seeds)
+    board = leaderboard.rank_models(dataset, config.models, config.seeds, config.choose_by)
     best_runs = {row["model"]: paths.Run.from_name(dataset, row["run"]) for row in board.rows}
     histories = {model: report_data.read_table(run.history) for model, run in best_runs.items()}
-    curves = plot_style.render_png(plots.training_curves(histories))
-    accuracy_vs_time = plot_style.render_png(plots.accuracy_vs_time_plot(board.rows))
+    curves = plot_style.render_png(plots.training_curves(histories, board.choose_by))
+    accuracy_vs_time = plot_style.render_png(plots.accuracy_vs_time_plot(board.rows, board.choose_by))
     shown_curves = curves if max(map(len, histories.values())) > 1 else None
     data = report_data.read_report_data(dataset, board, best_runs, shown_curves, accuracy_vs_time)
 
     file_io.write_bytes(paths.REPORTS / "curves.png", curves)
     file_io.write_bytes(paths.REPORTS / "accuracy_vs_time.png", accuracy_vs_time)
-    file_io.write_text(paths.REPORTS / "leaderboard.md", report.leaderboard_markdown(board.rows))
+    table = report.leaderboard_markdown(board.rows, board.choose_by)
+    file_io.write_text(paths.REPORTS / "leaderboard.md", table)
     file_io.write_json(paths.LEADERBOARD, board.summary())
     file_io.write_json(paths.winner_metrics(dataset), board.winner_metrics())
     file_io.write_text(paths.REPORTS / "index.html", report.render(data))

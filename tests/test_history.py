@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
@@ -24,6 +25,22 @@ def test_a_worse_epoch_after_a_resume_does_not_replace_the_best_weights():
     assert resumed.best["val_top1"] == 0.9 and resumed.weights["weight"].item() == best
     resumed.add(epoch(0.95), net)
     assert resumed.best["val_top1"] == 0.95 and resumed.weights["weight"].item() == best + 1
+
+
+@pytest.mark.parametrize(
+    ("choose_by", "kept"), [("top1", 3), ("macro_f1", 3), ("mean_class_accuracy", 1), ("loss", 0)]
+)
+def test_the_metric_that_chooses_decides_the_weights_and_early_stopping(choose_by, kept):
+    """Top-1 and macro-F1 of the last epoch are those of another one, whose loss is higher."""
+    net, history = nn.Linear(1, 1), TrainingHistory(choose_by)
+    by_class = {"val_macro_f1": (0.4, 0.7, 0.6, 0.7), "val_mean_class_accuracy": (0.4, 0.7, 0.6, 0.5)}
+    for number, (top1, loss) in enumerate(zip((0.7, 0.8, 0.9, 0.9), (0.2, 0.4, 0.6, 0.3), strict=True)):
+        nn.init.constant_(net.weight, number)
+        by_epoch = {name: values[number] for name, values in by_class.items()}
+        history.add({"phase": "all", "val_top1": top1, "val_loss": loss, **by_epoch}, net)
+    assert (
+        history.weights["weight"].item() == kept == len(history.rows) - 1 - history.epochs_since_best("all")
+    )
 
 
 def test_everything_comes_back_from_a_checkpoint():

@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import f1_score
 
-from finegrain.comparison import leaderboard
+from finegrain.comparison import formatting, leaderboard, report
 from finegrain.core import file_io, paths
 from finegrain.core.errors import UserError
 
@@ -12,7 +13,7 @@ from finegrain.core.errors import UserError
 def write_run(model: str, val: float, correct: np.ndarray, names: str = "img", seed: int = 0) -> None:
     """Write the files that train and evaluate would write for one run."""
     run = paths.Run("d", model, seed)
-    test = {"top1": float(correct.mean()), "top1_low": 0.1, "top1_high": 0.9, "loss": 1.0}
+    test = {"top1": float(correct.mean()), "top5": 1.0, "macro_f1": 0.5, "loss": 1.0}
     results = {"test": test, "val": {"top1": val, "loss": 1 - val}, "train": {"top1": 1.0, "loss": 0.0}}
     file_io.write_json(run.results, results)
     cost = {"seconds": 1.0, "images_per_second": 2.0, "parameters": 3, "peak_memory_bytes": 4}
@@ -117,3 +118,52 @@ def test_several_seeds_count_as_one_model(project):
     only = leaderboard.rank_models("d", ["steady", "scattered"], [1])
     assert only.rows[0]["run"] == "scattered-1" and only.rows[0]["test_top1_sd"] is None
     assert only.rows[1]["verdict"] == "significantly worse"
+
+
+def write_classes(model: str, val: dict[str, float], labels: np.ndarray, predicted: np.ndarray) -> None:
+    """Write the files of a run with classes by number."""
+    write_run(model, val["top1"], labels == predicted)
+    run = paths.Run("d", model, 0)
+    frame = pd.read_parquet(run.predictions).assign(**{"class": labels.astype(str)})
+    frame.assign(class_1=predicted.astype(str), loss=1.0 + (labels != predicted)).to_parquet(run.predictions)
+    results = file_io.read_json(run.results)
+    recall = [float((predicted[labels == c] == c).mean()) for c in np.unique(labels)]
+    test = results["test"] | {"mean_class_accuracy": float(np.mean(recall)), "calibrated_loss": 0.25}
+    test["loss"] = float((1.0 + (labels != predicted)).mean())
+    test["macro_f1"] = float(f1_score(labels, predicted, average="macro"))
+    file_io.write_json(run.results, results | {"val": val, "test": test})
+
+
+@pytest.mark.parametrize(
+    ("choose_by", "winner", "verdict"),
+    [
+        ("top1", "common", "significantly worse"),
+        ("macro_f1", "rare", "significantly worse"),
+        ("mean_class_accuracy", "rare", "significantly worse"),
+        ("loss", "rare", "significantly better"),
+    ],
+)
+def test_the_metric_that_chooses_ranks_the_models_and_is_compared(project, choose_by, winner, verdict):
+    """One model knows nothing but the large class, the other all three but less of the large one."""
+    labels = np.repeat([0, 1, 2], [160, 20, 20])
+    all_large, balanced = np.zeros(200, int), np.where(np.arange(200) < 70, 1, labels)
+    common = {"top1": 0.8, "loss": 0.9, "macro_f1": 0.3, "mean_class_accuracy": 0.33}
+    rare = {"top1": 0.7, "loss": 0.8, "macro_f1": 0.6, "mean_class_accuracy": 0.8}
+    write_classes("common", common, labels, all_large)
+    write_classes("rare", rare, labels, balanced)
+    board = leaderboard.rank_models("d", ["common", "rare"], [0], choose_by)
+    first, second = board.rows
+    assert first["model"] == board.winner == board.summary()["winner"] == winner
+    assert board.summary()["choose_by"] == choose_by
+    assert second["verdict"] == verdict
+    key = f"test_{choose_by}"
+    assert board.pairs[0]["difference"] == pytest.approx(first[key] - second[key])
+    assert first[f"{key}_low"] < first[key] < first[f"{key}_high"] and first[f"{key}_sd"] is None
+    assert first["test_top1_low"] < first["test_top1"]
+    column = {"mean_class_accuracy": "class_acc"}.get(choose_by, choose_by)
+    shown = board.winner_metrics()
+    assert shown.keys() == {"winner", column, f"val_{column}"}
+    assert shown[f"val_{column}"] == (rare if winner == "rare" else common)[choose_by]
+    text = report.leaderboard_markdown(board.rows, choose_by)
+    name = formatting.METRIC_NAMES[choose_by]
+    assert f"| val {name} | test {name} [95 %] |" in text and text.count(name) == 2

@@ -15,6 +15,8 @@ def changes(
     others: Sequence[Mapping[str, Any]] = (),
     difference: tuple[float, float, float] = (0.1, 0.05, 0.15),
     near_duplicates: int = 0,
+    smallest: int = 100,
+    class_weights: str = "none",
     weights: str = "IMAGENET1K_V1",
     kind: str = "epochs",
     val_top1: tuple[float, ...] = (0.5, 0.85, 0.85),
@@ -24,7 +26,8 @@ def changes(
     mean, low, high = difference
     pair = {"model": "a", "other": "b", "difference": mean, "low": low, "high": high}
     split = {"images": {"test": 100}, "test_images_with_near_duplicate": near_duplicates}
-    recipe = {"weights": weights, "phases": {"last": {kind: 3}}}
+    split |= {"smallest_class": smallest, "largest_class": 100}
+    recipe = {"weights": weights, "class_weights": class_weights, "phases": {"last": {kind: 3}}}
     steps = next_steps([{**ROW, **winner}, *others], [pair], split, recipe, val_top1)
     return " | ".join(f"{step.reason} {step.change}" for step in steps)
 
@@ -39,12 +42,17 @@ def test_where_nothing_is_wrong_nothing_is_advised():
         ({"weights": "none"}, "weights: IMAGENET1K_V1"),
         ({"val_top1": (0.5, 0.8, 0.85)}, "more epochs"),
         ({"near_duplicates": 3}, "split.near_duplicates: keep_together"),
+        ({"smallest": 20}, "class_weights: balanced, choose_by: macro_f1"),
         ({"seeds": 1}, "seeds: [0, 1, 2]"),
         ({"train_top1": 1.01}, "16 points better"),
     ],
 )
 def test_each_reason_has_its_step(facts, advised):
     assert advised in changes(**facts)
+
+
+def test_weights_are_not_advised_to_those_who_have_them():
+    assert changes(smallest=20, class_weights="effective") == "" == changes(smallest=21)
 
 
 def test_epochs_of_an_exact_solution_are_not_lengthened():

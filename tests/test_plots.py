@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from finegrain.comparison import plots
+from finegrain.comparison.formatting import METRIC_NAMES
 from finegrain.evaluation import plot_style
 
 
@@ -32,6 +33,22 @@ def test_training_curves_and_accuracy_against_time_are_drawn(models):
     assert is_png(plot_style.render_png(plots.training_curves(histories)))
     rows = [row(f"model{i}", 10.0 + i, 0.8, 0.1) for i in range(models)]
     assert is_png(plot_style.render_png(plots.accuracy_vs_time_plot(rows)))
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "mean_class_accuracy", "loss"])
+def test_the_plots_show_the_metric_that_chooses(metric):
+    history = random_history(0)
+    history[f"val_{metric}"] = [0.1, 0.4, 0.3, 0.9, 0.05, 0.2]
+    curves = plots.training_curves({"net": history}, metric)
+    shown = curves.axes[1].lines[1].get_ydata()
+    assert shown.tolist() == history["val_top1" if metric == "loss" else f"val_{metric}"].tolist()
+    label = curves.axes[3].get_legend().get_texts()[0].get_text()
+    assert label == f"net: best val {'0.050 in epoch 5' if metric == 'loss' else '90.0% in epoch 4'}"
+    point = {"model": "net", "seconds": 10.0, f"test_{metric}": 0.5}
+    point |= {f"test_{metric}_low": 0.4, f"test_{metric}_high": 0.7}
+    figure = plots.accuracy_vs_time_plot([point], metric)
+    assert figure.axes[0].get_ylabel() == f"test {METRIC_NAMES[metric]}"
+    assert figure.axes[0].texts[0].get_text() in ("net 0.500", "net 50.0\xa0%")
 
 
 def test_labels_of_points_are_inside_the_axes_and_do_not_overlap():

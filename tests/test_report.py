@@ -211,3 +211,23 @@ def test_the_markdown_table_has_one_line_for_each_model():
 )
 def test_durations(seconds, text):
     assert formatting.duration(seconds) == text
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "mean_class_accuracy", "loss"])
+def test_the_page_shows_the_metric_that_chooses(metric):
+    """Its validation, its interval and its differences; each other metric keeps one column."""
+    value = 0.4567 if metric == "loss" else 0.7654
+    own = {f"val_{metric}": 0.5, f"test_{metric}": value, f"test_{metric}_sd": None}
+    own |= {f"test_{metric}_low": 0.25, f"test_{metric}_high": 0.875}
+    rows = [{**r, **own} for r in ROWS]
+    shown = Parsed(page(rows=rows, runs=rows, choose_by=metric)).text
+    name = formatting.METRIC_NAMES[metric]
+    reached = "0.457" if metric == "loss" else "76.54\xa0%"
+    assert f"reaches {reached} test {name}" in shown
+    ends = ("0.250", "0.875") if metric == "loss" else ("25.0\xa0%", "87.5\xa0%")
+    assert f"95 % interval {ends[0]} to {ends[1]}." in shown
+    assert f"best validation {name}" in shown and f"difference of test {name}" in shown
+    assert ("+0.062" if metric == "loss" else "+6.2") in shown and "McNemar" not in shown
+    table = report.leaderboard_markdown(rows, metric).splitlines()
+    assert table[0].startswith(f"| model | seeds | val {name} | test {name} [95 %] | top-1 | top-5 |")
+    assert all(line.count("|") == table[0].count("|") for line in table)

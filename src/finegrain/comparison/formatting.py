@@ -2,11 +2,31 @@
 
 from typing import Any
 
+METRIC_NAMES = {
+    "top1": "top-1",
+    "mean_class_accuracy": "mean class accuracy",
+    "macro_f1": "macro-F1",
+    "loss": "loss",
+}
+"""The metrics that ``choose_by`` may name."""
 
-def seeds(row: dict[str, Any]) -> str:
-    """Number of seeds, and the standard deviation of test top-1 between them in points."""
-    seed_sd = row["test_top1_sd"]
-    return str(row["seeds"]) if seed_sd is None else f"{row['seeds']} (sd {seed_sd * 100:.1f})"
+
+def metric_value(metric: str, value: float, digits: int = 2) -> str:
+    """In percent, but a loss in nats."""
+    return f"{value:.3f}" if metric == "loss" else percent(value, digits)
+
+
+def metric_difference(metric: str, difference: float) -> str:
+    """In points, but of a loss in nats; with its sign."""
+    return _minus(f"{difference:+.3f}") if metric == "loss" else points(difference)
+
+
+def seeds(row: dict[str, Any], metric: str = "top1") -> str:
+    """Number of seeds, and the standard deviation of a test metric between them, in points or nats."""
+    seed_sd = row[f"test_{metric}_sd"]
+    if seed_sd is None:
+        return str(row["seeds"])
+    return f"{row['seeds']} (sd {f'{seed_sd:.3f}' if metric == 'loss' else f'{seed_sd * 100:.1f}'})"
 
 
 def percent(share: float, digits: int = 2) -> str:
@@ -16,7 +36,11 @@ def percent(share: float, digits: int = 2) -> str:
 
 def points(share: float) -> str:
     """A difference of shares in percentage points, with its sign."""
-    return f"{share * 100:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return _minus(f"{share * 100:+.1f}")
+
+
+def _minus(number: str) -> str:
+    return number.replace("-", "\N{MINUS SIGN}")
 
 
 def duration(seconds: float) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from finegrain.comparison import significance
-from finegrain.comparison.significance import Bools, Comparison
+from finegrain.comparison import chosen_metric, significance
+from finegrain.comparison.chosen_metric import Outcomes
+from finegrain.comparison.significance import Comparison
 from finegrain.core import file_io, paths
 from finegrain.core.errors import UserError
 from finegrain.evaluation import predictions, summary
@@ -20,15 +20,17 @@ from finegrain.evaluation import predictions, summary
 class Leaderboard:
     dataset: str
     rows: list[dict[str, Any]]
-    """One for each model, best validation top-1 first (validation loss breaks ties): means over its seeds,
-    the ``run`` that is best on validation, the number of ``seeds``, their standard deviation
-    ``test_top1_sd`` (None for one seed), and ``p_value`` and ``verdict`` against the winner, whose own are
-    None and ``winner``."""
+    """One for each model, best first (``validation_rank``): means over its seeds, the ``run`` that is best on
+    validation, the number of ``seeds``, 95 % interval and standard deviation between seeds (None for one) of
+    test top-1 and of the chosen metric as ``test_top1_low``, ``_high`` and ``_sd``, and ``p_value`` and
+    ``verdict`` against the winner, whose own are None and ``winner``."""
     pairs: list[dict[str, Any]]
-    """One for each pair of models: ``model``, the lower ranked ``other``, ``difference`` of their test top-1
-    with its 95 % interval ``low`` to ``high``, ``p_value``, and ``verdict`` on the first one."""
+    """One for each pair of models: ``model``, the lower ranked ``other``, ``difference`` of the chosen test
+    metric with its 95 % interval ``low`` to ``high``, ``p_value``, and ``verdict`` on the first one."""
     runs: list[dict[str, Any]]
     """One for each run, in the order of ``rows`` and of the seeds."""
+    choose_by: str = "top1"
+    """The metric that chooses and is compared."""
 
     @property
     def winner(self) -> str:
@@ -40,37 +42,45 @@ class Leaderboard:
         models = {
             row["model"]: {key: value for key, value in row.items() if key != "model"} for row in self.rows
         }
-        return {"dataset": self.dataset, "winner": self.winner, "models": models}
+        return {
+            "dataset": self.dataset, "choose_by": self.choose_by, "winner": self.winner, "models": models
+        }  # fmt: skip
 
     def winner_metrics(self) -> dict[str, Any]:
         """Content of the winner's metrics file: its name, and the means over its seeds, rounded.
 
         The names are those of a run's metrics file, so that DVC shows them in the same columns.
         """
-        top1, val_top1 = (self.rows[0][name] for name in ("test_top1", "val_top1"))
+        best, column = self.rows[0], summary.column_name(self.choose_by)
+        test = best["test_calibrated_loss" if self.choose_by == "loss" else f"test_{self.choose_by}"]
         return {
             "winner": self.winner,
-            "top1": round(top1, summary.METRICS_DECIMALS),
-            "val_top1": round(val_top1, summary.METRICS_DECIMALS),
+            column: round(test, summary.METRICS_DECIMALS),
+            f"val_{column}": round(best[f"val_{self.choose_by}"], summary.METRICS_DECIMALS),
         }
 
 
-def rank_models(dataset: str, models: Sequence[str], seeds: Sequence[int]) -> Leaderboard:
+def rank_models(
+    dataset: str, models: Sequence[str], seeds: Sequence[int], choose_by: str = "top1"
+) -> Leaderboard:
     """Rank the models and compare each pair.
 
-    p-values are those of ``significance.compare``, corrected by Holm for the number of pairs; a difference is
-    significant where the corrected p-value is below 0.05.
+    p-values are those of ``chosen_metric.compare``, corrected by Holm for the number of pairs; a difference
+    is significant where the corrected p-value is below 0.05.
+
+    Args:
+        choose_by: the parameter of the same name.
 
     Raises:
         UserError: results or predictions are missing, belong to different test images, or not to each other.
     """
     runs = {model: [paths.Run(dataset, model, seed) for seed in seeds] for model in models}
     run_rows = {model: [_run_row(run) for run in each] for model, each in runs.items()}
-    correct = _correct(runs)
-    rows = [_model_row(model, run_rows[model], correct[model]) for model in models]
-    rows.sort(key=validation_rank)
+    outcomes = _outcomes(runs)
+    rows = [_model_row(model, run_rows[model], outcomes[model], choose_by) for model in models]
+    rows.sort(key=lambda row: validation_rank(row, choose_by))
     order = [row["model"] for row in rows]
-    comparisons = _compare_pairs({model: correct[model] for model in order})
+    comparisons = _compare_pairs({model: outcomes[model] for model in order}, choose_by)
     rows[0] |= {"p_value": None, "verdict": "winner"}
     for row in rows[1:]:
         against = comparisons[order[0], row["model"]].reverse()
@@ -80,12 +90,14 @@ def rank_models(dataset: str, models: Sequence[str], seeds: Sequence[int]) -> Le
         rows,
         [_pair_row(model, other, each) for (model, other), each in comparisons.items()],
         [row for model in order for row in run_rows[model]],
+        choose_by,
     )
 
 
-def validation_rank(row: Mapping[str, Any]) -> tuple[float, float]:
-    """Sort key of models or runs, best first: by ``val_top1``, then by ``val_loss``."""
-    return -row["val_top1"], row["val_loss"]
+def validation_rank(row: Mapping[str, Any], choose_by: str) -> tuple[float, float]:
+    """Sort key of models or runs, best first: by their chosen metric on validation, then by ``val_loss``."""
+    value = row[f"val_{choose_by}"]
+    return value if choose_by == "loss" else -value, row["val_loss"]
 
 
 def require_same_images(tables: Mapping[str, pd.DataFrame]) -> None:
@@ -104,8 +116,8 @@ def require_same_images(tables: Mapping[str, pd.DataFrame]) -> None:
             raise UserError(f"{name} was scored on other test images than {first}; run `dvc repro`")
 
 
-def _correct(runs: Mapping[str, Sequence[paths.Run]]) -> dict[str, Bools]:
-    """Which test images each run of each model predicts correctly, ``[seeds, N]`` for each model."""
+def _outcomes(runs: Mapping[str, Sequence[paths.Run]]) -> dict[str, Outcomes]:
+    """What the runs of each model predict for the test images."""
     tables = {
         run.name: predictions.read_predictions(run.predictions) for each in runs.values() for run in each
     }
@@ -118,16 +130,13 @@ def _correct(runs: Mapping[str, Sequence[paths.Run]]) -> dict[str, Bools]:
                 f"`dvc checkout` restores what dvc.lock records, "
                 f"`dvc repro -f evaluate@{run.name}` makes both again"
             )
-    return {
-        model: np.stack([tables[run.name]["correct"].to_numpy() for run in each])
-        for model, each in runs.items()
-    }
+    return {model: Outcomes.from_tables([tables[run.name] for run in each]) for model, each in runs.items()}
 
 
-def _compare_pairs(correct: Mapping[str, Bools]) -> dict[tuple[str, str], Comparison]:
+def _compare_pairs(outcomes: Mapping[str, Outcomes], metric: str) -> dict[tuple[str, str], Comparison]:
     """The comparison of each pair of models, with p-values corrected for the number of pairs."""
-    pairs = list(itertools.combinations(correct, 2))
-    comparisons = [significance.compare(correct[model], correct[other]) for model, other in pairs]
+    pairs = list(itertools.combinations(outcomes, 2))
+    comparisons = [chosen_metric.compare(metric, outcomes[model], outcomes[other]) for model, other in pairs]
     return dict(zip(pairs, significance.holm_corrected(comparisons), strict=True))
 
 
@@ -143,21 +152,25 @@ def _run_row(run: paths.Run) -> dict[str, Any]:
         "model": run.model,
         "seed": run.seed,
         "run": run.name,
-        "val_top1": results["val"]["top1"],
-        "val_loss": results["val"]["loss"],
+        **{f"val_{name}": value for name, value in results["val"].items()},
         "train_top1": results["train"]["top1"],
         **{f"test_{name}": value for name, value in results["test"].items()},
         **cost,
     }
 
 
-def _model_row(model: str, runs: Sequence[dict[str, Any]], correct: Bools) -> dict[str, Any]:
+def _model_row(
+    model: str, runs: Sequence[dict[str, Any]], outcomes: Outcomes, choose_by: str
+) -> dict[str, Any]:
     """Means over the runs of one model, without the verdict: a row of ``Leaderboard.rows``."""
     names = [name for name in runs[0] if name not in ("model", "seed", "run")]
     table = pd.DataFrame(runs)
-    best = min(runs, key=validation_rank)
-    low, high = significance.accuracy_interval(correct)
-    seed_sd = float(table["test_top1"].std()) if len(runs) > 1 else None
+    best = min(runs, key=lambda run: validation_rank(run, choose_by))
+    intervals: dict[str, float | None] = {}
+    for metric in dict.fromkeys(("top1", choose_by)):
+        name, (low, high) = f"test_{metric}", chosen_metric.interval(metric, outcomes)
+        intervals |= {f"{name}_low": low, f"{name}_high": high}
+        intervals[f"{name}_sd"] = float(table[name].std()) if len(runs) > 1 else None
     means = {name: float(table[name].mean()) for name in names}
     means["parameters"] = runs[0]["parameters"]
     return {
@@ -165,7 +178,5 @@ def _model_row(model: str, runs: Sequence[dict[str, Any]], correct: Bools) -> di
         "run": best["run"],
         "seeds": len(runs),
         **means,
-        "test_top1_low": low,
-        "test_top1_high": high,
-        "test_top1_sd": seed_sd,
+        **intervals,
     }

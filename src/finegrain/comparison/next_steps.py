@@ -12,6 +12,8 @@ OVERFITTED = 0.15
 """Difference of training and validation top-1 from which more augmentation is advised."""
 MANY_NEAR_DUPLICATES = 0.02
 """Share of test images with a near-duplicate among the other images."""
+UNBALANCED = 5
+"""Images of the largest class for each of the smallest from which class weights are advised."""
 AS_GOOD = 20
 """A difference that would need so many times the test images counts as none."""
 
@@ -55,6 +57,12 @@ def _steps(
         yield Step(
             "The networks began from random weights; on photos, pretrained ones usually bring the most.",
             "weights: IMAGENET1K_V1",
+        )
+    smallest, largest = split["smallest_class"], split["largest_class"]
+    if recipe.get("class_weights", "none") == "none" and largest >= UNBALANCED * smallest:
+        yield Step(
+            f"Classes have {smallest:,} to {largest:,} images; small ones count little in loss and top-1.",
+            "class_weights: balanced, choose_by: macro_f1",
         )
     last_phase = list(recipe["phases"].values())[-1]
     if len(val_top1) > 1 and "epochs" in last_phase and val_top1[-1] - max(val_top1[:-1]) >= STILL_RISING:

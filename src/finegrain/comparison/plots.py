@@ -1,6 +1,6 @@
 """Plots of training runs: training curves, LR range test, and accuracy against time.
 
-Top-1 is in [0, 1] and shown in percent.
+Top-1 and other shares are in [0, 1] and shown in percent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from finegrain.comparison.formatting import METRIC_NAMES, metric_value
 from finegrain.evaluation.plot_style import COLORS, DPI, GRAY, MARKERS, shorten, styled
 
 _Style = dict[str, Any]
@@ -22,17 +23,22 @@ _TRAIN_LINE: _Style = {"lw": 1.2, "ls": (0, (4, 2))}
 
 
 @styled
-def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
-    """Loss, top-1 and learning rate by epoch, with a dotted vertical line after each phase.
+def training_curves(histories: Mapping[str, pd.DataFrame], choose_by: str = "top1") -> Figure:
+    """Loss, accuracy and learning rate by epoch, with a dotted vertical line after each phase.
 
     Args:
         histories: maps each model to one row per epoch with epoch (from 1, counted over phases), phase,
-            image_size, lr, train_loss, train_top1, val_loss and val_top1. NaN is left out.
+            image_size, lr, train_loss, train_top1, val_loss, val_top1 and the metric that chooses. NaN is
+            left out.
+        choose_by: the metric that chooses the epoch: its validation is shown in place of top-1.
     """
+    accuracy = "top1" if choose_by == "loss" else choose_by
+    name = f"Validation {METRIC_NAMES[accuracy]}, training top-1"
+    titles = ("Loss", "Top-1 accuracy" if accuracy == "top1" else name, "Learning rate")
     figure = Figure((11, 7.2), dpi=DPI, layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=(2.4, 1), hspace=0.06)
     loss, top1, lr, legend = (figure.add_subplot(grid[i, j]) for i in (0, 1) for j in (0, 1))
-    for axes, title in ((loss, "Loss"), (top1, "Top-1 accuracy"), (lr, "Learning rate")):
+    for axes, title in zip((loss, top1, lr), titles, strict=True):
         axes.set_title(title, pad=22 if axes is lr else None)
         axes.set_xlabel("epoch")
         axes.set_xlim(0.5, max(history["epoch"].max() for history in histories.values()) + 0.5)
@@ -41,12 +47,12 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     styles = _model_styles(histories)
     for model, history in histories.items():
         style = styles[model] | _sparse_markers(history)
-        for axes, metric in ((loss, "loss"), (top1, "top1")):
-            axes.plot(history["epoch"], history[f"train_{metric}"], **style, **_TRAIN_LINE, alpha=0.75)
-            axes.plot(history["epoch"], history[f"val_{metric}"], **style, lw=1.9)
+        for axes, train, val in ((loss, "train_loss", "val_loss"), (top1, "train_top1", f"val_{accuracy}")):
+            axes.plot(history["epoch"], history[train], **style, **_TRAIN_LINE, alpha=0.75)
+            axes.plot(history["epoch"], history[val], **style, lw=1.9)
     _draw_learning_rates(lr, histories, styles)
     _draw_phases(list(histories.values()), lr, (loss, top1, lr))
-    _draw_curve_legend(legend, histories, styles)
+    _draw_curve_legend(legend, histories, styles, choose_by)
     return figure
 
 
@@ -67,14 +73,16 @@ def _draw_learning_rates(
 
 
 def _draw_curve_legend(
-    axes: Axes, histories: Mapping[str, pd.DataFrame], styles: Mapping[str, _Style]
+    axes: Axes, histories: Mapping[str, pd.DataFrame], styles: Mapping[str, _Style], choose_by: str
 ) -> None:
-    """Fill a panel with the legend: each model with its best validation top-1, and the two line styles."""
+    """Fill a panel with the legend: each model with its best validation, and the two line styles."""
     handles = []
     for model, history in histories.items():
-        best, label = history["val_top1"], model or "validation"
-        if best.notna().any():
-            label += f": best val {best.max():.1%} in epoch {history['epoch'].iloc[int(best.argmax())]}"
+        values, label = history[f"val_{choose_by}"], model or "validation"
+        if values.notna().any():
+            best = int(values.argmin() if choose_by == "loss" else values.argmax())
+            shown = f"{values.iloc[best]:.3f}" if choose_by == "loss" else f"{values.iloc[best]:.1%}"
+            label += f": best val {shown} in epoch {history['epoch'].iloc[best]}"
         handles.append(Line2D([], [], **styles[model], lw=1.9, label=label))
     handles += [Line2D([], [], color=GRAY, lw=1.9, label="validation: solid")]
     handles += [Line2D([], [], color=GRAY, **_TRAIN_LINE, label="training: dashed")]
@@ -195,34 +203,33 @@ def learning_curve_plot(curve: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 @styled
-def accuracy_vs_time_plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Test top-1 with its 95 % interval against training time.
+def accuracy_vs_time_plot(rows: Sequence[Mapping[str, Any]], choose_by: str = "top1") -> Figure:
+    """The chosen test metric with its 95 % interval against training time.
 
     Args:
-        rows: model, test_top1, test_top1_low, test_top1_high and seconds of each model.
+        rows: model, seconds and, for top-1, test_top1, test_top1_low and test_top1_high of each model.
     """
+    key, name = f"test_{choose_by}", f"test {METRIC_NAMES[choose_by]}"
     longest, shortest = max(row["seconds"] for row in rows), min(row["seconds"] for row in rows)
     unit, size = ("s", 1) if longest < 180 else ("min", 60) if longest < 3 * 3600 else ("h", 3600)
     figure = Figure((9, 5.2), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title("Test top-1 (95 % interval) against training time")
+    axes.set_title(f"T{name[1:]} (95 % interval) against training time")
     axes.set_xlabel(f"training time, {unit}")
-    axes.set_ylabel("test top-1")
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_ylabel(name)
+    if choose_by != "loss":
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
     if shortest > 0 and longest > 8 * shortest:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     styles = _model_styles([row["model"] for row in rows])
     for row in rows:
-        errors = [[row["test_top1"] - row["test_top1_low"]], [row["test_top1_high"] - row["test_top1"]]]
-        axes.errorbar(
-            [row["seconds"] / size], [row["test_top1"]], errors, **styles[row["model"]], ms=8, capsize=4
-        )
+        errors = [[row[key] - row[f"{key}_low"]], [row[f"{key}_high"] - row[key]]]
+        axes.errorbar([row["seconds"] / size], [row[key]], errors, **styles[row["model"]], ms=8, capsize=4)
     axes.margins(x=0.18, y=0.12)
     figure.draw_without_rendering()  # fixes the position of the axes
-    _label_points(
-        axes, [(r["seconds"] / size, r["test_top1"], f"{r['model']} {r['test_top1']:.1%}") for r in rows]
-    )
+    labels = [f"{row['model']} {metric_value(choose_by, row[key], 1)}" for row in rows]
+    _label_points(axes, [(r["seconds"] / size, r[key], text) for r, text in zip(rows, labels, strict=True)])
     return figure
 
 

@@ -22,12 +22,19 @@ def render(data: ReportData) -> str:
         "duration": formatting.duration,
         "count": formatting.count,
         "size": formatting.size,
-        "seeds": formatting.seeds,
+        "seeds": lambda row: formatting.seeds(row, data.choose_by),
+        "metric": lambda value, digits=2: formatting.metric_value(data.choose_by, value, digits),
+        "difference": lambda value: formatting.metric_difference(data.choose_by, value),
         "p": formatting.p_value,
         "png": lambda content: "data:image/png;base64," + base64.b64encode(content).decode(),
     }
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return page.render(report=data, winner=data.rows[0], statement=statement(data.rows))
+    return page.render(
+        report=data,
+        winner=data.rows[0],
+        statement=statement(data.rows),
+        metric=formatting.METRIC_NAMES[data.choose_by],
+    )
 
 
 def statement(rows: Sequence[dict[str, Any]]) -> str:
@@ -52,24 +59,27 @@ def _join_words(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def leaderboard_markdown(rows: Sequence[dict[str, Any]]) -> str:
+def leaderboard_markdown(rows: Sequence[dict[str, Any]], choose_by: str = "top1") -> str:
     """The leaderboard as a Markdown table, winner first."""
+    name = formatting.METRIC_NAMES[choose_by]
+    others = {"top1": "top-1", "top5": "top-5", "macro_f1": "macro-F1"}
+    others.pop(choose_by, None)
+    titles = ["model", "seeds", f"val {name}", f"test {name} [95 %]", *others.values()]
     lines = [
-        "| model | seeds | val top-1 | test top-1 [95 %] | top-5 | macro-F1 | training | img/s | verdict |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
+        f"| {' | '.join(titles)} | training | img/s | verdict |",
+        f"|---|{'---:|' * (len(titles) + 1)}---|",
     ]
     for row in rows:
         name = f"**{row['model']}**" if row["verdict"] == "winner" else row["model"]
-        interval = (
-            f"[{formatting.percent(row['test_top1_low'], 1)}, {formatting.percent(row['test_top1_high'], 1)}]"
+        low, high = (
+            formatting.metric_value(choose_by, row[f"test_{choose_by}_{end}"], 1) for end in ("low", "high")
         )
         cells = [
             name,
-            formatting.seeds(row),
-            formatting.percent(row["val_top1"]),
-            f"{formatting.percent(row['test_top1'])} {interval}",
-            formatting.percent(row["test_top5"]),
-            formatting.percent(row["test_macro_f1"]),
+            formatting.seeds(row, choose_by),
+            formatting.metric_value(choose_by, row[f"val_{choose_by}"]),
+            f"{formatting.metric_value(choose_by, row[f'test_{choose_by}'])} [{low}, {high}]",
+            *(formatting.percent(row[f"test_{other}"]) for other in others),
             formatting.duration(row["seconds"]),
             f"{row['images_per_second']:,.0f}",
             row["verdict"],

@@ -86,6 +86,8 @@ class ReportData:
     """params.yaml as text."""
     environment: dict[str, Any]
     """Git revision, software and hardware of the winner's run."""
+    choose_by: str = "top1"
+    """``Leaderboard.choose_by``."""
 
 
 def read_report_data(
@@ -120,6 +122,7 @@ def read_report_data(
         near_duplicates=read_table(data.near_duplicates).to_records(index=False).tolist(),
         parameters=paths.PARAMS.read_text(encoding="utf-8-sig"),
         environment={"revision": metadata["revision"], **metadata["environment"]},
+        choose_by=board.choose_by,
     )
 
 

@@ -1,4 +1,4 @@
-"""Compare two models on the same test images: the difference of their top-1, and whether it is significant.
+"""Compare two models on the same test images: how they differ, and whether that is significant.
 
 With one seed each, only the test images are a source of random error. With several seeds the runs are one
 too: the same training with another seed gives another network, and a difference within that seed variance
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import optimize, stats
 
 from finegrain.evaluation import metrics
-from finegrain.models.outputs import Floats
+from finegrain.models.outputs import Floats, Ints
 
 Bools = npt.NDArray[np.bool_]
 
@@ -23,7 +23,7 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class Comparison:
-    """Top-1 of model a minus top-1 of model b, in -1..1."""
+    """A metric of model a minus that of model b."""
 
     difference: float
     low: float
@@ -31,17 +31,20 @@ class Comparison:
     high: float
     p_value: float
     """Two-sided; the null hypothesis is that there is no difference."""
+    lower_is_better: bool = False
+    """As for the loss."""
 
     @property
     def verdict(self) -> str:
         """Whether a is significantly better or worse than b, in words."""
         if self.p_value >= SIGNIFICANCE:
             return "within noise"
-        return "significantly better" if self.difference > 0 else "significantly worse"
+        better = (self.difference > 0) != self.lower_is_better
+        return "significantly better" if better else "significantly worse"
 
     def reverse(self) -> "Comparison":
         """The same comparison of b with a."""
-        return Comparison(-self.difference, -self.high, -self.low, self.p_value)
+        return replace(self, difference=-self.difference, low=-self.high, high=-self.low)
 
 
 def compare(a: Bools, b: Bools) -> Comparison:
@@ -59,7 +62,8 @@ def compare(a: Bools, b: Bools) -> Comparison:
         return _compare_one_kind(a, b)
     if len(a) == len(b) == 1:
         return Comparison(*_bootstrap(a[0], b[0]), _mcnemar(a[0], b[0]))
-    return _compare_means_over_seeds(a, b)
+    found = compare_means(a.astype(np.float64), b.astype(np.float64))
+    return replace(found, low=max(-1.0, found.low), high=min(1.0, found.high))
 
 
 def _compare_one_kind(a: Bools, b: Bools) -> Comparison:
@@ -77,47 +81,71 @@ def _compare_one_kind(a: Bools, b: Bools) -> Comparison:
     return Comparison(gain, max(-1.0, gain - low), min(1.0, gain + high), exact_p(a, b))
 
 
-def _compare_means_over_seeds(a: Bools, b: Bools) -> Comparison:
-    """Compare the means over seeds, with images and seeds as two independent sources of error.
+def compare_means(a: Floats, b: Floats, strata: Ints | None = None) -> Comparison:
+    """Compare two means over images and seeds, which are two independent sources of error.
 
     The half-widths of the two intervals are added as squares (Zou and Donner 2008); p is the level at which
-    the joint interval ends at 0. The interval of the seeds is that of Student's t-test between them.
+    the joint interval ends at 0. The interval of the seeds is that of Student's t-test between them; with one
+    seed each there is none.
+
+    Args:
+        a: ``[seeds, N]``, a value for each image; b may have another number of seeds.
+        strata: ``[N]`` ids of the groups whose sizes are fixed, such as classes; None means one group.
     """
-    images, degrees = a.shape[1], len(a) + len(b) - 2
-    variances = _error_variances(a, b)
+    variances, degrees = _error_variances(a, b, np.zeros(a.shape[1], np.int64) if strata is None else strata)
     difference = float((a.mean(0) - b.mean(0)).mean())
 
     def half_width(p: float) -> float:
-        return float(np.sqrt((stats.t.isf(p / 2, (images - 1, degrees)) ** 2 * variances).sum()))
+        return float(np.sqrt((stats.t.isf(p / 2, degrees) ** 2 * variances).sum()))
 
     margin = half_width(0.05)
-    low, high = max(-1.0, difference - margin), min(1.0, difference + margin)
-    return Comparison(difference, low, high, _p_value(half_width, abs(difference)))
+    p_value = _p_value(half_width, abs(difference))
+    return Comparison(difference, difference - margin, difference + margin, p_value)
 
 
-def _error_variances(a: Bools, b: Bools) -> Floats:
-    """Variances of the difference of means that are due to the images and to the seeds, ``[2]``.
+def _error_variances(a: Floats, b: Floats, strata: Ints) -> tuple[Floats, Floats]:
+    """Variances of the difference of means that are due to the images and to the seeds, and their degrees.
 
     The variance over images also contains the interaction of seed and image. The seed variance contains it
-    already, so it is subtracted (two-way analysis of variance).
+    already, so it is subtracted (two-way analysis of variance). Degrees of freedom over several strata are
+    Satterthwaite's (1946).
     """
-    by_image = a.mean(0) - b.mean(0)
-    images, degrees = len(by_image), len(a) + len(b) - 2
-    pooled = np.add(_sums_of_squares(a), _sums_of_squares(b)) / degrees
-    seed_variance, interaction = (pooled * (1 / len(a) + 1 / len(b))).tolist()
-    # seeds whose top-1 happens to agree have a seed variance of 0, which holds no interaction
-    interaction = min(interaction, images * seed_variance)
-    return np.array([max(0.0, (by_image.var(ddof=1) - interaction) / images), seed_variance])
+    by_image, sizes = a.mean(0) - b.mean(0), np.bincount(strata)
+    by_stratum = _variances_of_mean((by_image - by_image.mean())[None], strata)[0]
+    if not by_stratum.any():  # every stratum agrees within itself: then it may only be too small to disagree
+        by_stratum = np.bincount(strata, by_image**2) / len(by_image) ** 2
+    variance = by_stratum.sum()
+    freedom = (by_stratum**2 / np.maximum(sizes - 1, 1)).sum()
+    of_images = variance**2 / freedom if freedom else max(1, len(by_image) - 1)
+    of_seeds = len(a) + len(b) - 2
+    if of_seeds == 0:
+        return np.array([variance]), np.array([of_images])
+    interaction = sum(_variances_of_mean(_interaction(each), strata).sum() for each in (a, b))
+    interaction *= (1 / len(a) + 1 / len(b)) / of_seeds
+    seed_variance = _seed_variance(a, b)
+    # seeds whose means happen to agree have a seed variance of 0, which holds no interaction
+    variances = [max(0.0, variance - min(interaction, seed_variance)), seed_variance]
+    return np.array(variances), np.array([of_images, of_seeds])
 
 
-def _sums_of_squares(correct: Bools) -> tuple[float, float]:
-    """Sums of squares of one model: of top-1 between its seeds, and of the interaction of seed and image.
+def _interaction(values: Floats) -> Floats:
+    """What the means of the seed and of the image do not explain, ``[seeds, N]``."""
+    return values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
 
-    The second is divided by the N - 1 degrees of freedom of the images.
+
+def _variances_of_mean(values: Floats, strata: Ints) -> Floats:
+    """The share of each stratum in the variance of the mean of each row ``[rows, N]``, ``[rows, strata]``.
+
+    A stratum of one image has no variance of its own: its distance from 0 is taken, which is more.
     """
-    by_seed = correct.mean(1, keepdims=True) - correct.mean()
-    interaction = correct - correct.mean(0) - by_seed
-    return float((by_seed**2).sum()), float((interaction**2).sum() / (correct.shape[1] - 1))
+    sizes = np.bincount(strata)
+    shares = []
+    for row in values:
+        means = np.where(sizes > 1, np.bincount(strata, row) / np.maximum(sizes, 1), 0.0)
+        squares = np.bincount(strata, (row - means[strata]) ** 2)
+        squares[squares < TINY * np.bincount(strata, row**2)] = 0.0  # rounding
+        shares.append(squares * np.where(sizes > 1, sizes / np.maximum(sizes - 1, 1), 1.0) / len(row) ** 2)
+    return np.array(shares)
 
 
 def _p_value(half_width: Callable[[float], float], distance: float) -> float:
@@ -129,9 +157,9 @@ def _p_value(half_width: Callable[[float], float], distance: float) -> float:
     return float(optimize.brentq(lambda p: half_width(p) - distance, TINY, 1.0))
 
 
-def _seed_variance(a: Bools, b: Bools) -> float:
-    """Variance of the difference of the means over seeds, pooled from the seeds' top-1."""
-    squares = sum(((top1 - top1.mean()) ** 2).sum() for top1 in (a.mean(1), b.mean(1)))
+def _seed_variance(a: Bools | Floats, b: Bools | Floats) -> float:
+    """Variance of the difference of the means over seeds, pooled from the mean of each seed."""
+    squares = sum(((means - means.mean()) ** 2).sum() for means in (a.mean(1), b.mean(1)))
     return float(squares / (len(a) + len(b) - 2) * (1 / len(a) + 1 / len(b)))
 
 
@@ -174,18 +202,28 @@ def exact_p(a: Bools, b: Bools) -> float:
 def accuracy_interval(correct: Bools) -> tuple[float, float]:
     """95 % interval of one model's top-1: Wilson's for the images, widened by the variance between its seeds.
 
-    The half-widths of the two are added as squares (Zou and Donner 2008); it stays inside 0..1.
-
     Args:
         correct: ``[seeds, N]``.
     """
-    mean, seeds = float(correct.mean()), len(correct)
+    mean = float(correct.mean())
     low, high = metrics.wilson_interval(mean * correct.shape[1], correct.shape[1])
-    if seeds > 1:
-        margin = stats.t.ppf(0.975, seeds - 1) * correct.mean(1).std(ddof=1) / np.sqrt(seeds)
-        low = max(0.0, mean - float(np.hypot(mean - low, margin)))
-        high = min(1.0, mean + float(np.hypot(high - mean, margin)))
-    return low, high
+    low, high = widen_by_seeds(low, high, correct.mean(1))
+    return max(0.0, low), min(1.0, high)
+
+
+def widen_by_seeds(low: float, high: float, of_seeds: Floats) -> tuple[float, float]:
+    """Widen the interval of a mean over seeds, which covers the choice of images, by the seed variance.
+
+    The half-widths of the two are added as squares (Zou and Donner 2008).
+
+    Args:
+        of_seeds: ``[seeds]`` the value of each seed.
+    """
+    mean, seeds = float(of_seeds.mean()), len(of_seeds)
+    if seeds == 1:
+        return low, high
+    margin = stats.t.ppf(0.975, seeds - 1) * of_seeds.std(ddof=1) / np.sqrt(seeds)
+    return mean - float(np.hypot(mean - low, margin)), mean + float(np.hypot(high - mean, margin))
 
 
 def _bootstrap(

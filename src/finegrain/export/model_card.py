@@ -87,6 +87,7 @@ def render_card(card: ModelCard) -> str:
         hub_metadata=hub_metadata(card).to_yaml().strip(),
         architecture=_architecture(metadata),
         origin=_origin(metadata),
+        choice=_choice(card),
         test_settings=_test_settings(card),
         epoch_choice=_epoch_choice(metadata),
         recipe=yaml.safe_dump(
@@ -131,6 +132,15 @@ def _test_settings(card: ModelCard) -> str:
     size = evaluate.image_size or card.metadata["image_size"]
     flip = ", with the logits averaged over each image and its horizontal flip" if evaluate.flip else ""
     return f", at {size} pixels{flip}"
+
+
+def _choice(card: ModelCard) -> str:
+    """The validation metric that chose, if it is another one than top-1, to follow that."""
+    metric = card.metadata["recipe"].get("choose_by", "top1")
+    value = card.results.metrics["val"].get(metric) if card.results else None
+    if metric == "top1" or value is None:
+        return ""
+    return f", and {formatting.METRIC_NAMES[metric]}, which decided, {formatting.metric_value(metric, value)}"
 
 
 def _epoch_choice(metadata: dict[str, Any]) -> str:
