@@ -29,7 +29,7 @@ def results(*seeds: str, labels: Sequence[str] = LABELS, val_top1: float = 0.5) 
         ]
         for seed in seeds
     ]
-    return ModelResults(np.array(predictions, object), val_top1, 1 - val_top1)
+    return ModelResults(np.array(predictions, object), {"top1": val_top1, "loss": 1 - val_top1})
 
 
 def revision(
@@ -58,7 +58,7 @@ def test_a_change_is_judged_on_the_images_that_it_flips():
     assert change.comparison.difference == pytest.approx(8 / 40)
     assert change.comparison.low < 0.2 < change.comparison.high
     assert change.comparison.verdict == "significantly better" and not found.worse
-    assert (change.before.top1, change.after.top1) == (30 / 40, 38 / 40)
+    assert (change.before.value, change.after.value) == (30 / 40, 38 / 40)
     assert change.after.low == pytest.approx(stats.binomtest(38, 40).proportion_ci(0.95, "wilson").low)
     back = difference.compare_revisions(after, before)
     assert back.models[0].comparison.verdict == "significantly worse" and back.worse
@@ -103,7 +103,7 @@ def test_with_several_seeds_an_image_flips_where_the_majority_does():
     )
     after = np.array([["dog", "dog", "owl", "bee"], ["owl", "dog", "cat", "cat"]])
     revisions = [
-        revision(name, {"net": ModelResults(predictions.astype(object), 0.5, 0.5)}, labels)
+        revision(name, {"net": ModelResults(predictions.astype(object), {"top1": 0.5, "loss": 0.5})}, labels)
         for name, predictions in (("x", before), ("y", after))
     ]
     (change,) = difference.compare_revisions(*revisions).models
@@ -166,8 +166,8 @@ def test_models_of_one_revision_only_are_listed_with_their_own_score():
     before = revision("x", {"kept": results(CORRECT), "old": results(incorrect(0, 1))})
     after = revision("y", {"new": results(incorrect(0)), "kept": results(CORRECT)})
     found = difference.compare_revisions(before, after)
-    assert [(each.model, each.top1) for each in found.added] == [("new", 39 / 40)]
-    assert [(each.model, each.top1) for each in found.dropped] == [("old", 38 / 40)]
+    assert [(each.model, each.value) for each in found.added] == [("new", 39 / 40)]
+    assert [(each.model, each.value) for each in found.dropped] == [("old", 38 / 40)]
     assert [change.after.model for change in found.models] == ["kept"]
 
 
@@ -196,17 +196,20 @@ def test_only_images_of_both_revisions_are_compared_by_path_and_class_in_any_ord
         "y",
         None,
         after.images.iloc[order].reset_index(drop=True),
-        {name: ModelResults(m.predictions[:, order], 0.5, 0.5) for name, m in after.models.items()},
+        {
+            name: ModelResults(m.predictions[:, order], {"top1": 0.5, "loss": 0.5})
+            for name, m in after.models.items()
+        },
         {},
     )
     found = difference.compare_revisions(before, after)
     # both have images 5 to 39; 20 to 24 are dogs in one and cats in the other, 25 is an owl
     (change,) = found.models
     assert found.images == 29
-    assert change.before.top1 == pytest.approx(19 / 29)
-    assert change.after.top1 == pytest.approx(28 / 29)
+    assert change.before.value == pytest.approx(19 / 29)
+    assert change.after.value == pytest.approx(28 / 29)
     assert [flip.path for flip in change.losses] == ["26.jpg"]
-    assert found.added[0].top1 == 38 / 40
+    assert found.added[0].value == 38 / 40
     assert "does not have them: 11 of `x` (0123456) and 11 of the y" in text(found)
 
 
@@ -321,8 +324,8 @@ def test_the_first_line_is_the_verdict_and_the_table_has_the_rest():
 
 def test_every_table_has_equal_rows_and_lines_of_equal_length():
     labels = ["a|b", "`c`", "<b>\nd", "@team"] * 10
-    before = ModelResults(np.array([labels], object), 0.5, 0.5)
-    after = ModelResults(np.array([labels[1:] + labels[:1]], object), 0.5, 0.5)
+    before = ModelResults(np.array([labels], object), {"top1": 0.5, "loss": 0.5})
+    after = ModelResults(np.array([labels[1:] + labels[:1]], object), {"top1": 0.5, "loss": 0.5})
     images = pd.DataFrame({"path": [f"x|y/`{i}`.jpg" for i in range(40)], "class": labels})
     revisions = [
         RevisionResults(name, None, images, {"net": m}, {}) for name, m in (("x", before), ("y", after))
@@ -356,3 +359,73 @@ def test_the_list_of_images_is_as_long_as_requested_and_the_file_has_all(most, l
         "path": "32.jpg", "label": "dog", "before": "dog", "after": "cat",
         "right_before": 1.0, "right_after": 0.0,
     }  # fmt: skip
+
+
+UNBALANCED = ["cat"] * 40 + ["dog"] * 6 + ["owl"] * 6
+
+
+def with_losses(found: ModelResults, labels: Sequence[str], wrong: float) -> ModelResults:
+    validation = dict.fromkeys(("top1", "loss", "macro_f1", "mean_class_accuracy"), 0.5)
+    losses = np.where(found.predictions == np.array(labels, object), 0.1, wrong)
+    return replace(found, losses=losses, validation=validation)
+
+
+def by_metric(choose_by: str, **more: Any) -> Difference:
+    """Two recipes with three seeds each; the second finds the rare classes, and fewer cats."""
+    before = ["1" * 40 + "0" * 12, "1" * 40 + "0" * 12, "1" * 39 + "0" * 13]
+    after = ["1" * 32 + "0" * 8 + "1" * 12, "1" * 33 + "0" * 7 + "1" * 12, "1" * 32 + "0" * 8 + "1" * 12]
+    models = [
+        with_losses(results(*seeds, labels=UNBALANCED), UNBALANCED, wrong)
+        for seeds, wrong in ((before, 2.0), (after, 1.5))
+    ]
+    revisions = (
+        replace(revision(name, {"net": model}, UNBALANCED, choose_by=choose_by), **more)
+        for name, model in zip("xy", models, strict=True)
+    )
+    return difference.compare_revisions(*revisions)
+
+
+@pytest.mark.parametrize(
+    ("choose_by", "headline", "title"),
+    [
+        ("top1", "Within noise: net (+9.0) points of top-1.", "after, top-1 [95 %]"),
+        ("macro_f1", "Significantly better: net (", "after, macro-F1 [95 %]"),
+        ("mean_class_accuracy", "Significantly better: net (", "after, mean class accuracy [95 %]"),
+        ("loss", "Within noise: net (", "nats [95 %]"),
+    ],
+)
+def test_revisions_are_compared_by_the_metric_that_chooses(choose_by, headline, title):
+    found = by_metric(choose_by)
+    assert found.metric == found.to_dict()["metric"] == choose_by
+    assert found.models[0].comparison.difference == pytest.approx(
+        found.models[0].after.value - found.models[0].before.value
+    )
+    shown = text(found)
+    assert title in shown
+    assert choose_by == "loss" or headline in shown
+
+
+def test_a_loss_that_falls_is_better():
+    models = [with_losses(results("10" * 26, labels=UNBALANCED), UNBALANCED, wrong) for wrong in (2.0, 1.0)]
+    before, after = (revision("x", {"net": m}, UNBALANCED, choose_by="loss") for m in models)
+    found = difference.compare_revisions(before, after)
+    assert found.models[0].comparison.difference == pytest.approx(-0.5) and not found.worse
+    assert text(found).startswith("**Significantly better: net (\N{MINUS SIGN}0.500) nats of loss.**")
+    assert difference.compare_revisions(after, before).worse
+
+
+def test_what_git_alone_does_not_hold_is_replaced_and_said():
+    found = by_metric("macro_f1", anonymous_reason="the remote is not there")
+    assert found.metric == "mean_class_accuracy"
+    assert "after, mean class accuracy [95 %]" in text(found)
+    assert "does not give macro-F1" in text(found)
+
+
+def test_each_revision_has_the_winner_of_its_own_metric():
+    validation = {
+        "a": {"top1": 0.9, "loss": 0.5, "macro_f1": 0.2},
+        "b": {"top1": 0.8, "loss": 0.4, "macro_f1": 0.7},
+    }
+    models = {name: replace(results(CORRECT), validation=values) for name, values in validation.items()}
+    winners = [revision("x", models, choose_by=metric).winner for metric in ("top1", "macro_f1", "loss")]
+    assert winners == ["a", "b", "b"]

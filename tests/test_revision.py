@@ -42,7 +42,7 @@ def test_a_commit_a_branch_and_the_workspace(history):
             ["cat", "cat", "dog", "dog"],
             ["cat"] + ["dog"] * 3,
         ]
-        assert found.models["net"].val_top1 == 0.25
+        assert found.models["net"].validation["top1"] == 0.25
         assert found.parameters["lr"] == 0.1
         assert found.images.to_dict("list") == {
             "path": ["0.jpg", "1.jpg", "2.jpg", "3.jpg"],
@@ -58,7 +58,7 @@ def test_a_commit_from_before_results_had_a_file_of_their_own(history):
     file = history.folder / "reports/d/results/a-0.json"
     file.replace(history.folder / "metrics/d/a-0.json")
     history.commit("old")
-    assert read("HEAD").models["a"].val_top1 == 0.625
+    assert read("HEAD").models["a"].validation["top1"] == 0.625
 
 
 def test_a_revision_from_before_there_were_seeds(history):
@@ -98,6 +98,17 @@ def test_markdown_json_and_exit_status(history, capsys):
     assert facts["parameters"] == [{"name": "lr", "before": 0.1, "after": 0.2}]
     assert run("main", "--fail-if-worse") == 1
     assert run("workspace", "main", "--fail-if-worse") == 0
+
+
+@pytest.mark.parametrize(("recorded", "used"), [(True, "macro_f1"), (False, "top1")])
+def test_the_metric_that_chooses_is_read_unless_the_results_are_older(history, recorded, used):
+    history.results({"a-0": "1100"}, models=["a"], seeds=[0], choose_by="macro_f1")
+    if recorded:
+        validation = {"top1": 0.5, "loss": 0.1, "macro_f1": 0.25, "mean_class_accuracy": 0.5}
+        file_io.write_json(history.folder / "reports/d/results/a-0.json", {"val": validation})
+    history.commit("x")
+    found = read("HEAD")
+    assert found.choose_by == used and found.models["a"].validation["top1"] == 0.5
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_the_plot_has_a_panel_for_each_parameter_the_most_important_first():
     dots = first.collections[0].get_offsets()
     assert sorted(dots[:, 0]) == pytest.approx(sorted(float(trial.values["lr"]) for trial in made))
     best = min(made, key=lambda trial: trial.rank)
-    assert first.collections[1].get_offsets().tolist() == [[float(best.values["lr"]), best.top1]]
+    assert first.collections[1].get_offsets().tolist() == [[float(best.values["lr"]), best.value]]
     assert plot_style.render_png(figure) == plot_style.render_png(
         importance_plot.importance_plot(TRIED, made)
     )
@@ -76,15 +76,37 @@ def test_the_summary_counts_the_trials_as_good_as_the_best(tmp_path):
     trial_log.trials[3].state = "failed"
     text = sweep.summary(trial_log).replace("\N{NO-BREAK SPACE}", " ")
     best = min(trial_log.done, key=lambda trial: trial.rank)
-    assert f"| tune-{best.number:03d} | {best.top1:.2%}".replace("%", " %") in text
+    assert f"| tune-{best.number:03d} | {best.value:.2%}".replace("%", " %") in text
     # about 80 of 100 images are correct: the interval reaches some 9 points down
-    close = sum(trial.top1 > best.top1 - 0.09 for trial in trial_log.done)
+    close = sum(trial.value > best.value - 0.09 for trial in trial_log.done)
     assert 0 < close < 11
     assert text.count("11 trials (1 more failed).") == 1
     assert text.count(f"separate trials: {close - 1} others.") == 1
     for trial in trial_log.trials:
         trial.state = "failed"
     assert sweep.summary(trial_log) == "12 trials, all of them failed.\n"
+
+
+def test_trials_are_ranked_by_their_metric(tmp_path):
+    """The loss falls with the top-1 that ``trials`` makes up, and the lowest is best."""
+    losses = [Trial(t.number, t.values, "done", t.loss, t.loss, 100, "loss") for t in trials(12)]
+    best = min(losses, key=lambda trial: trial.rank)
+    assert best.value == min(trial.value for trial in losses)
+    assert search_space.build_study(TRIED, losses).best_value == best.value
+    text = sweep.summary(TrialLog(tmp_path / "tune", {}, losses))
+    assert (
+        "| experiment | validation loss |" in text
+        and f"| tune-{best.number:03d} | {best.value:.3f} |" in text
+    )
+    figure = importance_plot.importance_plot(TRIED, losses)
+    assert figure.axes[0].get_ylabel() == "validation loss"
+    assert figure.axes[0].lines[0].get_ydata()[-1] == best.value
+
+
+def test_what_trials_are_compared_by_is_no_parameter_of_the_space():
+    space = search_space.parse_space(["choose_by=top1,loss"], params.load_yaml(ROOT / "params.yaml"))
+    with pytest.raises(UserError, match="choose_by: is what the trials are compared by"):
+        search_space.reject_impossible(space, params.load_yaml(ROOT / "params.yaml"))
 
 
 def args(*words: str) -> argparse.Namespace:
@@ -309,11 +331,11 @@ def test_trials_are_experiments_and_an_interrupted_one_is_run_again(clone, capfd
     assert sorted(names) == ["tune-000", "tune-001"]
     for trial, name in zip(kept, sorted(names), strict=True):
         clone(f"dvc exp apply {name}")
-        assert clone.json("reports/leaderboard.json")["models"]["resnet18"]["val_top1"] == trial["top1"]
+        assert clone.json("reports/leaderboard.json")["models"]["resnet18"]["val_top1"] == trial["value"]
         assert f"lr: {float(trial['values']['lr'])}" in (clone.folder / "params.yaml").read_text()
         clone("git checkout -q .")
     assert (clone.folder / "sweeps/tune/what_mattered.png").stat().st_size > 1000
-    best = max(kept, key=lambda trial: (trial["top1"], -trial["loss"]))["number"]
+    best = max(kept, key=lambda trial: (trial["value"], -trial["loss"]))["number"]
     assert f"`dvc exp apply tune-{best:03d}`" in output
     clone("git clean -fdq")
     assert sweep.run(args(*words)) == 0

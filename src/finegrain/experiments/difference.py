@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from finegrain.comparison import significance
+from finegrain.comparison import chosen_metric, significance
 from finegrain.comparison.significance import Bools, Comparison
 from finegrain.core.errors import UserError
-from finegrain.experiments.results import ClassNames, RevisionResults, Score, pair_images
+from finegrain.experiments.results import ClassNames, RevisionResults, Score, comparable_metric, pair_images
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ModelChange:
     flips: list[ImageFlip]
     """Losses, then gains; the largest first."""
     unchanged: bool
-    """Whether exactly the same predictions are correct."""
+    """Whether the metric cannot tell the predictions apart, such as where exactly the same are correct."""
 
     @property
     def verdict(self) -> str:
@@ -99,6 +99,8 @@ class Difference:
     """``CommonImages.changed``."""
     classes: int
     """Number of classes of these images."""
+    metric: str
+    """By which they are compared, from ``comparable_metric``."""
     models: list[ModelChange]
     """The models that both revisions have."""
     winners: ModelChange | None
@@ -125,6 +127,7 @@ class Difference:
             "before": _revision_dict(self.before),
             "after": _revision_dict(self.after),
             "images": self.images,
+            "metric": self.metric,
             "paired_by": self.paired_by,
             "changed_images": self.changed_images,
             "nameless": self.after.anonymous_reason,
@@ -151,7 +154,8 @@ def compare_revisions(before: RevisionResults, after: RevisionResults) -> Differ
             f"{before.name} and {after.name} have {len(old.images)} test images in common (the same {same} "
             "and class), too few to compare; choose revisions with the same dataset"
         )
-    changes = _model_changes(old, new)
+    metric = comparable_metric(before, after)
+    changes = _model_changes(old, new, metric)
     return Difference(
         before=before,
         after=after,
@@ -159,42 +163,43 @@ def compare_revisions(before: RevisionResults, after: RevisionResults) -> Differ
         paired_by=common.key,
         changed_images=common.changed,
         classes=old.images["class"].nunique(),
+        metric=metric,
         models=[change for change in changes if change.before.model == change.after.model],
         winners=next((change for change in changes if change.before.model != change.after.model), None),
-        added=[after.score(name) for name in after.models if name not in before.models],
-        dropped=[before.score(name) for name in before.models if name not in after.models],
+        added=[after.score(name, metric) for name in after.models if name not in before.models],
+        dropped=[before.score(name, metric) for name in before.models if name not in after.models],
         parameters=_differences(_flatten(before.parameters), _flatten(after.parameters)),
         inputs=[each["name"] for each in _differences(before.inputs, after.inputs)],
     )
 
 
-def _model_changes(old: RevisionResults, new: RevisionResults) -> list[ModelChange]:
+def _model_changes(old: RevisionResults, new: RevisionResults, metric: str) -> list[ModelChange]:
     """Compare each model that both revisions have, then the winners if they differ."""
     pairs = [(name, name) for name in old.models if name in new.models]
     if old.winner != new.winner:
         pairs.append((old.winner, new.winner))
     comparisons = significance.holm_corrected(
-        [significance.compare(new.correct(second), old.correct(first)) for first, second in pairs]
+        [chosen_metric.compare(metric, new.outcomes(second), old.outcomes(first)) for first, second in pairs]
     )
     return [
-        _model_change(old, new, *pair, comparison)
+        _model_change(old, new, metric, *pair, comparison)
         for pair, comparison in zip(pairs, comparisons, strict=True)
     ]
 
 
 def _model_change(
-    old: RevisionResults, new: RevisionResults, first: str, second: str, comparison: Comparison
+    old: RevisionResults, new: RevisionResults, metric: str, first: str, second: str, comparison: Comparison
 ) -> ModelChange:
     labels = old.images["class"].to_numpy(object)
     before, after = old.correct(first), new.correct(second)
     predictions = old.models[first].predictions, new.models[second].predictions
     return ModelChange(
-        old.score(first),
-        new.score(second),
+        old.score(first, metric),
+        new.score(second, metric),
         comparison,
         _changed_classes(labels, before, after),
         _flips(old.images["path"].tolist(), labels, *predictions),
-        unchanged=np.array_equal(before, after),
+        unchanged=old.outcomes(first).same_as(new.outcomes(second), metric),
     )
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from finegrain.comparison import significance
-from finegrain.comparison.formatting import p_value, percent, points
+from finegrain.comparison.formatting import METRIC_NAMES, metric_difference, metric_value, p_value, percent
 from finegrain.experiments.difference import ClassChange, Difference, ImageFlip, ModelChange
-from finegrain.experiments.results import RevisionResults, Score
+from finegrain.experiments.results import RevisionResults, Score, comparable_metric
 
 MAX_CLASSES, MAX_FILES = 10, 10
 """Limits of the lists; the JSON file holds everything."""
@@ -46,10 +46,11 @@ def verdict_line(difference: Difference) -> str:
     for verdict in ("significantly worse", "significantly better", "within noise"):
         changes = [each for each in difference.models if each.verdict == verdict]
         if changes:
-            models = [f"{each.after.model} ({points(each.comparison.difference)})" for each in changes]
+            gains = [metric_difference(difference.metric, each.comparison.difference) for each in changes]
+            models = [f"{each.after.model} ({gain})" for each, gain in zip(changes, gains, strict=True)]
             parts.append(f"{verdict}: {', '.join(models)}")
     if parts:
-        parts[-1] += " points of top-1"
+        parts[-1] += f" {_unit(difference.metric)} of {METRIC_NAMES[difference.metric]}"
     if unchanged := [each.after.model for each in difference.models if each.unchanged]:
         parts.append(f"unchanged: {', '.join(unchanged)}")
     line = "; ".join(parts) or "no model is in both revisions"
@@ -63,10 +64,18 @@ def verdict_line(difference: Difference) -> str:
 
 def results_table(revision: RevisionResults) -> str:
     """A table of the models of one revision."""
-    scores = [revision.score(model) for model in revision.models]
-    rows = [[each.model, str(each.seeds), percent(each.val_top1), _top1(each)] for each in scores]
-    titles = ["model", "seeds", "validation top-1", "test top-1 [95 %]"]
+    metric = comparable_metric(revision)
+    rows = []
+    for score in (revision.score(model, metric) for model in revision.models):
+        validation = "" if score.validation is None else metric_value(metric, score.validation)
+        rows.append([score.model, str(score.seeds), validation, _value(score, metric)])
+    titles = ["model", "seeds", f"validation {METRIC_NAMES[metric]}", f"test {METRIC_NAMES[metric]} [95 %]"]
     return _table(titles, rows, right_aligned=range(1, 4))
+
+
+def _unit(metric: str) -> str:
+    """Of a difference."""
+    return "nats" if metric == "loss" else "points"
 
 
 def _compared_revisions(difference: Difference) -> str:
@@ -85,38 +94,37 @@ def _revision_name(revision: RevisionResults) -> str:
 
 
 def _model_table(difference: Difference) -> str:
-    rows = [_model_row(change.after.model, change) for change in difference.models]
+    metric, name = difference.metric, METRIC_NAMES[difference.metric]
+    rows = [_model_row(change.after.model, change, metric) for change in difference.models]
     if change := difference.winners:
-        rows.append(_model_row(f"{change.before.model} {ARROW} {change.after.model}", change))
-    rows += [[each.model, str(each.seeds), "", _top1(each), "", "", "added"] for each in difference.added]
-    rows += [[each.model, str(each.seeds), _top1(each), "", "", "", "dropped"] for each in difference.dropped]
-    titles = [
-        "model",
-        "seeds",
-        "before, top-1 [95 %]",
-        "after, top-1 [95 %]",
-        "points [95 %]",
-        "p",
-        "verdict",
-    ]
+        rows.append(_model_row(f"{change.before.model} {ARROW} {change.after.model}", change, metric))
+    for each in difference.added:
+        rows.append([each.model, str(each.seeds), "", _value(each, metric), "", "", "added"])
+    for each in difference.dropped:
+        rows.append([each.model, str(each.seeds), _value(each, metric), "", "", "", "dropped"])
+    titles = ["model", "seeds", f"before, {name} [95 %]", f"after, {name} [95 %]"]
+    titles += [f"{_unit(metric)} [95 %]", "p", "verdict"]
     return _table(titles, rows, right_aligned=range(1, 6))
 
 
-def _model_row(name: str, change: ModelChange) -> list[str]:
+def _model_row(name: str, change: ModelChange, metric: str) -> list[str]:
     before, after, comparison = change.before, change.after, change.comparison
+    ends = (comparison.difference, comparison.low, comparison.high)
+    gain, low, high = (metric_difference(metric, end) for end in ends)
     return [
         name,
         str(after.seeds) if before.seeds == after.seeds else f"{before.seeds} {ARROW} {after.seeds}",
-        _top1(before),
-        _top1(after),
-        f"{points(comparison.difference)} [{points(comparison.low)}, {points(comparison.high)}]",
+        _value(before, metric),
+        _value(after, metric),
+        f"{gain} [{low}, {high}]",
         p_value(comparison.p_value).removeprefix("= "),
         change.verdict,
     ]
 
 
-def _top1(score: Score) -> str:
-    return f"{percent(score.top1)} [{percent(score.low, 1)}, {percent(score.high, 1)}]"
+def _value(score: Score, metric: str) -> str:
+    low, high = (metric_value(metric, end, 1) for end in (score.low, score.high))
+    return f"{metric_value(metric, score.value)} [{low}, {high}]"
 
 
 def _notes(difference: Difference) -> Iterator[str]:
@@ -124,6 +132,8 @@ def _notes(difference: Difference) -> Iterator[str]:
     changes, count = difference.changes, len(difference.changes)
     if count > 1:
         yield f"p is corrected (Holm) for {count} comparisons."
+    if difference.metric != difference.after.choose_by:
+        yield f"What is known of the predictions does not give {METRIC_NAMES[difference.after.choose_by]}."
     if any(change.before.seeds == change.after.seeds == 1 for change in changes):
         yield (
             "With one seed before and after, seed variance is not counted: the same recipe with another seed "
@@ -169,7 +179,7 @@ def _causes(difference: Difference) -> Iterator[str]:
     yield "### What differs"
     if difference.parameters:
         rows = [
-            [inline_code(each["name"]), *(_value(each, key) for key in ("before", "after"))]
+            [inline_code(each["name"]), *(_parameter(each, key) for key in ("before", "after"))]
             for each in difference.parameters
         ]
         yield _table(["parameter", "before", "after"], rows)
@@ -183,7 +193,7 @@ def _causes(difference: Difference) -> Iterator[str]:
         yield "Nothing: parameters, code and data are the same."
 
 
-def _value(parameter: dict[str, Any], key: str) -> str:
+def _parameter(parameter: dict[str, Any], key: str) -> str:
     return inline_code(json.dumps(parameter[key], ensure_ascii=False)) if key in parameter else ""
 
 

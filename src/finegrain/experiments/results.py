@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from finegrain.comparison import leaderboard, significance
+from finegrain.comparison import chosen_metric, leaderboard
+from finegrain.comparison.chosen_metric import Outcomes
 from finegrain.comparison.significance import Bools
 
 ClassNames = npt.NDArray[np.object_]
@@ -19,10 +20,10 @@ class ModelResults:
 
     predictions: ClassNames
     """``[seeds, N]``: the class that the model of each seed predicts for each test image."""
-    val_top1: float
-    """Mean over the seeds, in 0..1."""
-    val_loss: float
-    """Mean over the seeds."""
+    validation: dict[str, float]
+    """Means over the seeds of the validation metrics that were recorded: ``top1``, ``loss`` and others."""
+    losses: npt.NDArray[np.float64] | None = None
+    """``[seeds, N]`` loss of each test image; None if it is not known."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,26 @@ class RevisionResults:
     """Parameters that have changed since the results were made."""
     anonymous_reason: str | None = None
     """Why paths are made up and all wrong predictions are the same class; None means both are known."""
+    choose_by: str = "top1"
+    """The parameter of the same name."""
 
     @property
     def winner(self) -> str:
         """The model with the best validation result."""
-        return min(self.models, key=lambda name: leaderboard.validation_rank(vars(self.models[name])))
+        values = {
+            name: {f"val_{metric}": value for metric, value in model.validation.items()}
+            for name, model in self.models.items()
+        }
+        return min(values, key=lambda name: leaderboard.validation_rank(values[name], self.choose_by))
 
     def select_images(self, rows: npt.NDArray[np.int64]) -> "RevisionResults":
         """The same results for some of the test images, in the order of ``rows``."""
         models = {
-            name: replace(model, predictions=model.predictions[:, rows])
+            name: replace(
+                model,
+                predictions=model.predictions[:, rows],
+                losses=None if model.losses is None else model.losses[:, rows],
+            )
             for name, model in self.models.items()
         }
         return replace(self, images=self.images.iloc[rows].reset_index(drop=True), models=models)
@@ -62,24 +73,45 @@ class RevisionResults:
         """Whether each prediction of a model is correct, ``[seeds, N]``."""
         return self.models[model].predictions == self.images["class"].to_numpy(object)
 
-    def score(self, model: str) -> "Score":
-        """Top-1 of a model on the test images, with its 95 % interval."""
-        correct = self.correct(model)
-        low, high = significance.accuracy_interval(correct)
-        return Score(model, len(correct), float(correct.mean()), low, high, self.models[model].val_top1)
+    def outcomes(self, model: str) -> Outcomes:
+        """The predictions of a model for the test images, with numbered classes."""
+        found = self.models[model]
+        return Outcomes.from_names(self.images["class"].to_numpy(object), found.predictions, found.losses)
+
+    def score(self, model: str, metric: str) -> "Score":
+        """A metric of a model on the test images, with its 95 % interval."""
+        outcomes = self.outcomes(model)
+        values, (low, high) = outcomes.values(metric), chosen_metric.interval(metric, outcomes)
+        validation = self.models[model].validation.get(metric)
+        return Score(model, len(values), float(values.mean()), low, high, validation)
 
 
 @dataclass(frozen=True)
 class Score:
-    """Top-1 of one model on the test images of both revisions, or of its own if only one has the model."""
+    """A metric of one model on the test images of both revisions, or of its own if only one has the model."""
 
     model: str
     seeds: int
-    top1: float
-    """Mean over the seeds, in 0..1; the next two are its 95 % interval."""
+    value: float
+    """Mean over the seeds; the next two are its 95 % interval."""
     low: float
     high: float
-    val_top1: float
+    validation: float | None
+    """The same metric on validation; None if it was not recorded."""
+
+
+def comparable_metric(*revisions: RevisionResults) -> str:
+    """The metric by which the last revision chooses, if the results of all hold what it needs.
+
+    Without the classes of wrong predictions mean class accuracy stands for macro-F1; without the losses of
+    images top-1 stands for the loss.
+    """
+    metric = revisions[-1].choose_by
+    if metric == "macro_f1" and any(each.anonymous_reason for each in revisions):
+        return "mean_class_accuracy"
+    if metric == "loss" and any(m.losses is None for each in revisions for m in each.models.values()):
+        return "top1"
+    return metric
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,7 @@ class _StoredParams(BaseModel):
     models: list[Name]
     seeds: list[int] | None = None
     """None means a revision from before runs had seeds."""
+    choose_by: Literal["top1", "mean_class_accuracy", "macro_f1", "loss"] = "top1"
 
     def runs(self) -> dict[str, list[paths.Run]]:
         """The runs of each model."""
@@ -83,7 +84,10 @@ def read_revisions(*names: str) -> list[RevisionResults]:
 class ValidationResult:
     """The validation result of a revision's winner."""
 
-    top1: float
+    metric: str
+    """The one that chooses."""
+    value: float
+    """Of that metric."""
     loss: float
     images: int
     """Number of validation images."""
@@ -112,7 +116,8 @@ def validation_result(name: str) -> ValidationResult:
         board = json.loads(files.read_result(paths.LEADERBOARD))
         best = board["models"][board["winner"]]
         split = json.loads(files.read_result(dataset.split_summary))
-        return ValidationResult(best["val_top1"], best["val_loss"], split["images"]["val"])
+        metric = board.get("choose_by", "top1")
+        return ValidationResult(metric, best[f"val_{metric}"], best["val_loss"], split["images"]["val"])
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(
             f"{name}: {paths.LEADERBOARD} or {dataset.split_summary} is incomplete ({error!r}); "
@@ -141,15 +146,18 @@ def _read_results(
         leaderboard.require_same_images(tables)
     except UserError as error:
         raise UserError(f"{files.name}: {error}") from None
+    models = {model: _model_results(files, each, tables) for model, each in runs.items()}
+    known = all(stored.choose_by in model.validation for model in models.values())
     inputs, changed = _recorded_inputs(files.lock, list(tables), stored.dataset.name, parameters)
     return RevisionResults(
         name=files.name,
         commit=files.commit,
         images=next(iter(tables.values())).filter(["path", "class", "sha256"]),
-        models={model: _model_results(files, each, tables) for model, each in runs.items()},
+        models=models,
         parameters=parameters,
         inputs=inputs,
         stale_parameters=changed,
+        choose_by=stored.choose_by if known else "top1",  # older results have no other metric of validation
     )
 
 
@@ -198,18 +206,20 @@ def _read_correct(files: RevisionFiles, run: paths.Run) -> pd.DataFrame:
 def _model_results(
     files: RevisionFiles, runs: Sequence[paths.Run], tables: Mapping[str, pd.DataFrame]
 ) -> ModelResults:
-    top1, loss = [], []
+    validations: list[dict[str, float]] = []
     for run in runs:
         file, content = _read_run_results(files, run)
         _require_recorded(files, run, file, content, f"`git checkout -- {file}` may restore that")
         try:
             validation = json.loads(content)["val"]
-            top1.append(validation["top1"])
-            loss.append(validation["loss"])
+            validations.append({"top1": validation["top1"], "loss": validation["loss"], **validation})
         except (ValueError, LookupError, TypeError) as error:
             raise UserError(f"{files.name}: {file} is not the results of a run ({error!r})") from None
-    predicted = np.stack([tables[run.name]["class_1"].to_numpy(object) for run in runs])
-    return ModelResults(predicted, float(np.mean(top1)), float(np.mean(loss)))
+    shared = set(validations[0]).intersection(*validations)
+    means = {metric: float(np.mean([each[metric] for each in validations])) for metric in shared}
+    each = [tables[run.name] for run in runs]
+    losses = np.stack([table["loss"] for table in each]) if all("loss" in table for table in each) else None
+    return ModelResults(np.stack([table["class_1"].to_numpy(object) for table in each]), means, losses)
 
 
 def _read_run_results(files: RevisionFiles, run: paths.Run) -> tuple[Path, bytes]:

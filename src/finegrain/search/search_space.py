@@ -205,9 +205,11 @@ def reject_impossible(space: Space, parameters: Mapping[str, Any]) -> None:
     """Check every choice and both ends of every range, each by itself.
 
     Raises:
-        UserError: params.yaml would be invalid with one of them.
+        UserError: params.yaml would be invalid with one of them, or trials could not be compared.
     """
     for name, distribution in space.items():
+        if name == "choose_by":
+            raise UserError("choose_by: is what the trials are compared by; give one value with --set")
         if isinstance(distribution, CategoricalDistribution):
             values = [parse_value(str(choice)) for choice in distribution.choices]
         elif isinstance(distribution, FloatDistribution | IntDistribution):
@@ -258,14 +260,15 @@ def next_values(
 def build_study(
     space: Space, trials: Sequence[Trial], sampler: optuna.samplers.BaseSampler | None = None
 ) -> optuna.Study:
-    """An Optuna study of finished trials."""
-    study = optuna.create_study(direction="maximize", sampler=sampler)
+    """An Optuna study of finished trials, which all have the same metric."""
+    is_loss = any(trial.metric == "loss" for trial in trials)
+    study = optuna.create_study(direction="minimize" if is_loss else "maximize", sampler=sampler)
     for trial in trials:
         values = {name: _sampled_value(space[name], trial.values[name]) for name in space}
         study.add_trial(
             optuna.trial.create_trial(
                 state=COMPLETE if trial.state == "done" else FAIL,
-                value=trial.top1 if trial.state == "done" else None,
+                value=trial.value if trial.state == "done" else None,
                 params=values,
                 distributions=space,
             )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from finegrain import optional_deps
-from finegrain.comparison.formatting import percent
+from finegrain.comparison.formatting import METRIC_NAMES, metric_value, percent
 from finegrain.core import file_io, log, paths, process
 from finegrain.core.errors import UserError
 from finegrain.evaluation import metrics, plot_style
@@ -113,12 +113,11 @@ def _open_log(folder: Path, settings: dict[str, Any]) -> Iterator[TrialLog]:
             yield TrialLog(folder, settings, [])
             return
         recorded = file_io.read_json(file)
-        trials = [Trial(**trial) for trial in recorded.pop("trials")]
         if changed := [key for key in settings if recorded.get(key) != settings[key]]:
             names = {"of": "code, dvc.yaml or params.yaml", "set": "--set"}
             what = ", ".join(names.get(key, key) for key in changed)
             raise UserError(f"{file}: was started with another {what}; give this sweep another name")
-        trial_log = TrialLog(folder, settings, trials)
+        trial_log = TrialLog(folder, settings, [Trial(**trial) for trial in recorded["trials"]])
         trial_log.retry_last_failures()
         yield trial_log
 
@@ -171,8 +170,10 @@ def _finish(trial_log: TrialLog, trial: Trial, overrides: Mapping[str, str]) -> 
         trial.state = "failed"
         log.info(f"trial {trial.number} has failed: {values}")
     else:
-        trial.state, trial.top1, trial.loss, trial.images = "done", result.top1, result.loss, result.images
-        log.info(f"trial {trial.number}: validation top-1 {percent(result.top1)}: {values}")
+        trial.state, trial.metric, trial.value = "done", result.metric, result.value
+        trial.loss, trial.images = result.loss, result.images
+        shown = f"{METRIC_NAMES[trial.metric]} {metric_value(trial.metric, result.value)}"
+        log.info(f"trial {trial.number}: validation {shown}: {values}")
     trial_log.write()
 
 
@@ -221,21 +222,32 @@ def summary(trial_log: TrialLog) -> str:
     failed = sum(trial.state == "failed" for trial in trial_log.trials)
     if not ranked:
         return f"{failed} trials, all of them failed.\n"
-    best, names = ranked[0], list(ranked[0].values)
+    best, names, metric = ranked[0], list(ranked[0].values), ranked[0].metric
     rows = [
-        [trial_log.name(trial), percent(trial.top1 or 0.0), *(trial.values[name] for name in names)]
+        [trial_log.name(trial), metric_value(metric, trial.value or 0.0), *(trial.values[n] for n in names)]
         for trial in ranked[:SHOWN]
     ]
-    table = [["experiment", "validation top-1", *names], ["---"] * (2 + len(names)), *rows]
-    low, high = metrics.wilson_interval((best.top1 or 0.0) * (best.images or 1), best.images or 1)
-    close = sum((trial.top1 or 0.0) >= low for trial in ranked)
+    title = f"validation {METRIC_NAMES[metric]}"
+    table = [["experiment", title, *names], ["---"] * (2 + len(names)), *rows]
     more = f" ({failed} more failed)" if failed else ""
     lines = [f"| {' | '.join(row)} |" for row in table]
     lines += [
         "",
-        f"{len(ranked)} trials{more}. Within the 95 % interval of the best, {percent(low, 1)} to "
-        f"{percent(high, 1)}, within which {best.images} validation images cannot separate trials: "
-        f"{close - 1} others. The best of many is partly the best by chance; several `seeds` show how much.",
+        f"{len(ranked)} trials{more}. {_close_trials(ranked)}The best of many is partly the best by chance; "
+        "several `seeds` show how much.",
         f"`dvc exp apply {trial_log.name(best)}` applies it; {trial_log.folder}/what_mattered.png shows all.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _close_trials(ranked: Sequence[Trial]) -> str:
+    """How many trials are as good as the best within its interval, which only top-1 alone determines."""
+    best = ranked[0]
+    if best.metric != "top1" or best.value is None or best.images is None:
+        return ""
+    low, high = metrics.wilson_interval(best.value * best.images, best.images)
+    close = sum(trial.value is not None and trial.value >= low for trial in ranked)
+    return (
+        f"Within the 95 % interval of the best, {percent(low, 1)} to {percent(high, 1)}, within which "
+        f"{best.images} validation images cannot separate trials: {close - 1} others. "
+    )

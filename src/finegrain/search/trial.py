@@ -17,18 +17,20 @@ class Trial:
     values: dict[str, str]
     """In the form that `dvc exp run -S` takes."""
     state: Literal["running", "done", "failed"] = "running"
-    top1: float | None = None
-    """Validation top-1 of the best model, in 0..1."""
+    value: float | None = None
+    """Of ``metric`` on validation, of the best model."""
     loss: float | None = None
     """Validation loss of the same model."""
     images: int | None = None
     """Number of validation images."""
+    metric: str = "top1"
+    """The one that chooses."""
 
     @property
     def rank(self) -> tuple[float, float]:
         """Sort key: the best trial comes first."""
-        assert self.top1 is not None and self.loss is not None
-        return -self.top1, self.loss
+        assert self.value is not None and self.loss is not None
+        return self.value if self.metric == "loss" else -self.value, self.loss
 
 
 @dataclass
