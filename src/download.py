@@ -39,6 +39,8 @@ def fetch(config: params.Params, folder: Path) -> dict[str, Any]:
     """Put the archive into ``folder``; return where it came from, without this machine's paths."""
     dataset = config.dataset
     origin: dict[str, Any] = {"source": dataset.source}
+    if encoding := getattr(dataset, "name_encoding", None):
+        origin["name_encoding"] = encoding
     match dataset:
         case params.SampleDataset():
             drawings.write_zip(folder, dataset.images_per_class, dataset.image_size, config.seed)
@@ -48,7 +50,7 @@ def fetch(config: params.Params, folder: Path) -> dict[str, Any]:
             origin["slug"] = dataset.slug
         case params.ArchiveDataset():
             sources = [dataset.path] if isinstance(dataset.path, str) else dataset.path
-            archive.store_local(sources, folder, class_folders=dataset.labels is None)
+            archive.store_local(sources, folder, dataset.labels is None, dataset.name_encoding)
             store_tables(dataset.labels, sources, folder)
         case params.Cifar100Dataset(slug=None, path=str(path)):
             cifar100.convert(paths.user_path(path), folder)

@@ -16,7 +16,7 @@ from typing import Any
 
 from finegrain.config import params
 from finegrain.core import file_io, local_files, log, paths
-from finegrain.core.errors import UserError
+from finegrain.core.errors import UserError, some
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -28,8 +28,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     images, tables = local_images(config.dataset), local_tables(config.dataset)
     weights = [config.weights] if config.weights.endswith(WEIGHTS_SUFFIXES) else []
     for name in images:
-        reject_project(name)
+        local_files.photos_path(name)  # rejects one that DVC must not follow
     origin = config.dataset.model_dump(mode="json", exclude={"name", "path", "labels"})
+    if origin.get("name_encoding") is None:
+        origin.pop("name_encoding", None)
     if isinstance(config.dataset, params.SampleDataset):
         origin["seed"] = config.seed
     with local_files.ContentHashes() as hashes:
@@ -45,15 +47,6 @@ def local_images(dataset: Any) -> list[str]:
     """The archives or folders of a local dataset, as params.yaml names them."""
     path = getattr(dataset, "path", None) or []
     return [path] if isinstance(path, str) else list(path)
-
-
-def reject_project(name: str) -> None:
-    """Reject a path that DVC would follow into the project itself."""
-    path = paths.user_path(name)
-    if not name.strip():
-        raise UserError("dataset.path: is empty; name an archive or a folder of class folders")
-    if path.is_dir() and Path.cwd().is_relative_to(path.resolve()):
-        raise UserError(f"dataset.path: {path}: contains this project; name the folder of the photos alone")
 
 
 def local_tables(dataset: Any) -> list[str]:
@@ -76,7 +69,7 @@ def record(file: Path, facts: dict[str, Any], key: str, hashes: local_files.Cont
     """
     named = {kind: list(names) for kind, names in facts.items() if isinstance(names, list)}
     files = [paths.user_path(name) for names in named.values() for name in names]
-    if missing := ", ".join(str(file) for file in files if not file.exists()):
+    if missing := some(file for file in files if not file.exists()):
         recorded = file_io.read_json(file) if file.is_file() else {}
         first = next(iter(named))  # tables beside a missing archive cannot be looked for
         if [each["name"] for each in recorded.get(first, [])] != [local_files.name(n) for n in named[first]]:

@@ -1,6 +1,6 @@
 """Stage pack: decode and resize every image once into uint8 arrays.
 
-Reads   params.yaml; data/<name>/archive, data/<name>/manifest.csv
+Reads   params.yaml; data/<name>/archive, source.json and manifest.csv
 Writes  data/<name>/pack
 """
 
@@ -18,8 +18,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     config = params.load_params()
     data = paths.Dataset(config.dataset.name)
+    encoding = archive.recorded_encoding(data.download_record)
     with (
-        archive.ArchiveReader(data.archive, class_folders=False) as reader,  # the manifest has the classes
+        archive.ArchiveReader(data.archive, False, encoding) as reader,  # the manifest has the classes
         file_io.replace_folder(data.pack) as folder,
     ):
         pack_writer.write_pack(reader, data.manifest, folder, config.pack.image_size)

@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = params.load_params()
     data = paths.Dataset(config.dataset.name)
     label_params = config.dataset.label_params
-    with archive.ArchiveReader(data.archive, class_folders=label_params is None) as reader:
+    encoding = archive.recorded_encoding(data.download_record)
+    with archive.ArchiveReader(data.archive, label_params is None, encoding) as reader:
         for path in (data.manifest, Path(tempfile.gettempdir())):
             disk.require_free_space(path, 1_000 * len(reader), "the table of all images")
         archive.report_ignored(reader.ignored)

@@ -17,6 +17,7 @@ cat/SYNOFILE_THUMB_XL.jpg cat/._1.jpg __MACOSX/cat/._1.jpg .DS_Store dog/Thumbs.
 TOLD = {
     "cat/7.CR2": ".cr2",
     "cat/8.dng": ".dng",
+    "cat/6.ARW": ".arw",
     "dog/9.jxl": ".jxl",
     "dog/.6.jpg.icloud": ".icloud",
     ".bird/1.jpg": "hidden .jpg",
@@ -50,6 +51,7 @@ def test_download_split_and_predict_take_the_same_photos_and_tell_the_same_other
     for name, left_out in TOLD.items():
         assert f"1 {left_out} (such as {name})" in found.ignored.photos()
         assert f"1 {left_out} (such as {name})" in said
+    assert all("develop all photos in the same way" in text for text in (said, found.ignored.photos()))
 
 
 def test_links_to_photos_are_read_and_links_to_folders_are_told_or_refused(tmp_path, folder):

@@ -82,6 +82,21 @@ Labels = Annotated[
 ]
 
 
+def _require_encoding(name: str) -> str:
+    """Reject what is not the name of an encoding that contains ASCII."""
+    plain = bytes(range(0x20, 0x7F))
+    try:
+        fits = plain.decode(name) == plain.decode("ascii")
+    except (LookupError, ValueError):
+        fits = False
+    if not fits:
+        raise PydanticCustomError("encoding", "must be an encoding of Python that contains ASCII, as cp949")
+    return name
+
+
+Encoding = Annotated[str, AfterValidator(_require_encoding)]
+
+
 class DatasetParams(Section):
     """Where the images come from; the subclasses are the sources."""
 
@@ -114,6 +129,8 @@ class KaggleDataset(DatasetParams):
     """Table of the classes; null means that the folders of the images are the classes."""
     sha256: Sha256 | None = None
     """Expected SHA-256 of the downloaded archive; null means that it is recorded but not checked."""
+    name_encoding: Encoding | None = None
+    """Of names not marked as UTF-8, such as cp949, big5 or cp866; null means a guess, which is told."""
 
 
 class ArchiveDataset(DatasetParams):
@@ -126,6 +143,8 @@ class ArchiveDataset(DatasetParams):
     """Table of the classes; null means that the folders of the images are the classes."""
     sha256: Sha256 | None = None
     """Expected SHA-256 of the archive, or of its parts' sha256 lines; null means that it is not checked."""
+    name_encoding: Encoding | None = None
+    """Of names not marked as UTF-8, such as cp949, big5 or cp866; null means a guess, which is told."""
 
 
 class Cifar100Dataset(DatasetParams):

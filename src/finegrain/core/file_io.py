@@ -165,9 +165,13 @@ class NameEncoding:
     are not ASCII: Chinese characters of GB 2312; kana and the kanji of JIS level 1; accented letters, less
     than half of their word. Others, such as box-drawing characters, come from decoding wrongly. The best one
     is used for all of them.
+
+    Args:
+        given: the encoding of all names that are not marked as UTF-8, by Python's name; None means a guess.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, given: str | None = None) -> None:
+        self._given = given
         self.count = 0
         """Number of names that are not UTF-8."""
         self._example = b""
@@ -195,7 +199,9 @@ class NameEncoding:
     @property
     def name(self) -> str:
         """As Python calls it; code page 437 if no name was considered."""
-        return max(self._valid, key=lambda encoding: self._common[encoding] / max(1, self._all[encoding]))
+        return self._given or max(
+            self._valid, key=lambda encoding: self._common[encoding] / max(1, self._all[encoding])
+        )
 
     def decode(self, raw: bytes, flagged: bool = False) -> str:
         """Decode a name: as UTF-8 if it is valid.
@@ -205,8 +211,15 @@ class NameEncoding:
 
         Args:
             flagged: the archive says that it is UTF-8.
+
+        Raises:
+            UserError: it is neither in the given encoding nor UTF-8.
         """
-        if is_surely_utf8(raw) or (flagged and utf8_text(raw) is not None):
+        if raw.isascii() or (flagged and utf8_text(raw) is not None):
+            return raw.decode("utf-8")
+        if self._given:
+            return self._decode_as_given(raw)
+        if is_surely_utf8(raw):
             return raw.decode("utf-8")
         other = raw.decode(self.name, "replace")
         if utf8_text(raw) is None:
@@ -219,12 +232,21 @@ class NameEncoding:
         )
         return other if by_chance else text
 
+    def _decode_as_given(self, raw: bytes) -> str:
+        try:
+            return raw.decode(self.name)
+        except UnicodeDecodeError:
+            if (text := utf8_text(raw)) is not None:
+                return text
+        shown = raw.decode("ascii", "backslashreplace")
+        raise UserError(f"dataset.name_encoding: {self.name}: the name {shown} is in another encoding")
+
     def report(self, file: Path) -> None:
         """Tell the user what was assumed, if there was any name that is not UTF-8."""
-        if self.count:
+        if self.count and not self._given:
             log.info(
                 f"{file}: {self.count} names are not UTF-8; read as {_CANDIDATES[self.name]}, such as "
-                f"{self.decode(self._example)}; if that is wrong, unpack it and use the folder"
+                f"{self.decode(self._example)}; if that is wrong, set dataset.name_encoding"
             )
 
 

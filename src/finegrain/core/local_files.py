@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from finegrain.core import file_io, log, paths
+from finegrain.core.errors import UserError
 
 KNOWN_HASHES = "local-files.json"
 """In the folder of checkpoints: SHA-256 by path, with what a stat showed then."""
@@ -21,6 +22,20 @@ KNOWN_HASHES = "local-files.json"
 def name(path: Path | str) -> str:
     """Last part of a path; of ``.`` that of the current folder."""
     return Path(os.path.abspath(path)).name
+
+
+def photos_path(text: str) -> Path:
+    """An archive or a folder of photos that params.yaml names.
+
+    Raises:
+        UserError: the text is empty, or names a folder that holds this project, into which DVC would follow.
+    """
+    if not text.strip():  # Path("") would be the project's folder
+        raise UserError("dataset.path: is empty; name an archive or a folder of class folders")
+    path = paths.user_path(text)
+    if path.is_dir() and Path.cwd().is_relative_to(path.resolve()):
+        raise UserError(f"dataset.path: {path}: contains this project; name the folder of the photos alone")
+    return path
 
 
 def link(targets: Sequence[Path], place: Path) -> None:

@@ -13,11 +13,12 @@ import io
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from finegrain.core import allocator
-from finegrain.core.errors import UserError
+from finegrain.core.errors import UserError, some
 
 REMEDIES = {
     errno.ENOSPC: "make room",
@@ -134,7 +135,7 @@ def _reject_changed_code() -> None:
     stage = _stage_of_dvc()
     if stage and (changed := changed_files(stage)):
         raise UserError(
-            f"the code of stage {stage} was edited while it ran ({', '.join(changed[:5])}), and DVC would "
+            f"the code of stage {stage} was edited while it ran ({some(changed)}), and DVC would "
             "record the result as that of the new code; `dvc repro` runs the stage with the code as it is. "
             "Once the code is put back, a training continues from its last checkpoint"
         )
@@ -182,6 +183,21 @@ def _is_started_by_torchrun() -> bool:
     return "DVC_STAGE" not in os.environ or b"DVC_STAGE=" in parent
 
 
+def _require_temporary_folder() -> None:
+    """End with one message where nothing temporary can be written, as SQLite and matplotlib need it.
+
+    Python passes over folders that it cannot write into, or that are full, up to the current one. SQLite does
+    not pass over a full one, so it is told which one Python has found.
+    """
+    try:
+        os.environ.setdefault("SQLITE_TMPDIR", tempfile.gettempdir())
+    except FileNotFoundError:
+        sys.exit(
+            "error: no folder for temporary files can be written (TMPDIR, /tmp, /var/tmp, this folder), or "
+            "all are full; set TMPDIR to one with space"
+        )
+
+
 def _print_what_the_terminal_lacks() -> None:
     """Write letters that are not in the terminal's encoding as escapes instead of failing."""
     for stream in (sys.stdout, sys.stderr):
@@ -192,6 +208,7 @@ def _print_what_the_terminal_lacks() -> None:
 _print_what_the_terminal_lacks()
 _use_python_of_dvc()
 _ignore_ranks_left_over()
+_require_temporary_folder()
 allocator.keep_freed_memory()
 _end_with_dvc()
 _remember_code()

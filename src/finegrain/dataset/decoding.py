@@ -34,7 +34,10 @@ _UNREAD = {
     b"\0\0\0\x0cjP  ": "JPEG 2000 is not read",
     b"8BPS": "a Photoshop file",
     b"%PDF": "a PDF",
-    b"FUJIFILMCCD-RAW": "a RAW photo",
+    **dict.fromkeys(
+        (b"FUJIFILMCCD-RAW", b"\0\0\0\x18ftypcrx ", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM"),
+        "a RAW photo: develop it to JPEG",
+    ),
     b"\0\5\x16\7": "what macOS leaves beside a file (AppleDouble)",
     b"version https://git-lfs": "a pointer of Git LFS: run `git lfs pull`",
 }  # by the first bytes of a file

@@ -100,7 +100,7 @@ def _open_source(path: Path) -> PhotoSource:
     name = _printable(path)
     if path.is_dir():
         images, ignored = index.find_images(path)
-        photos = [Photo(_printable(file), inner, file) for inner, file in images.items()]
+        photos = [Photo(str(Path(name, inner)), inner, file) for inner, file in images.items()]
         return PhotoSource(path, photos, ignored)
     if archive.is_archive(path):
         reader = LenientReader(path)

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from finegrain.core import disk, file_io, log, paths
-from finegrain.core.errors import UserError
+from finegrain.core import disk, file_io, local_files, log
+from finegrain.core.errors import UserError, some
 from finegrain.sources import index
 from finegrain.sources.index import IgnoredFiles, ImageIndex, Labels
 from finegrain.sources.layout import ArchiveImage, BadMember, Member
@@ -31,17 +31,18 @@ class ArchiveReader:
     Args:
         class_folders: the folders of the images are the classes; otherwise ``use_labels`` gives them, and
             until then all images are of the class ``""``.
+        name_encoding: of the names that are not marked as UTF-8; None means a guess.
 
     Raises:
         UserError: no archive, or one that is damaged or encrypted, contains links, or has no class folders.
     """
 
-    def __init__(self, folder: Path, class_folders: bool = True) -> None:
+    def __init__(self, folder: Path, class_folders: bool = True, name_encoding: str | None = None) -> None:
         files = sorted(file for file in folder.glob("*") if is_archive(file)) if folder.is_dir() else []
         if not files:
             raise UserError(f"{folder}: contains no archive; run `dvc repro download`")
         self._folder = folder
-        self._parts = [open_archive(file) for file in files]
+        self._parts = [open_archive(file, name_encoding) for file in files]
         self._index = ImageIndex(self._parts, class_folders)
         self.ignored = IgnoredFiles()
         """The files that are not images, without what is left beside photos."""
@@ -132,30 +133,37 @@ def only_path(name: str, paths: Collection[str], seen: Sequence[str]) -> str:
     if name in paths or len(paths) == 1:
         return name if name in paths else next(iter(paths))
     if paths:
-        listed = ", ".join(sorted(paths))
+        listed = some(sorted(paths))
         raise UserError(f"dataset.labels: {name} fits several files: {listed}; give more of its path")
-    known = f"; tables there: {', '.join(sorted(seen)[:20])}" if seen else ""
+    known = f"; tables there: {some(sorted(seen), 20)}" if seen else ""
     raise UserError(
         f"dataset.labels: {name}: not found, neither inside the archive nor as a local file{known}"
     )
+
+
+def recorded_encoding(download_record: Path) -> str | None:
+    """The ``dataset.name_encoding`` with which stage download has read the archive."""
+    found: str | None = file_io.read_json(download_record).get("name_encoding")
+    return found
 
 
 def is_archive(file: Path) -> bool:
     return file.is_file() and file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
 
 
-def open_archive(file: Path) -> ZipArchive | TarArchive:
+def open_archive(file: Path, name_encoding: str | None = None) -> ZipArchive | TarArchive:
     """Open one zip or tar file by its name."""
-    return ZipArchive(file) if file.name.lower().endswith(".zip") else TarArchive(file)
+    kind = ZipArchive if file.name.lower().endswith(".zip") else TarArchive
+    return kind(file, name_encoding)
 
 
 class _LocalArchive:
     """An archive file that is stored as it is."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, name_encoding: str | None) -> None:
         self.path = file
         self.bytes_needed = file.stat().st_size
-        self._archive = open_archive(file)
+        self._archive = open_archive(file, name_encoding)
         self.name = self._archive.name
         self.ignored = self._archive.ignored
 
@@ -169,11 +177,11 @@ class _LocalArchive:
 class _LocalFolder:
     """A folder of class folders that is stored as an uncompressed zip."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name_encoding: str | None) -> None:
         self.path = folder
         # without a leading dot: hidden files in data/<name>/archive are not parts of the archive
         self.name = f"{folder.resolve().name.lstrip('.') or 'images'}.zip"
-        self._images, self.ignored = _find_images(folder)
+        self._images, self.ignored = _find_images(folder, name_encoding)
         self.bytes_needed = sum(file.stat().st_size + 300 for file in self._images.values())
 
     def members(self) -> Iterator[Member]:
@@ -187,13 +195,19 @@ class _LocalFolder:
                 archive.writestr(reproducible_zip_info(inner), file.read_bytes())
 
 
-def store_local(source: str | Sequence[str], folder: Path, class_folders: bool = True) -> None:
+def store_local(
+    source: str | Sequence[str],
+    folder: Path,
+    class_folders: bool = True,
+    name_encoding: str | None = None,
+) -> None:
     """Put local archives, or folders of class folders as zips, into ``folder`` under their own names.
 
     An archive is copied unchanged. A folder becomes a zip whose bytes depend on nothing but its images.
 
     Args:
         class_folders: check that the folders of the images are classes.
+        name_encoding: of the names that are not marked as UTF-8; None means a guess.
 
     Raises:
         UserError: a path that does not exist or is not an archive, is damaged, has no class folders, or is
@@ -201,9 +215,7 @@ def store_local(source: str | Sequence[str], folder: Path, class_folders: bool =
     """
     parts: dict[str, _LocalArchive | _LocalFolder] = {}
     for text in [source] if isinstance(source, str) else source:
-        if not text.strip():  # Path("") would be the project's folder
-            raise UserError("dataset.path: is empty; name an archive or a folder of class folders")
-        part = _open_local(paths.user_path(text))
+        part = _open_local(local_files.photos_path(text), name_encoding)
         if part.name in parts:
             other = parts[part.name].path
             raise UserError(f"dataset.path: {other} and {part.path} have the same name; rename one")
@@ -215,15 +227,13 @@ def store_local(source: str | Sequence[str], folder: Path, class_folders: bool =
         part.store(folder)
 
 
-def _open_local(path: Path) -> _LocalArchive | _LocalFolder:
+def _open_local(path: Path, name_encoding: str | None) -> _LocalArchive | _LocalFolder:
     if not path.exists():
         raise UserError(f"dataset.path: {path}: not found")
-    if path.is_dir() and Path.cwd().is_relative_to(path.resolve()):
-        raise UserError(f"dataset.path: {path}: contains this project; name the folder of the photos alone")
     if path.is_dir():
-        return _LocalFolder(path)
+        return _LocalFolder(path, name_encoding)
     if is_archive(path):
-        return _LocalArchive(path)
+        return _LocalArchive(path, name_encoding)
     raise UserError(f"dataset.path: {path}: must be a folder or an archive ({', '.join(SUFFIXES)})")
 
 
@@ -235,13 +245,13 @@ def report_ignored(ignored: IgnoredFiles) -> None:
         log.info(f"ignored files that are no photos: {others}")
 
 
-def _find_images(top: Path) -> tuple[dict[str, Path], IgnoredFiles]:
+def _find_images(top: Path, name_encoding: str | None) -> tuple[dict[str, Path], IgnoredFiles]:
     """The images below a folder by their path inside the archive, sorted, and the files that are ignored.
 
     Raises:
         UserError: a link to a folder or to a missing file, or a backslash in a name.
     """
-    found, ignored = index.find_images(top)
+    found, ignored = index.find_images(top, name_encoding)
     if link := ignored.examples.get(index.LINKED_FOLDER):
         raise UserError(f"{top / link}: is a link to a folder; put the folder itself in its place")
     for inner, file in found.items():

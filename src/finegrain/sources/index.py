@@ -12,17 +12,25 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from finegrain.core import file_io, log
-from finegrain.core.errors import UserError
+from finegrain.core.errors import UserError, some
 from finegrain.sources import layout
 from finegrain.sources.layout import ArchiveImage, Member, SplitName
 
-UNREAD_SUFFIXES = frozenset(
+RAW_SUFFIXES = frozenset(
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf "
-    ".raw .rw2 .rwl .sr2 .srf .srw .x3f .avifs .heics .j2k .jp2 .jpf .jpx .jxl .jxr .wdp .dcm .exr .hdr .pcx "
-    ".psb .psd .svg .tga .xcf .icloud".split()
+    ".raw .rw2 .rwl .sr2 .srf .srw .x3f".split()
+)
+"""What a sensor has seen: the colors of a photo depend on the program that develops it."""
+UNREAD_SUFFIXES = RAW_SUFFIXES.union(
+    ".avifs .heics .j2k .jp2 .jpf .jpx .jxl .jxr .wdp .dcm .exr .hdr .pcx .psb .psd .svg .tga .xcf "
+    ".icloud".split()
 )
 """Photos and pictures of kinds that are not read: RAW, JPEG XL, JPEG 2000; not yet fetched from iCloud."""
 LINKED_FOLDER = "link to a folder"
+_DEVELOP = (
+    "; RAW is what the sensor saw, not a picture yet: develop all photos in the same way, as to JPEG by "
+    "darktable-cli"
+)
 
 
 class IgnoredFiles(Counter[str]):
@@ -51,11 +59,12 @@ class IgnoredFiles(Counter[str]):
     def photos(self) -> str:
         """What may be photos, with examples: of kinds that are not read, hidden, in linked folders; or ''."""
         kinds = sorted(filter(_may_be_photo, self))
-        return ", ".join(f"{self[kind]} {kind} (such as {self.examples[kind]})" for kind in kinds)
+        listed = some((f"{self[kind]} {kind} (such as {self.examples[kind]})" for kind in kinds), 20)
+        return listed + _DEVELOP * any(kind.split()[-1] in RAW_SUFFIXES for kind in kinds)
 
     def others(self) -> str:
         """The other files; or ''."""
-        return ", ".join(f"{self[kind]} {kind}" for kind in sorted(self) if not _may_be_photo(kind))
+        return some((f"{self[kind]} {kind}" for kind in sorted(self) if not _may_be_photo(kind)), 20)
 
 
 def _may_be_photo(kind: str) -> bool:
@@ -75,8 +84,11 @@ def _ignored_kind(name: str) -> str | None:
     return suffix or "no suffix"
 
 
-def find_images(top: Path) -> tuple[dict[str, Path], IgnoredFiles]:
+def find_images(top: Path, name_encoding: str | None = None) -> tuple[dict[str, Path], IgnoredFiles]:
     """Find the images of a folder at any depth. Links to photos are followed, links to folders are not.
+
+    Args:
+        name_encoding: of the names that are not UTF-8; None means a guess, which is reported.
 
     Returns:
         Path below ``top``, as text with forward slashes -> file, in order; what is passed over.
@@ -87,24 +99,30 @@ def find_images(top: Path) -> tuple[dict[str, Path], IgnoredFiles]:
     """
     found: dict[str, Path] = {}
     ignored = IgnoredFiles()
+    files: list[Path] = []
+    encoding = file_io.NameEncoding(name_encoding)
+
+    def relative(file: Path) -> bytes:
+        return os.fsencode(file.relative_to(top).as_posix())
+
     for where, subfolders, names in os.walk(top, onerror=_raise):
         subfolders[:] = sorted(name for name in subfolders if not layout.is_side_file([name]))
-        for name in subfolders:
-            if (link := Path(where, name)).is_symlink():
-                ignored.count(_relative(link, top), LINKED_FOLDER)
-        for name in sorted(names):
-            path = _relative(file := Path(where, name), top)
-            if (inner := layout.image_path(path)) in found:
-                raise UserError(f"{top}: two names there are both {inner}, in other encodings; rename one")
-            if inner is not None:
-                found[inner] = file
-            else:
-                ignored.add(path)
+        files += (link for name in subfolders if (link := Path(where, name)).is_symlink())
+        files += (Path(where, name) for name in sorted(names))
+    for file in files:
+        encoding.add(relative(file))
+    encoding.report(top)
+    for file in files:
+        path = encoding.decode(relative(file))
+        if file.is_symlink() and file.is_dir():
+            ignored.count(path, LINKED_FOLDER)
+        elif (inner := layout.image_path(path)) is None:
+            ignored.add(path)
+        elif inner in found:
+            raise UserError(f"{top}: two names there are both {inner}, in other encodings; rename one")
+        else:
+            found[inner] = file
     return found, ignored
-
-
-def _relative(file: Path, top: Path) -> str:
-    return file_io.decode_name(os.fsencode(file.relative_to(top).as_posix()))
 
 
 def _raise(error: OSError) -> NoReturn:
@@ -186,7 +204,7 @@ class ImageIndex:
         found = layout.detect_layout(self.paths, parts if len(parts) > 1 else ())
         named = {folder: split for folder, split in found.splits.items() if folder.lower() != split}
         if named:
-            listed = ", ".join(f"{folder} is taken for {split}" for folder, split in named.items())
+            listed = some(f"{folder} is taken for {split}" for folder, split in named.items())
             log.info(f"the archive's own splits: {listed}")
         return found
 
@@ -236,7 +254,7 @@ class ImageIndex:
         if None in splits or len(set(splits)) < 2:
             return
         if not any(any(map(layout.split_name, path.split("/")[:-1])) for path in self.paths()):
-            names = ", ".join(self._part_names)
+            names = some(self._part_names)
             raise UserError(
                 f"the parts {names} seem to be splits, but hold no folder of such a name; "
                 "unpack each into its own folder train, val or test, and set dataset.path to the one above"

@@ -200,7 +200,7 @@ def _split_folders(folders: Collection[str]) -> dict[str, SplitName]:
         UserError: split folders without one for train, two for one split, or some beside other folders.
     """
     splits = {folder: split for folder in sorted(folders) if (split := split_name(folder))}
-    listed = ", ".join(splits)
+    listed = some(splits)
     if not splits or len(splits) < len(folders):
         if len(set(splits.values())) > 1:
             other = min(set(folders) - set(splits))
@@ -210,7 +210,7 @@ def _split_folders(folders: Collection[str]) -> dict[str, SplitName]:
     if "train" not in splits.values():
         raise UserError(f"the archive has the split folders {listed}, but none for train; add it")
     if len({folder.lower() for folder in splits}) > len(set(splits.values())):
-        meanings = ", ".join(f"{folder} ({split})" for folder, split in splits.items())
+        meanings = some(f"{folder} ({split})" for folder, split in splits.items())
         raise UserError(f"several folders mean the same split: {meanings}; keep or join them: {_REARRANGE}")
     return splits
 
@@ -263,9 +263,13 @@ def _reject_folders_of_classes(paths: Callable[[], Iterable[str]], layout: Layou
     )
 
 
-def _without_case(name: str) -> str:
-    """A class in lower case, composed again: the lower case of some letters is two."""
-    return unicodedata.normalize("NFC", name.casefold())
+def _as_seen(name: str) -> str:
+    """A class in lower case, without characters of no width, and with single spaces.
+
+    It is composed again: the lower case of some letters is two.
+    """
+    shown = "".join(letter for letter in name.casefold() if unicodedata.category(letter) != "Cf")
+    return unicodedata.normalize("NFC", " ".join(shown.split()))
 
 
 def reject_classes(splits_by_class: dict[str, set[str]]) -> None:
@@ -273,9 +277,11 @@ def reject_classes(splits_by_class: dict[str, set[str]]) -> None:
     names = sorted(splits_by_class)
     if len(names) < 2:
         raise UserError(f"the archive has only one class ({names[0]}); {_EXPECTED_LAYOUT}")
-    folded = Counter(map(_without_case, names))
-    if same := some(name for name in names if folded[_without_case(name)] > 1):
-        raise UserError(f"class names that differ in upper and lower case only: {same}; rename them")
+    seen = Counter(map(_as_seen, names))
+    if same := some(repr(name) for name in names if seen[_as_seen(name)] > 1):
+        raise UserError(
+            f"class names that differ in case, spaces or invisible characters only: {same}; rename them"
+        )
     untrained = [name for name in names if "train" not in splits_by_class[name]]
     if untrained:
         raise UserError(

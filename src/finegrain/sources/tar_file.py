@@ -32,15 +32,18 @@ _MAGIC = slice(257, 262)
 class TarArchive:
     """The images of a tar file.
 
+    Args:
+        name_encoding: of the names that are not ASCII; None means UTF-8 or a guess.
+
     Raises:
         UserError: the file is damaged or cut off, or contains links or devices.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, name_encoding: str | None = None) -> None:
         self.name = file.name
         self.ignored = IgnoredFiles()
         self._file = file
-        self._encoding: NameEncoding | None = None
+        self._encoding = NameEncoding(name_encoding) if name_encoding else None
 
     def members(self, strict: bool = True) -> Iterator[Member]:
         """List the images; one pass. What follows the end of the archive is reported.

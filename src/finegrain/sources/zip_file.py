@@ -48,14 +48,18 @@ _LOCATOR_64_SIGNATURE = b"PK\6\7"
 class ZipArchive:
     """The images of a zip file.
 
+    Args:
+        name_encoding: of the names that are not marked as UTF-8; None means a guess.
+
     Raises:
         UserError: the file is damaged or encrypted, or contains links or an unknown compression.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, name_encoding: str | None = None) -> None:
         self.name = file.name
         self.ignored = IgnoredFiles()
         self._file = file
+        self._given_encoding = name_encoding
         self._encoding: NameEncoding | None = None
 
     def members(self, strict: bool = True) -> Iterator[Member]:
@@ -117,7 +121,7 @@ class ZipArchive:
     def _name_encoding(self, directory: "_Directory") -> NameEncoding:
         """Consider all names once; tell what was assumed about those that are not UTF-8."""
         if self._encoding is None:
-            self._encoding = NameEncoding()
+            self._encoding = NameEncoding(self._given_encoding)
             with contextlib.suppress(*_READ_ERRORS):  # damage is reported where the entries are listed
                 for _, entry in directory.entries():
                     if _unicode_path(entry) is None:
