@@ -4,8 +4,8 @@ DVC follows the links, so `dvc status` shows a changed file. Where a file is not
 recorded of it stays, and no later stage runs.
 
 Reads   params.yaml; the files that it names
-Writes  data/<name>/inputs/images, labels and weights, which are links;
-        reports/<name>/inputs/download.json and weights.json
+Writes  data/<name>/inputs/images, labels (corrections too) and weights, which are links;
+        reports/<name>/inputs/download.json, corrections.json and weights.json
 """
 
 from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
@@ -26,18 +26,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = params.load_params()
     data = paths.Dataset(config.dataset.name)
     images, tables = local_images(config.dataset), local_tables(config.dataset)
+    corrections = [config.dataset.corrections] if config.dataset.corrections else []
     weights = [config.weights] if config.weights.endswith(WEIGHTS_SUFFIXES) else []
     for name in images:
         local_files.photos_path(name)  # rejects one that DVC must not follow
-    origin = config.dataset.model_dump(mode="json", exclude={"name", "path", "labels"})
+    origin = config.dataset.model_dump(mode="json", exclude={"name", "path", "labels", "corrections"})
     if origin.get("name_encoding") is None:
         origin.pop("name_encoding", None)
     if isinstance(config.dataset, params.SampleDataset):
         origin["seed"] = config.seed
     with local_files.ContentHashes() as hashes:
         record(data.download_inputs, origin | {"images": images, "labels": tables}, "dataset.path", hashes)
+        record(data.corrections_inputs, {"corrections": corrections}, "dataset.corrections", hashes)
         record(data.weights_inputs, {"weights": weights}, "weights", hashes)
-    for kind, names in {"images": images, "labels": tables, "weights": weights}.items():
+    linked = {"images": images, "labels": [*tables, *corrections], "weights": weights}
+    for kind, names in linked.items():
         local_files.link(
             [file for name in names if (file := paths.user_path(name)).exists()], data.inputs / kind
         )

@@ -1,6 +1,6 @@
 """Stage split: check every image and assign it to train, val or test.
 
-Reads   params.yaml; data/<name>/archive and source.json
+Reads   params.yaml; data/<name>/archive and source.json; the file of `dataset.corrections`
 Writes  data/<name>/manifest.csv, plots/<name>/data/class_balance.csv,
         reports/<name>/source.json, split.json, rejected.csv and near_duplicates.csv
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from finegrain.config import params
 from finegrain.config.dataset import LabelParams
 from finegrain.core import disk, file_io, paths
-from finegrain.dataset import assignment, groups, image_labels, inspection, manifest
+from finegrain.dataset import assignment, corrections, groups, image_labels, inspection, manifest
 from finegrain.sources import archive
 
 
@@ -31,10 +31,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         archive.report_ignored(reader.ignored)
         labels = read_labels(reader, label_params) if label_params else None
         inspected = inspection.inspect_images(reader)
+    corrected = None
+    if config.dataset.corrections:
+        table = corrections.read_corrections(paths.user_path(config.dataset.corrections))
+        inspected, corrected = corrections.apply(table, inspected)
 
     def write_rejected(rows: Iterable[tuple[str, str]]) -> None:
-        unmatched = labels.unmatched() if labels else iter(())
-        file_io.write_csv(data.rejected, ("path", "reason"), itertools.chain(rows, unmatched))
+        unmatched = labels.unmatched() if labels else ()
+        dropped = corrected.rejected_rows() if corrected else ()
+        file_io.write_csv(data.rejected, ("path", "reason"), itertools.chain(rows, dropped, unmatched))
 
     write_rejected(inspected.rejected_rows())
     inspected.reject_if_too_many_bad(config.split.max_bad_ratio, data.rejected)
@@ -51,8 +56,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "images_without_label": labels.images_without_label if labels else 0,
         "labels_without_image": labels.labels_without_image if labels else 0,
     }
+    if corrected:
+        corrected.report()
+    changed = {"corrections": corrected.metrics() if corrected else None}
     digest = {"sha256": file_io.sha256(data.manifest)}
-    file_io.write_json(data.split_summary, result.metrics() | matched | digest)
+    file_io.write_json(data.split_summary, result.metrics() | matched | changed | digest)
 
 
 def read_labels(reader: archive.ArchiveReader, labels: LabelParams) -> image_labels.ImageLabels:

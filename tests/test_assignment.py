@@ -49,8 +49,8 @@ def divide(digests, val_ratio, test_ratio):
     """Digest -> split of the images of one class."""
     database = index.temp_table()
     database.executescript(inspection.TABLES)
-    rows = ((digest, "a", "cat", "", 1, 1, 1, digest, "0" * 16) for digest in digests)
-    database.executemany("INSERT INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    rows = ((digest, "a", "cat", "", 1, 1, 1, digest, "0" * 16, "cat") for digest in digests)
+    database.executemany("INSERT INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
     groups.find_units(database, seed=7)
     groups.assign_units(database, val_ratio, test_ratio)
     query = "SELECT sha256, coalesce(split, 'train') FROM item LEFT JOIN chosen USING (unit)"
@@ -166,12 +166,13 @@ def test_the_same_bytes_in_two_classes_are_kept_once(tmp_path):
 def test_memory_does_not_grow_with_the_number_of_images():
     def row(n):
         digest = n if n % 10 else n + 1  # every tenth has the bytes of its neighbor in the other class
-        return f"{n % 2}/{n}", "a", f"{n % 2}", "", 1, 1, 1, f"{digest:064}", f"{n**3:016x}"
+        return f"{n % 2}/{n}", "a", f"{n % 2}", "", 1, 1, 1, f"{digest:064}", f"{n**3:016x}", f"{n % 2}"
 
     def peak_bytes(images):
         database = index.temp_table()
         database.executescript(inspection.TABLES)
-        database.executemany("INSERT INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", map(row, range(images)))
+        marks = ", ".join("?" * 10)
+        database.executemany(f"INSERT INTO image VALUES ({marks})", map(row, range(images)))
         tracemalloc.start()
         result = assignment.assign_splits(inspection.Inspection(database, ["0", "1"], images, 0), TENTHS, 0)
         left_out = sum(1 for _ in result.rejected_rows())

@@ -234,6 +234,18 @@ def test_images_are_paired_by_content_and_not_by_path():
     assert found.to_dict()["changed_images"] == 10
 
 
+def test_images_whose_label_was_corrected_are_left_out_and_counted():
+    """The first three images were cats, and are dogs now; another one was dropped."""
+    before = with_content(revision("x", {"net": results(CORRECT)}), range(40))
+    labels = ["dog"] * 3 + LABELS[3:]
+    after = with_content(revision("y", {"net": results(CORRECT, labels=labels)}, labels), range(40))
+    after = after.select_images(np.delete(np.arange(40), 30))
+    found = difference.compare_revisions(before, after)
+    assert (found.images, found.changed_images, found.relabeled_images) == (36, 3, 3)
+    assert "4 of `x` (0123456) and 3 of `y` (0123456); 3 images have another label in each" in text(found)
+    assert found.to_dict()["relabeled_images"] == 3
+
+
 def test_copies_of_one_image_are_paired_once_each():
     before = with_content(revision("x", {"net": results(CORRECT)}), [0] * 20 + [1] * 20)
     after = with_content(revision("y", {"net": results(CORRECT)}), [0] * 20 + [1] * 15 + [2] * 5)

@@ -28,8 +28,8 @@ def divide(sizes, val_ratio=0.15, test_ratio=0.15, seed=0):
     database = index.temp_table()
     database.executescript(inspection.TABLES)
     paths = [(g, c, n) for g, counts in sizes.items() for c, count in counts.items() for n in range(count)]
-    rows = ((f"{c}/{g}_{n}", "a", c, "", 1, 1, 1, f"{g} {c} {n}", "0" * 16) for g, c, n in paths)
-    database.executemany("INSERT INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    rows = ((f"{c}/{g}_{n}", "a", c, "", 1, 1, 1, f"{g} {c} {n}", "0" * 16, c) for g, c, n in paths)
+    database.executemany("INSERT INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
     groups.find_groups(database, groups.path_groups("/(.*)_"))
     groups.find_units(database, seed)
     groups.assign_units(database, val_ratio, test_ratio)

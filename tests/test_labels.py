@@ -13,13 +13,22 @@ from finegrain.serving.labels import Labels
         ("image,class\na.jpg,Cat\n", "'label' .*--label-col.* image, class"),
         ("image,label\na.jpg,Cat\na.jpg,Dog\n", "twice: a.jpg"),
         ("image,label\na.jpg,Kat\n", "1 labels .*'Kat'.*'Cat'"),
-        ("", "not a readable CSV"),
+        ("", "is empty"),
+        ("image,label,label\na.jpg,Cat,Dog\n", "several columns 'label'"),
     ],
 )
 def test_a_csv_that_does_not_fit_is_rejected(tmp_path, content, facts):
     (tmp_path / "labels.csv").write_text(content)
     with pytest.raises(UserError, match=f"labels.csv: .*{facts}"):
         Labels(tmp_path / "labels.csv", "image", "label", ["Cat", "Dog"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("text", ["image;label\na.jpg;Cat\n", "sep=;\nimage;label\na.jpg;Cat\n"])
+def test_a_csv_of_excel_is_read(tmp_path, text, encoding):
+    (tmp_path / "labels.csv").write_bytes(text.encode(encoding))
+    labels = Labels(tmp_path / "labels.csv", "image", "label", ["Cat", "Dog"])
+    assert labels.class_of(inputs.Photo("in/a.jpg", "a.jpg")) == "Cat"
 
 
 def test_a_csv_names_photos_in_three_ways_with_a_byte_order_mark_and_backslashes(tmp_path):

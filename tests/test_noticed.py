@@ -160,6 +160,19 @@ def test_photos_that_were_moved_away_need_one_repair(local):
     assert len(list((local.folder.parent / "moved").rglob("*.jpg"))) == 40
 
 
+def test_corrections_split_again_and_download_nothing(local):
+    before = splits(local)
+    table = local.folder / "corrections.csv"
+    table.write_text("path,action,class\nant/3.jpg,drop,\n")
+    write_params(local.folder, **TINY | {"dataset": ARCHIVE | {"corrections": "corrections.csv"}})
+    assert stages_run(local("dvc repro pack")) == {"inputs", "split", "pack"}
+    assert splits(local) == {path: split for path, split in before.items() if path != "ant/3.jpg"}
+    table.write_text("path,action,class\nant/3.jpg,drop,\nant/4.jpg,drop,\n")
+    assert "data/sample/inputs/labels" in local("dvc status")
+    assert stages_run(local("dvc repro pack")) == {"inputs", "split", "pack"}
+    assert len(splits(local)) == len(before) - 2
+
+
 def test_dvc_never_removes_what_a_link_leads_to(local):
     local("dvc repro -f inputs && dvc gc -w -f && dvc checkout --force")
     local("dvc remove --outs inputs", code=1)  # DVC removes no stage with parameters in its paths

@@ -92,7 +92,7 @@ def page(**changes: Any) -> str:
         "split": {
             "images": {"train": 5000, "val": 10, "test": 20}, "classes": 3, "official_split": None,
             "rejected": 1, "exact_duplicates_left_out": 2, "near_duplicates": 4,
-            "images_without_label": 0, "labels_without_image": 0, "groups": None,
+            "images_without_label": 0, "labels_without_image": 0, "groups": None, "corrections": None,
             "classes_without_val": 0, "classes_without_test": 0,
         },
         "source": {"source": "kaggle", "slug": "o/d/2", "sha256": "ab", "files": [{"name": "a", "bytes": 9}]},
@@ -178,6 +178,18 @@ def test_several_seeds_show_their_standard_deviation():
     assert "means over 3 runs" in text and "All runs" in text and "One seed" not in text
     assert "| 3 (sd 1.2) |" in report.leaderboard_markdown(rows)
 
+    assert "Labels to check" not in text
+
+
+def test_corrections_are_counted_beside_the_data():
+    counts = {"dropped": 3, "relabeled": 5, "test_dropped": 1, "test_relabeled": 2}
+    split = {
+        "images": {"train": 1, "val": 1, "test": 1}, "classes": 2, "official_split": None, "rejected": 0,
+        "exact_duplicates_left_out": 0, "near_duplicates": 0, "images_without_label": 0, "groups": None,
+        "labels_without_image": 0, "classes_without_val": 0, "classes_without_test": 0, "corrections": counts,
+    }  # fmt: skip
+    text = Parsed(page(split=split)).text
+    assert "3 images dropped, 5 given another class; 3 of them are test images" in text
 
 def test_the_statement_separates_significant_differences_from_noise():
     assert report.statement(ROWS) == (

@@ -17,6 +17,7 @@ from finegrain.core.errors import UserError
 from finegrain.search import sweep
 from finegrain.serving import inputs
 from finegrain.serving.labels import Labels
+from finegrain.sources import archive
 
 ROOT = Path(__file__).parents[1]
 OTHERS = ("os", "Image", "tarfile", "window", "file_io")
@@ -45,6 +46,22 @@ def test_a_value_with_one_reading_is_read_as_dvc_reads_it(tmp_path, text):
     assert params.load_yaml(tmp_path / "params.yaml") == parse_yaml(f"a: {text}\n", "params.yaml")
 
 
+@pytest.mark.parametrize(("encoding", "line"), [("utf-16", 1), ("cp1252", 2)])
+def test_params_yaml_in_another_encoding_is_named(tmp_path, encoding, line):
+    (tmp_path / "params.yaml").write_bytes("lr: 1\npath: Möbel\n".encode(encoding))
+    with pytest.raises(UserError, match=f"params.yaml: line {line} is not in UTF-8; save the file as UTF-8"):
+        params.load_yaml(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("other", ["cat ", "cat\u200b", "\ufeffcat", "Cat", "c\xada\u200dt"])
+def test_classes_that_look_alike_are_rejected_so_that_one_sees_why(tmp_path, other):
+    drawn.zip_file(tmp_path / "a.zip", drawn.classes({"cat": 2, other: 2, "big dog": 2, "bigdog": 2}))
+    with pytest.raises(UserError) as problem:
+        archive.ArchiveReader(tmp_path)
+    assert str(problem.value).isprintable() and repr(other) in str(problem.value)
+    assert "big" not in str(problem.value)
+
+
 @pytest.mark.parametrize(
     "row", ["{nfd}/1.jpg,{nfd}", "./Café/1.jpg,Café", "Café/1.jpg,Café,", "\nCafé//1.jpg,Café\n"]
 )
@@ -58,7 +75,7 @@ def test_labels_fit_however_they_are_spelled(tmp_path, row):
 @pytest.mark.parametrize("row", ["Café/1.jpg,Café,x", "Café/1.jpg,Café,x,"])
 def test_cells_beyond_the_header_are_not_left_out(tmp_path, row):
     (tmp_path / "a.csv").write_text(f"image,label\n{row}\n", encoding="utf-8")
-    with pytest.raises(UserError, match="more cells than the header"):
+    with pytest.raises(UserError, match="a.csv line 2: 'x' is in no column"):
         Labels(tmp_path / "a.csv", "image", "label", ["Café"])
 
 

@@ -102,6 +102,8 @@ class DatasetParams(Section):
 
     name: DatasetName
     """Name of this dataset's folders in data/, models/, metrics/, plots/ and reports/."""
+    corrections: FileName | None = None
+    """Local CSV of wrong labels (path, action, class); null means that all labels are used as they are."""
 
     @property
     def label_params(self) -> LabelParams | None:

@@ -269,6 +269,9 @@ def validate(data: dict[str, Any], where: str) -> Params:
     Raises:
         UserError: keys are unknown or missing, or values have a wrong type or are out of range. The message
             has a line for each, with the key, the value and what is allowed.
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{file}: line {line} is not in UTF-8; save the file as UTF-8") from None
     """
     try:
         return Params.model_validate(data)

@@ -70,6 +70,11 @@ class Dataset:
         return REPORTS / self.name / "inputs" / "download.json"
 
     @property
+    def corrections_inputs(self) -> Path:
+        """JSON with the SHA-256 of the table of corrections. Tracked by git."""
+        return REPORTS / self.name / "inputs" / "corrections.json"
+
+    @property
     def weights_inputs(self) -> Path:
         """JSON with the SHA-256 of a weights file that params.yaml names. Tracked by git."""
         return REPORTS / self.name / "inputs" / "weights.json"

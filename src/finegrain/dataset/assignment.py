@@ -64,8 +64,9 @@ def assign_splits(
 
 
 def _exclude_duplicates(database: sqlite3.Connection) -> int:
-    """Keep each file's bytes in one split and one class only: test before val before train, then by path.
+    """Keep each file's bytes in one split and one class only.
 
+    Kept is what is in test before val before train, then what was given another class, then the first path.
     Repeats within one split and class stay, so that an official test folder remains comparable.
 
     Returns:
@@ -82,12 +83,17 @@ def _exclude_duplicates(database: sqlite3.Connection) -> int:
                 first_value(split) OVER same AS first_split, first_value(class) OVER same AS first_class
             FROM image
             WINDOW same AS (
-                PARTITION BY sha256 ORDER BY CASE split WHEN 'test' THEN 0 WHEN 'val' THEN 1 ELSE 2 END, path
+                PARTITION BY sha256
+                ORDER BY CASE split WHEN 'test' THEN 0 WHEN 'val' THEN 1 ELSE 2 END, class = label, path
             )
         )
         WHERE split <> first_split OR class <> first_class;
 
         DELETE FROM image WHERE path IN (SELECT path FROM duplicate);
+
+        -- copies that corrections have brought together must not be assigned each on its own
+        UPDATE image SET label = class
+            WHERE sha256 IN (SELECT sha256 FROM image GROUP BY sha256 HAVING count(DISTINCT label) > 1);
         """
     )
     return database.execute("SELECT count(*) FROM duplicate").fetchone()[0]
@@ -113,9 +119,11 @@ def _reject_empty_splits(database: sqlite3.Connection, official: list[str], copi
     left = {split for (split,) in database.execute("SELECT DISTINCT split FROM image")}
     for split in official:
         if split not in left:
-            (bad,) = database.execute("SELECT count(*) FROM bad WHERE split = ?", (split,)).fetchone()
             reasons = [copies[split]] if split in copies else []
-            reasons += [f"{bad} are bad"] if bad else []
+            for table in ("bad", "dropped"):
+                query = f"SELECT count(*) FROM {table} WHERE split = ?"
+                if count := database.execute(query, (split,)).fetchone()[0]:
+                    reasons.append(f"{count} are {table}")
             other = "put other images there"
             fix = (
                 other
@@ -152,17 +160,20 @@ def _write_splits(database: sqlite3.Connection) -> None:
     """Write the splits of the units into the table ``image``, and fill the table ``manifest``."""
     database.executescript(
         """
-        UPDATE image SET split = coalesce(
-            (SELECT chosen.split FROM item JOIN chosen USING (unit)
-                WHERE item.class = image.class AND item.sha256 = image.sha256),
-            'train'
-        )
-        WHERE split IN ('', 'train');
+        CREATE VIEW assigned AS
+            SELECT class AS label, sha256, coalesce(chosen.split, 'train') AS split
+            FROM item LEFT JOIN chosen USING (unit);
+        UPDATE image SET split = (SELECT assigned.split FROM assigned
+                WHERE assigned.label = image.label AND assigned.sha256 = image.sha256)
+            WHERE split IN ('', 'train');
+        UPDATE dropped SET split = (SELECT assigned.split FROM assigned
+                WHERE assigned.label = dropped.label AND assigned.sha256 = dropped.sha256)
+            WHERE split IN ('', 'train');
 
         INSERT INTO manifest
         SELECT row_number() OVER (
             ORDER BY CASE split WHEN 'train' THEN 0 WHEN 'val' THEN 1 ELSE 2 END, class, path
-        ) - 1, * FROM image;
+        ) - 1, path, part, class, split, width, height, bytes, sha256, phash FROM image;
         """
     )
 
@@ -171,9 +182,14 @@ def _report_missing_classes(inspection: Inspection) -> None:
     """Name the classes that have no image in val or test.
 
     Raises:
-        UserError: no class has any.
+        UserError: no class has any, or corrections leave a class without an image in train.
     """
     found = set(inspection.database.execute("SELECT DISTINCT class, split FROM manifest"))
+    if untrained := [name for name in inspection.classes if (name, "train") not in found]:
+        raise UserError(
+            f"dataset.corrections: classes without an image in train are left: {some(untrained, 20)}; add "
+            "images, or drop all of these classes"
+        )
     for split in ("val", "test"):
         missing = [name for name in inspection.classes if (name, split) not in found]
         if len(missing) == len(inspection.classes):

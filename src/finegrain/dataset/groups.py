@@ -67,7 +67,9 @@ def find_groups(database: sqlite3.Connection, group_of: GroupOf) -> None:
         UserError: no image has one.
     """
     database.create_function("group_of", 1, group_of)
-    database.execute("INSERT INTO grouped SELECT path, group_of(path) FROM image WHERE group_of(path) <> ''")
+    database.execute(
+        "INSERT INTO grouped SELECT path, group_of(path) FROM labeled WHERE group_of(path) <> ''"
+    )
     if database.execute("SELECT count(*) FROM grouped").fetchone() == (0,):
         (example,) = database.execute("SELECT min(path) FROM image").fetchone()
         raise UserError(f"split.group: no image has a group; the first path is {example}")
@@ -94,7 +96,8 @@ def order_key(seed: int, *content: str) -> bytes:
 def find_units(database: sqlite3.Connection, seed: int, max_bits: int | None = None) -> None:
     """Fill the tables ``item``, ``unit`` and ``share`` from the images outside official val and test splits.
 
-    The key of a unit is the lowest of its groups' and of its items' without a group.
+    Classes are those before corrections, which move no other image to another split. The key of a unit is the
+    lowest of its groups' and of its items' without a group.
 
     Args:
         max_bits: images whose hashes differ in at most this many bits belong together; None if they do not.
@@ -103,10 +106,10 @@ def find_units(database: sqlite3.Connection, seed: int, max_bits: int | None = N
     database.execute(
         """
         INSERT INTO item
-        SELECT row_number() OVER ordered - 1, row_number() OVER ordered - 1, class, sha256, min(phash),
-            order_key(class, sha256)
-        FROM image WHERE split IN ('', 'train') GROUP BY class, sha256
-        WINDOW ordered AS (ORDER BY class, sha256)
+        SELECT row_number() OVER ordered - 1, row_number() OVER ordered - 1, label, sha256, min(phash),
+            order_key(label, sha256)
+        FROM labeled WHERE split IN ('', 'train') GROUP BY label, sha256
+        WINDOW ordered AS (ORDER BY label, sha256)
         """
     )
     is_grouped = database.execute("SELECT count(*) FROM grouped").fetchone() != (0,)
@@ -115,7 +118,8 @@ def find_units(database: sqlite3.Connection, seed: int, max_bits: int | None = N
             """
             CREATE TABLE member (item INTEGER, name TEXT, PRIMARY KEY (item, name)) WITHOUT ROWID;
             INSERT OR IGNORE INTO member
-                SELECT number, name FROM grouped JOIN image USING (path) JOIN item USING (class, sha256);
+                SELECT number, name FROM grouped JOIN labeled USING (path)
+                JOIN item ON item.class = label AND item.sha256 = labeled.sha256;
             UPDATE item SET key = (SELECT min(order_key(name)) FROM member WHERE item = number)
                 WHERE number IN (SELECT item FROM member);
             """

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from finegrain.config.dataset import LabelParams, SplitName
 from finegrain.core import log
-from finegrain.core.errors import UserError
-from finegrain.dataset import label_layouts, label_table
+from finegrain.core.errors import UserError, some
+from finegrain.dataset import label_table
 from finegrain.dataset.label_table import LabelRow
 from finegrain.sources import index, layout
 
@@ -19,7 +19,6 @@ _TABLES = """
     CREATE TABLE label (path TEXT PRIMARY KEY, class TEXT, split TEXT, name TEXT, place TEXT);
     CREATE TABLE unmatched (image TEXT, place TEXT);
 """
-_MAX_EXAMPLES = 5
 
 
 def read_rows(labels: LabelParams, content: Mapping[str, bytes]) -> Iterator[LabelRow]:
@@ -32,7 +31,7 @@ def read_rows(labels: LabelParams, content: Mapping[str, bytes]) -> Iterator[Lab
         UserError: a file is not readable, lacks a column, or does not fit the others.
     """
     if labels.layout:
-        yield from label_layouts.read(labels.layout, content)
+        yield from label_table.read_layout(labels.layout, content)
     elif isinstance(labels.file, dict):
         for split, name in labels.file.items():
             yield from (
@@ -58,10 +57,10 @@ class ImageLabels:
     def __init__(self, rows: Iterable[LabelRow], paths: Iterable[str]) -> None:
         self._database = index.temp_table()
         self._database.executescript(_TABLES)
-        reversed_stems = ((path, _stem(_normalized(path))[::-1]) for path in paths)
+        reversed_stems = ((path, _stem(normalized_path(path))[::-1]) for path in paths)
         self._database.executemany("INSERT INTO image VALUES (?, ?)", reversed_stems)
         cells = (
-            (row.where, _normalized(row.image), _composed(row.class_name), row.split or "", row.group)
+            (row.where, normalized_path(row.image), _composed(row.class_name), row.split or "", row.group)
             for row in rows
         )
         self._database.executemany("INSERT INTO entry VALUES (?, ?, ?, ?, ?)", cells)
@@ -127,8 +126,8 @@ class ImageLabels:
                 f"dataset.labels: no row names an image; the first rows are {rows}; the images {images}"
             )
         if conflicts:
-            some = "; ".join(conflicts[:_MAX_EXAMPLES])
-            raise UserError(f"dataset.labels: {len(conflicts)} times another label for one image: {some}")
+            count, listed = len(conflicts), some(conflicts)
+            raise UserError(f"dataset.labels: {count} times another label for one image: {listed}")
 
     def _find(self, name: str, place: str) -> str | None:
         """The image that a name fits; paths are compared from their ends."""
@@ -142,13 +141,13 @@ class ImageLabels:
             for (path,) in self._database.execute(query, (stem, stem, stem))
             if not suffix or path.lower().endswith(suffix)
         ]
-        whole = _normalized("/".join([*self._shared, name]))
+        whole = normalized_path("/".join([*self._shared, name]))
         for exact in (name, whole):
             if len(fitting) > 1:
-                fitting = [path for path in fitting if _normalized(path) == exact] or fitting
+                fitting = [path for path in fitting if normalized_path(path) == exact] or fitting
         if len(fitting) > 1:
-            some = ", ".join(sorted(fitting)[:_MAX_EXAMPLES])
-            raise UserError(f"{place}: {name} fits {len(fitting)} images ({some}); write more of the path")
+            listed = some(sorted(fitting))
+            raise UserError(f"{place}: {name} fits {len(fitting)} images ({listed}); write more of the path")
         return fitting[0] if fitting else None
 
     def _add(self, path: str, label: list[str], place: str) -> str | None:
@@ -176,7 +175,7 @@ def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _normalized(path: str) -> str:
+def normalized_path(path: str) -> str:
     """A path with forward slashes, without empty and ``.`` parts."""
     parts = _composed(path).replace("\\", "/").split("/")
     return "/".join(part for part in parts if part not in ("", "."))

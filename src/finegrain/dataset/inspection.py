@@ -23,9 +23,14 @@ TABLES = (
     """
     CREATE TABLE image (
         path TEXT PRIMARY KEY, part TEXT, class TEXT, split TEXT,
-        width INTEGER, height INTEGER, bytes INTEGER, sha256 TEXT, phash TEXT
+        width INTEGER, height INTEGER, bytes INTEGER, sha256 TEXT, phash TEXT, label TEXT
     );
     CREATE TABLE bad (path TEXT, reason TEXT, split TEXT);
+    CREATE TABLE dropped (
+        path TEXT PRIMARY KEY, reason TEXT, label TEXT, split TEXT, sha256 TEXT, phash TEXT
+    );
+    CREATE VIEW labeled AS SELECT path, label, split, sha256, phash FROM image
+        UNION ALL SELECT path, label, split, sha256, phash FROM dropped WHERE sha256 IS NOT NULL;
     CREATE TABLE duplicate (
         path TEXT PRIMARY KEY, reason TEXT, class TEXT, split TEXT, kept_class TEXT, kept_split TEXT
     );
@@ -36,6 +41,7 @@ TABLES = (
 """
     + groups.TABLES
 )
+"""``label`` is the class before ``corrections``, which take images to ``dropped``."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Inspection:
 
     def official_splits(self) -> set[str]:
         """The splits that the archive defines, also those whose images are all bad."""
-        found = self.database.execute("SELECT split FROM image UNION SELECT split FROM bad")
+        found = self.database.execute("SELECT split FROM labeled UNION SELECT split FROM bad")
         return {split for (split,) in found if split}
 
     def rejected_rows(self) -> Iterator[tuple[str, str]]:
@@ -90,8 +96,8 @@ def inspect_images(reader: archive.ArchiveReader) -> Inspection:
             bad_count += 1
             database.execute("INSERT INTO bad VALUES (?, ?, ?)", (image.path, result, image.split or ""))
         else:
-            row = (image.path, image.part, image.class_name, image.split or "", *result)
-            database.execute("INSERT INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            row = (image.path, image.part, image.class_name, image.split or "", *result, image.class_name)
+            database.execute("INSERT INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
     return Inspection(database, reader.classes, len(reader) - bad_count, bad_count)
 
 

@@ -97,6 +97,8 @@ class Difference:
     """``CommonImages.key``."""
     changed_images: int
     """``CommonImages.changed``."""
+    relabeled_images: int
+    """``CommonImages.relabeled``."""
     classes: int
     """Number of classes of these images."""
     metric: str
@@ -130,6 +132,7 @@ class Difference:
             "metric": self.metric,
             "paired_by": self.paired_by,
             "changed_images": self.changed_images,
+            "relabeled_images": self.relabeled_images,
             "nameless": self.after.anonymous_reason,
             "models": [_change_dict(change) for change in self.models],
             "winners": _change_dict(self.winners) if self.winners else None,
@@ -162,6 +165,7 @@ def compare_revisions(before: RevisionResults, after: RevisionResults) -> Differ
         images=len(old.images),
         paired_by=common.key,
         changed_images=common.changed,
+        relabeled_images=common.relabeled,
         classes=old.images["class"].nunique(),
         metric=metric,
         models=[change for change in changes if change.before.model == change.after.model],

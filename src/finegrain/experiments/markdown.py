@@ -165,6 +165,8 @@ def _left_out_images(difference: Difference) -> Iterator[str]:
         if difference.changed_images:
             other = "class" if difference.paired_by == "path" else "content or class"
             more = f"; {difference.changed_images:,} paths are in both, with another {other}{more}"
+        if difference.relabeled_images:
+            more = f"; {difference.relabeled_images:,} images have another label in each{more}"
         yield f"Test images left out because the other revision does not have them: {each}{more}."
     if difference.paired_by == "path" and not difference.after.anonymous_reason:
         names = [_revision_name(each) for each in revisions if "sha256" not in each.images]

@@ -124,6 +124,8 @@ class CommonImages:
     """``sha256`` if images are paired by their content, ``path`` if a revision has not recorded it."""
     changed: int
     """Number of paths in both revisions whose images are left out: the content or the class is another."""
+    relabeled: int
+    """Number of images left out of the second revision whose content the first has under another class."""
 
 
 def pair_images(before: RevisionResults, after: RevisionResults) -> CommonImages:
@@ -139,4 +141,6 @@ def pair_images(before: RevisionResults, after: RevisionResults) -> CommonImages
         after.select_images(rows["index_y"].to_numpy()),
     )
     paths = [set(each.images["path"]) for each in (before, after, old, new)]
-    return CommonImages(old, new, key, len((paths[0] & paths[1]) - paths[2] - paths[3]))
+    left = [each.images[key].drop(rows[index]) for each, index in ((before, "index_x"), (after, "index_y"))]
+    relabeled = int(left[1].isin(left[0]).sum()) if key == "sha256" else 0
+    return CommonImages(old, new, key, len((paths[0] & paths[1]) - paths[2] - paths[3]), relabeled)

@@ -242,11 +242,13 @@ def _recorded_inputs(
     """What the results were made from, by dvc.lock.
 
     Returns:
-        ``RevisionResults.inputs``: the md5 of each script and package of the code, of the archive and of the
-        split; and ``RevisionResults.stale_parameters``.
+        ``RevisionResults.inputs``: the md5 of each script and package of the code, of the archive, the
+        corrections and the split; and ``RevisionResults.stale_parameters``.
     """
     stages = [*DATA_STAGES, *(f"{stage}@{run}" for stage in ("train", "evaluate") for run in runs)]
-    data = {str(paths.Dataset(dataset).archive): "archive", str(paths.Dataset(dataset).manifest): "split"}
+    files = paths.Dataset(dataset)
+    data = {str(files.archive): "archive", str(files.manifest): "split"}
+    data[str(files.corrections_inputs)] = "corrections"
     inputs: dict[str, str] = {}
     changed: set[str] = set()
     for recorded in (recorded_stages.get(stage, {}) for stage in stages):

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from finegrain.core.errors import UserError, some
+from finegrain.dataset.label_table import csv_rows
 from finegrain.serving.inputs import Photo
 
 
@@ -27,9 +28,9 @@ class Labels:
         table = _read_csv(file)
         self._file = file
         for option, column in (("--image-col", image_column), ("--label-col", label_column)):
-            if column not in table:
-                columns = some(table, 20)
-                raise UserError(f"{file}: no column {column!r} ({option}); its columns are {columns}")
+            if (found := list(table).count(column)) != 1:
+                problem, columns = "several columns" if found else "no column", some(table, 20)
+                raise UserError(f"{file}: {problem} {column!r} ({option}); its columns are {columns}")
         if table.empty:
             raise UserError(f"{file}: has a header, but no row")
         images, labels = table[image_column].map(_plain_path), table[label_column].map(_composed)
@@ -81,18 +82,11 @@ def _plain_path(path: str) -> str:
 
 
 def _read_csv(file: Path) -> pd.DataFrame:
-    """Read all cells as text: a class may be called 007 or NA."""
+    """Read all cells as text, as stage split does: a class may be called 007 or NA."""
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        header, rows = csv_rows(str(file), file.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{file}: not found") from None
-    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
-        raise UserError(f"{file}: not a readable CSV ({' '.join(str(error).split())})") from None
-    if isinstance(table.index, pd.RangeIndex):
-        return table
-    # rows have more cells than the header: pandas takes the first ones as the index
-    columns = list(table)
-    table = table.reset_index()
-    if (table.iloc[:, len(columns) :] != "").any(axis=None):
-        raise UserError(f"{file}: rows have more cells than the header; put cells with a comma in quotes")
-    return table.iloc[:, : len(columns)].set_axis(columns, axis=1)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    return pd.DataFrame((cells for _, cells in rows), columns=[column.strip() for column in header])
