@@ -19,7 +19,7 @@ import pandas as pd
 import shared
 
 from finegrain.core import paths
-from finegrain.evaluation import leave_one_out
+from finegrain.evaluation import doubtful_labels
 
 RUN = paths.Run(shared.CARS, "resnet18", 0)
 
@@ -69,7 +69,7 @@ def train_with_wrong_labels(seed: int, args: argparse.Namespace) -> tuple[np.nda
     for stage in ("pack", "train"):
         command = shared.command(stage, RUN.model, RUN.seed)
         subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PYTHONPATH": ""})
-    predictions = leave_one_out.read_leave_one_out(folder / RUN.leave_one_out)
+    predictions = doubtful_labels.read_leave_one_out(folder / RUN.leave_one_out)
     assert predictions is not None, "the row solves no head"
     return np.isin(rows, chosen), predictions.label_probability
 

@@ -17,8 +17,8 @@ from torch import nn
 from finegrain.config import params
 from finegrain.core import disk, file_io, paths
 from finegrain.evaluation import (
+    doubtful_labels,
     gallery,
-    leave_one_out,
     metrics,
     plot_style,
     prediction_plots,
@@ -57,15 +57,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = predictions.predictions_table(data.manifest, *test, metadata["classes"])
     predictions.write_predictions(run.predictions, table)
     file_io.write_csv(run.correct, predictions.CORRECT_COLUMNS, predictions.correct_rows(table))
-    trained_on = ("train", "val") if metadata["refit"] else ("train",)
-    doubts = leave_one_out.read_leave_one_out(run.leave_one_out)
-    rows = leave_one_out.doubtful_rows(doubts, data.manifest, trained_on, metadata["classes"])
-    file_io.write_csv(run.doubtful_labels, leave_one_out.COLUMNS, rows)
+    trained_on, held_out = (["train", "val"], ["test"]) if metadata["refit"] else (["train"], ["val", "test"])
+    found = [(held_out, doubtful_labels.held_out([calibrated[name] for name in held_out]))]
+    if solved := doubtful_labels.read_leave_one_out(run.leave_one_out):
+        found.append((trained_on, solved))
+    doubts = doubtful_labels.find_doubtful(data.manifest, metadata["classes"], found)
+    file_io.write_csv(run.doubtful_labels, doubtful_labels.COLUMNS, (label.table_row for label in doubts))
+    if "val" not in splits:
+        splits["val"] = PackedSplit(data.pack, "val", device, *mean_std)
+    tiles = gallery.doubtful_tiles(splits, doubts)
     preprocess = inference.Preprocessor(image_size, device, *mean_std)
-    images = gallery.build_gallery(net, preprocess, splits["test"], splits["train"], *test)
-    if doubts:
-        seen = PackedSplit(data.pack, "+".join(trained_on), device, *mean_std)
-        images["doubtful"] = gallery.doubtful_tiles(seen, doubts)
+    images = gallery.build_gallery(net, preprocess, splits["test"], splits["train"], *test, tiles)
     file_io.write_json(run.gallery, images)
     write_plots(run, *test, metadata)
 

@@ -28,7 +28,7 @@ def gallery_data(tiny_pack):
     raw, calibrated = outputs.from_logits(logits, labels), outputs.from_logits(logits, labels, 2.0)
     net = build.build_model("resnet18", 3, "none", HeadParams(), seed=0)
     preprocess = inference.Preprocessor(32, CPU, *mean_std)
-    return gallery.build_gallery(net, preprocess, test, train, raw, calibrated), raw, calibrated, test
+    return gallery.build_gallery(net, preprocess, test, train, raw, calibrated, []), raw, calibrated, test
 
 
 def pixels(uri: str) -> np.ndarray:
@@ -84,7 +84,7 @@ def test_a_network_without_mistakes_has_no_worst_images_and_no_confused_pairs(ti
     certain = outputs.from_logits(np.eye(3, dtype=np.float32)[test.labels.numpy()] * 9, test.labels.numpy())
     net = build.build_model("resnet18", 3, "none", HeadParams(), seed=0)
     shown = gallery.build_gallery(
-        net, inference.Preprocessor(32, CPU, *mean_std), test, test, certain, certain
+        net, inference.Preprocessor(32, CPU, *mean_std), test, test, certain, certain, []
     )
     assert shown["worst"] == [] == shown["confused"]
     assert len(shown["looked_at"]) == gallery.GRADCAM_IMAGES

@@ -59,9 +59,15 @@ GALLERY = {
             "mistaken": ["data:image/jpeg;base64,cc"] * 2, "examples": ["data:image/jpeg;base64,dd"],
         }
     ],
-    "doubtful": [TILE],
+    "doubtful": [
+        {
+            "image": "data:image/jpeg;base64,ee", "path": f"{HOSTILE}.jpg", "split": "test", "row": 4,
+            "label": HOSTILE, "label_probability": 0.02, "predicted": "Aero Sedan 2012", "probability": 0.93,
+            "likely_wrong": True,
+        }
+    ],
 }  # fmt: skip
-EMPTY_GALLERY: dict[str, Any] = {"random": [], "worst": [], "looked_at": [], "confused": []}
+EMPTY_GALLERY: dict[str, Any] = {"random": [], "worst": [], "looked_at": [], "confused": [], "doubtful": []}
 GROUPS = [GroupRow("AM General", 1, 20, 0.5, 0.75)]
 
 
@@ -132,6 +138,7 @@ def test_the_page_is_well_formed_and_holds_every_section():
     assert {a.get("id") for t, a in parsed.tags if t == "section"} == {
         "results",
         "mistakes",
+        "labels",
         "training-images",
         "data",
         "reproduce",
@@ -142,13 +149,14 @@ def test_the_page_is_well_formed_and_holds_every_section():
         "AM General", "50\xa0% stay within the correct make; by chance it would be 12\xa0%",
         "✗ Incorrect, 93\xa0% loss 4.2", "✓ Correct, 88\xa0%", "were predicted as Aero Sedan 2012",
         "One seed was run", "+6.2", "+5.2 to +7.2", "−0.5", "p < 0.001",
-        "Leave-one-out top-1 of 1,234 training images: 87.5\xa0%", "85.0\xa0% to 89.0\xa0%", "labeled",
+        "Leave-one-out top-1 of 1,234 training images: 87.5\xa0%", "85.0\xa0% to 89.0\xa0%",
+        f"labeled {HOSTILE}, 2\xa0%", "predicted as Aero Sedan 2012, 93\xa0%", f"test: {HOSTILE}.jpg",
     ]  # fmt: skip
     for words in wanted:
         assert words in parsed.text, words
-    assert sum(tag == "img" for tag, _ in parsed.tags) == 3 + (4 + 3 + 5) * len(ROWS) + 2
+    assert sum(tag == "img" for tag, _ in parsed.tags) == 3 + (4 + 3 + 5 + 1) * len(ROWS) + 1
     opened = [list(a) for t, a in parsed.tags if t == "details"]
-    assert opened.count(["open"]) == 1  # the winner's mistakes
+    assert opened.count(["open"]) == 2  # the winner's mistakes and labels
 
 
 def test_the_page_loads_nothing_from_elsewhere_and_runs_no_script():

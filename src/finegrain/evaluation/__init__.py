@@ -6,7 +6,7 @@ predictions       the table of predictions that is kept for comparisons
 car_groups        make, body type and year, and the mistakes that stay within them
 gallery           example images for the report
 gradcam           Grad-CAM heat maps
-leave_one_out     training images that a solved head predicts otherwise than they are labeled
+doubtful_labels   images whose label is improbable by predictions that were made without them
 prediction_plots  plots of the confusion matrix and of the reliability
 class_plots       plots of recall and number of images by class
 plot_style        colors, fonts and PNG rendering of all plots

@@ -5,8 +5,8 @@ They are stored as small JPEGs inside one JSON file, so that the page needs no o
 
 import base64
 import io
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -14,14 +14,14 @@ from PIL import Image
 from torch import nn
 
 from finegrain.evaluation import gradcam, metrics
-from finegrain.evaluation.leave_one_out import LeaveOneOutPredictions
+from finegrain.evaluation.doubtful_labels import DoubtfulLabel
 from finegrain.loading.batches import ImageArray, PackedSplit
 from finegrain.models.inference import Preprocessor
 from finegrain.models.outputs import Ints, Predictions
 
 THUMBNAIL_SIZE = 144
 """Longer side of an image in the report, in pixels."""
-RANDOM_IMAGES, WORST_IMAGES, PAIRS = 16, 12, 6
+RANDOM_IMAGES, WORST_IMAGES, PAIRS, DOUBTFUL_IMAGES = 16, 12, 6, 36
 EXAMPLES = 3
 """Images of either class of a confused pair."""
 GRADCAM_IMAGES = 4
@@ -66,8 +66,8 @@ class Gallery:
     looked_at: list[Tile]
     """Correct predictions, then mistakes, with Grad-CAM of the predicted class."""
     confused: list[ConfusedPair]
-    doubtful: list[Tile] = field(default_factory=list)
-    """From ``doubtful_tiles``; empty if no phase of the training was solved."""
+    doubtful: list[dict[str, object]]
+    """From ``doubtful_tiles``."""
 
 
 def build_gallery(
@@ -77,6 +77,7 @@ def build_gallery(
     train: PackedSplit,
     raw: Predictions,
     calibrated: Predictions,
+    doubtful: list[dict[str, object]],
 ) -> dict[str, object]:
     """Choose the images, the same ones in every run, and return the gallery as JSON data.
 
@@ -84,6 +85,7 @@ def build_gallery(
         preprocess: maps packed images to the network's inputs.
         raw: predictions of the test split without a temperature.
         calibrated: the same with the temperature: their confidences are shown.
+        doubtful: from ``doubtful_tiles``.
     """
     order = np.random.default_rng(0).permutation(len(raw))
     mistakes = np.flatnonzero(~raw.correct)
@@ -99,6 +101,7 @@ def build_gallery(
             for tile, image in zip(_tiles(test, raw, calibrated, for_gradcam), heat, strict=True)
         ],
         confused=list(_confused_pairs(test, train, raw)),
+        doubtful=doubtful,
     )
     return asdict(gallery)
 
@@ -117,21 +120,20 @@ def _tiles(test: PackedSplit, raw: Predictions, calibrated: Predictions, chosen:
     ]
 
 
-def doubtful_tiles(train: PackedSplit, predictions: LeaveOneOutPredictions) -> list[dict[str, object]]:
-    """The training images whose label is doubted most, with what is predicted without them."""
-    chosen = predictions.doubtful()[:WORST_IMAGES]
-    return [
-        asdict(
-            Tile(
-                image=jpeg_data_uri(image),
-                truth=train.class_names[int(train.labels[i])],
-                predicted=train.class_names[predictions.top_class[i]],
-                confidence=float(predictions.top_probability[i]),
-                loss=float(-np.log(np.maximum(predictions.label_probability[i], 1e-9))),
-            )
-        )
-        for i, image in zip(chosen.tolist(), train.images(torch.from_numpy(chosen)), strict=True)
-    ]
+def doubtful_tiles(
+    splits: Mapping[str, PackedSplit], labels: Sequence[DoubtfulLabel]
+) -> list[dict[str, object]]:
+    """The images whose label is doubted most: the fields of ``DoubtfulLabel``, and ``image`` as a data URI.
+
+    Args:
+        splits: with all splits that the images are from.
+        labels: the most doubtful first.
+    """
+    tiles = []
+    for label in labels[:DOUBTFUL_IMAGES]:
+        (pixels,) = splits[label.split].images(torch.tensor([label.row]))
+        tiles.append({**asdict(label), "image": jpeg_data_uri(pixels)})
+    return tiles
 
 
 def _gradcam_images(
