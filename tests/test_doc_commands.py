@@ -24,6 +24,9 @@ NOT_CHECKED = {
     "git": "git's own",
     "hf": "needs an account of the Hugging Face Hub",
     "sudo": "needs a server's administrator",
+    "pip": "pip's own",
+    "uv": "uv's own",
+    "docker": "no container engine runs in the tests",
 }
 """Programs whose words are not parsed, and why."""
 
