@@ -129,10 +129,10 @@ class KaggleDataset(DatasetParams):
     """``owner/dataset/version`` on Kaggle; the version keeps a new upload from changing the results."""
     labels: Labels = None
     """Table of the classes; null means that the folders of the images are the classes."""
-    sha256: Sha256 | None = None
-    """Expected SHA-256 of the downloaded archive; null means that it is recorded but not checked."""
     name_encoding: Encoding | None = None
     """Of names not marked as UTF-8, such as cp949, big5 or cp866; null means a guess, which is told."""
+    sha256: Sha256 | None = None
+    """Expected SHA-256 of the downloaded archive; null means that it is recorded but not checked."""
 
 
 class ArchiveDataset(DatasetParams):
@@ -143,10 +143,10 @@ class ArchiveDataset(DatasetParams):
     """The file or folder; a list of part files counts as one archive."""
     labels: Labels = None
     """Table of the classes; null means that the folders of the images are the classes."""
-    sha256: Sha256 | None = None
-    """Expected SHA-256 of the archive, or of its parts' sha256 lines; null means that it is not checked."""
     name_encoding: Encoding | None = None
     """Of names not marked as UTF-8, such as cp949, big5 or cp866; null means a guess, which is told."""
+    sha256: Sha256 | None = None
+    """Expected SHA-256 of the archive, or of its parts' sha256 lines; null means that it is not checked."""
 
 
 class Cifar100Dataset(DatasetParams):
