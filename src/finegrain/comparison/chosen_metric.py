@@ -106,7 +106,9 @@ class Outcomes:
 
     def exchanged(self, other: "Outcomes", images: Bools) -> "Outcomes":
         """These outcomes, with those of another model for some of the images, ``[N]``."""
-        losses = None if self.losses is None else np.where(images, other.losses, self.losses)
+        losses = None
+        if self.losses is not None and other.losses is not None:
+            losses = np.where(images, other.losses, self.losses)
         return Outcomes(self.labels, np.where(images, other.predicted, self.predicted), losses)
 
 
@@ -152,7 +154,8 @@ def interval(metric: str, outcomes: Outcomes) -> tuple[float, float]:
     if metric == "top1":
         return significance.accuracy_interval(outcomes.correct)
     ends = np.array([_bootstrap_interval(metric, outcomes, seed) for seed in range(len(outcomes.predicted))])
-    low, high = significance.widen_by_seeds(*ends.mean(0).tolist(), outcomes.values(metric))
+    low, high = ends.mean(0).tolist()
+    low, high = significance.widen_by_seeds(low, high, outcomes.values(metric))
     return max(0.0, low), high if metric == "loss" else min(1.0, high)
 
 

@@ -21,7 +21,7 @@ def metric_difference(metric: str, difference: float) -> str:
     return _minus(f"{difference:+.3f}") if metric == "loss" else points(difference)
 
 
-def seeds(row: dict[str, Any], metric: str = "top1") -> str:
+def seeds(metric: str, row: dict[str, Any]) -> str:
     """Number of seeds, and the standard deviation of a test metric between them, in points or nats."""
     seed_sd = row[f"test_{metric}_sd"]
     if seed_sd is None:

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ def render(data: ReportData) -> str:
         "duration": formatting.duration,
         "count": formatting.count,
         "size": formatting.size,
-        "seeds": lambda row: formatting.seeds(row, data.choose_by),
-        "metric": lambda value, digits=2: formatting.metric_value(data.choose_by, value, digits),
-        "difference": lambda value: formatting.metric_difference(data.choose_by, value),
+        "seeds": partial(formatting.seeds, data.choose_by),
+        "metric": partial(formatting.metric_value, data.choose_by),
+        "difference": partial(formatting.metric_difference, data.choose_by),
         "p": formatting.p_value,
         "png": lambda content: "data:image/png;base64," + base64.b64encode(content).decode(),
     }
@@ -76,7 +77,7 @@ def leaderboard_markdown(rows: Sequence[dict[str, Any]], choose_by: str = "top1"
         )
         cells = [
             name,
-            formatting.seeds(row, choose_by),
+            formatting.seeds(choose_by, row),
             formatting.metric_value(choose_by, row[f"val_{choose_by}"]),
             f"{formatting.metric_value(choose_by, row[f'test_{choose_by}'])} [{low}, {high}]",
             *(formatting.percent(row[f"test_{other}"]) for other in others),
