@@ -250,6 +250,9 @@ def load_yaml(file: Path = paths.PARAMS) -> dict[str, Any]:
         raise UserError(
             f"{file}: not found; run from the project's folder, or copy a file of recipes/ here"
         ) from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{file}: line {line} is not in UTF-8; save the file as UTF-8") from None
     except (OSError, UserError):
         raise
     except Exception as error:  # PyYAML raises a dozen types, as for a number of 5,000 digits or !!bool x
@@ -269,9 +272,6 @@ def validate(data: dict[str, Any], where: str) -> Params:
     Raises:
         UserError: keys are unknown or missing, or values have a wrong type or are out of range. The message
             has a line for each, with the key, the value and what is allowed.
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{file}: line {line} is not in UTF-8; save the file as UTF-8") from None
     """
     try:
         return Params.model_validate(data)
