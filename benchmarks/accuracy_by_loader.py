@@ -76,7 +76,7 @@ def prepare(config: params.Params, folder: Path) -> dict[str, tuple[Splits, bool
     with archive.ArchiveReader(folder) as reader:
         result = assignment.assign_splits(inspection.inspect_images(reader), config.split, config.seed)
         file_io.write_csv(table, manifest.COLUMNS, result.rows())
-        pack_writer.write_pack(reader, table, pack, config.pack.image_size)
+        pack_writer.write_pack(reader, table, pack, config.pack)
         rows = {row.path: row for row in result.rows()}
         for image, data in reader.read():
             row = rows[image.path]

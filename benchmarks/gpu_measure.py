@@ -17,6 +17,7 @@ import torchvision
 from throughput_task import Epoch, synchronize
 
 from finegrain.augmentation import transform
+from finegrain.config.params import PackParams
 from finegrain.core import file_io
 from finegrain.dataset import manifest, pack_writer
 from finegrain.runtime import provenance
@@ -34,7 +35,7 @@ def pack(photos: Path, folder: Path, side: int) -> None:
         file_io.write_csv(table, manifest.COLUMNS, rows)
         folder.mkdir()
         with archive.ArchiveReader(Path(temporary)) as reader:
-            pack_writer.write_pack(reader, table, folder, side)
+            pack_writer.write_pack(reader, table, folder, PackParams(image_size=side))
 
 
 def timed(epoch: Epoch, seconds: float) -> dict[str, Any]:

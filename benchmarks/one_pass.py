@@ -166,9 +166,10 @@ def run(row: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def prepare(data: dict[str, Any], args: argparse.Namespace) -> Path:
-    """Folder with the packed photos that rows of the same image size and split share; its file ``seconds``
-    has the time of the stages download, split and pack."""
-    folder = args.out / f"photos-{data['pack']['image_size']}-{data['split']['val_ratio']}"
+    """Folder with the packed photos that rows of the same pack and split share; its file ``seconds`` has the
+    time of the stages download, split and pack."""
+    pack = data["pack"]
+    folder = args.out / f"photos-{pack['image_size']}-{pack['fit']}-{data['split']['val_ratio']}"
     if not (folder / "seconds").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "params.yaml").write_text(yaml.safe_dump(data, sort_keys=False))

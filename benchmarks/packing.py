@@ -56,7 +56,7 @@ def measure(reader: archive.ArchiveReader, folder: Path, side: int, rounds: int,
     lanes: dict[str, Callable[[], None]] = {
         "decode, Pillow": each(decoding.decode),
         "decode and resize, Pillow": each(lambda data: decoding.decode_square(data, side)),
-        "pack": lambda: pack_writer.write_pack(reader, table, folder, side),
+        "pack": lambda: pack_writer.write_pack(reader, table, folder, params.PackParams(image_size=side)),
     }
     if torchvision:
         decode, square = torchvision_lanes(side)

@@ -155,8 +155,8 @@ def prepare(name: str, flip: bool) -> dict[str, Callable[[Piece], None]]:
     bf16, side = devices.use_bf16(config.precision, device), config.phases["all"].image_size_at(0)
     sidecar = {
         "model": name, "seed": 0, "classes": facts["classes"], "mean": mean, "std": std, "refit": False,
-        "image_size": side, "pack_image_size": facts["image_size"], "temperature": 1.0,
-        "unknown_below": 0.0,
+        "image_size": side, "pack_image_size": facts["image_size"], "pack_fit": facts["fit"],
+        "temperature": 1.0, "unknown_below": 0.0,
         "recipe": {"head": config.head.model_dump(mode="json")},
     }  # fmt: skip
     net = build.build_model(name, len(facts["classes"]), "none", config.head, seed=0).to(device)

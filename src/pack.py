@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         archive.ArchiveReader(data.archive, False, encoding) as reader,  # the manifest has the classes
         file_io.replace_folder(data.pack) as folder,
     ):
-        pack_writer.write_pack(reader, data.manifest, folder, config.pack.image_size)
+        pack_writer.write_pack(reader, data.manifest, folder, config.pack)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ def test_a_long_test_split_is_sampled_evenly(tiny_pack, monkeypatch):
 def test_the_test_split_is_used_only_for_a_model_trained_on_this_pack(tiny_pack):
     metadata = {"pack_image_size": 32, "data": f"{'0' * 64}-32"}
     assert check_images.find_check_images(metadata, tiny_pack, []).description == "all 18 test images"
-    for other, pack in (({"data": f"{'1' * 64}-32"}, tiny_pack), ({"data": None}, tiny_pack), ({}, None)):
+    others = (f"{'1' * 64}-32", f"{'0' * 64}-32-crop", None)
+    for other, pack in (*(({"data": each}, tiny_pack) for each in others), ({}, None)):
         found = check_images.find_check_images(metadata | other, pack, [])
         assert found.description.startswith("64 images of random pixels") and found.labels is None
         assert found.images.shape == (64, 32, 32, 3) and found.images.float().std() > 70

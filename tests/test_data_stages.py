@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import drawn
 import numpy as np
@@ -12,6 +13,7 @@ from params_file import write_params
 import download
 import pack
 import split
+from finegrain.config.params import PackParams
 from finegrain.core import file_io
 from finegrain.core.errors import UserError
 from finegrain.dataset import decoding, manifest, pack_writer
@@ -22,12 +24,12 @@ FILES = drawn.classes({"b": 6, "a": 5, "C": 7}) | {
 }
 
 
-def configure(**dataset):
+def configure(fit="squash", **dataset):
     write_params(
         Path(),
         dataset={"name": "toy", "source": "archive", "path": "photos.zip"} | dataset,
         split={"val_ratio": 0.2, "test_ratio": 0.2},
-        pack={"image_size": 32},
+        pack={"image_size": 32, "fit": fit},
     )
 
 
@@ -41,17 +43,21 @@ def packed(project):
     return project / "data" / "toy" / "pack"
 
 
-def test_arrays_equal_decoding_each_image_by_itself(packed):
+@pytest.mark.parametrize("fit", get_args(decoding.Fit))
+def test_arrays_equal_decoding_each_image_by_itself(packed, fit):
+    if fit != "squash":
+        configure(fit)
+        pack.main([])
     table = list(manifest.read_manifest(Path("data/toy/manifest.csv")))
     metadata = json.loads((packed / "pack.json").read_text())
-    assert metadata["classes"] == ["C", "a", "b"]
+    assert metadata["classes"] == ["C", "a", "b"] and metadata["fit"] == fit
     for name in manifest.SPLITS:
         rows = [row for row in table if row.split == name]
         images, labels = np.load(packed / f"{name}.npy"), np.load(packed / f"{name}_labels.npy")
         assert images.dtype == np.uint8 and images.shape == (len(rows), 32, 32, 3)
         assert labels.dtype == np.int64 and metadata["counts"][name] == len(rows)
         assert [metadata["classes"][label] for label in labels] == [row.class_name for row in rows]
-        expected = [np.asarray(decoding.decode_square(FILES[row.path], 32)) for row in rows]
+        expected = [np.asarray(decoding.decode_square(FILES[row.path], 32, fit)) for row in rows]
         assert np.array_equal(images, np.stack(expected))
 
 
@@ -135,4 +141,4 @@ def test_a_full_disk_is_reported_before_packing(packed, monkeypatch):
         archive.ArchiveReader(Path("data/toy/archive")) as reader,
         pytest.raises(UserError, match="GB are missing"),
     ):
-        pack_writer.write_pack(reader, Path("data/toy/manifest.csv"), packed, 512)
+        pack_writer.write_pack(reader, Path("data/toy/manifest.csv"), packed, PackParams(image_size=512))

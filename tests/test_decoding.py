@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from typing import get_args
 
 import drawn
 import numpy as np
@@ -141,3 +142,38 @@ def test_a_jpeg_decoded_at_reduced_size_is_almost_the_same():
     assert decoding.decode(data, 64).size == (300, 225)  # decoded at a quarter
     slow = np.asarray(full.resize((64, 64), Image.Resampling.BILINEAR)).astype(int)
     assert np.abs(np.asarray(decoding.decode_square(data, 64)) - slow).max() <= 3
+
+
+BANDS = Image.fromarray(
+    np.repeat(np.array([[0] * 100, [100] * 100, [200] * 100], np.uint8).reshape(1, -1), 100, 0)
+)
+"""300 x 100: three gray squares side by side."""
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_each_fit_takes_the_part_of_the_image_that_it_says(turned):
+    data = drawn.encode(BANDS.transpose(Image.Transpose.ROTATE_270) if turned else BANDS)
+    squash, crop, letterbox = (
+        np.asarray(decoding.decode_square(data, 36, fit)).astype(int) for fit in get_args(decoding.Fit)
+    )
+    if turned:
+        squash, crop, letterbox = (each.transpose(1, 0, 2) for each in (squash, crop, letterbox))
+    assert squash[::9, [5, 17, 30]].tolist() == [[[0] * 3, [100] * 3, [200] * 3]] * 4
+    assert (crop[:, 2:-2] == 100).all() and np.abs(crop - 100).max() < 100
+    padding = [list(decoding.PADDING)]
+    assert (
+        letterbox[:12].reshape(-1, 3).tolist() == padding * 12 * 36 == letterbox[24:].reshape(-1, 3).tolist()
+    )
+    assert letterbox[12:24:5, [5, 17, 30]].tolist() == [[[0] * 3, [100] * 3, [200] * 3]] * 3
+
+
+def test_a_square_image_is_the_same_in_every_fit():
+    data = drawn.encode(drawn.pattern(1, 900, 900), "JPEG")
+    squash, *others = (np.asarray(decoding.decode_square(data, 40, fit)) for fit in get_args(decoding.Fit))
+    assert all(np.array_equal(squash, other) for other in others)
+
+
+@pytest.mark.parametrize("fit", get_args(decoding.Fit))
+@pytest.mark.parametrize("size", [(1, 10_000), (10_000, 1), (1, 1), (3, 2), (64, 65)])
+def test_every_shape_fits(size, fit):
+    assert decoding.decode_square(drawn.png(1, *size), 64, fit).size == (64, 64)

@@ -6,11 +6,11 @@ import io
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import bare_python
 import drawn
 import numpy as np
 import onnx
@@ -38,8 +38,6 @@ FILES = {
     "model.onnx",
     "model.safetensors",
 }
-BARE = ["numpy", "PIL", "onnxruntime", "flatbuffers", "google", "packaging", "sympy", "mpmath", "coloredlogs"]
-"""What `pip install onnxruntime numpy pillow` installs."""
 PHOTO = drawn.encode(drawn.pattern(5, 640, 400), "JPEG", quality=95)
 
 
@@ -143,24 +141,12 @@ def test_the_card_agrees_with_the_project_s_files(project, run_files):
     assert "license was not stated" not in text
 
 
-def bare_python(folder: Path, code: str) -> str:
-    """Run code in a folder with the standard library and links to ``BARE`` alone; return what it prints."""
-    site, packages = Path(np.__file__).parents[1], folder.parent / "bare"
-    packages.mkdir(exist_ok=True)
-    for name in (*BARE, "numpy.libs", "pillow.libs", "onnxruntime.libs"):
-        if (site / name).exists() and not (packages / name).exists():
-            (packages / name).symlink_to(site / name)
-    path = f"import sys; sys.path = [p for p in sys.path if 'site-' not in p] + [{str(packages)!r}, '.']\n"
-    command = [sys.executable, "-I", "-c", path + code]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
-
-
 @pytest.mark.slow
 def test_the_card_s_code_sees_every_kind_of_photo_as_the_predictor_does(own):
     _, snippet = re.findall(r"```python\n(.*?)```", body("README.md"), re.S)
     drawn.tree(own, PHOTOS)
     each = f"for name in {list(PHOTOS)!r}:\n  print(name)\n  exec(code.replace('photo.jpg', name), {{}})\n"
-    printed = iter(bare_python(own, f"code = {snippet!r}\n{each}").splitlines())
+    printed = iter(bare_python.run(own, f"code = {snippet!r}\n{each}").splitlines())
     predictor = Predictor.from_pretrained(own, precision="fp32")
     for name in PHOTOS:
         assert next(printed) == name
@@ -176,7 +162,7 @@ def test_the_python_snippets_of_the_card_run_and_agree(own):
     printed = []
     with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(compile(first, "README.md", "exec"), {})
-    for text in (out.getvalue(), bare_python(own, second)):
+    for text in (out.getvalue(), bare_python.run(own, second)):
         printed.append([line.split("% ") for line in text.splitlines()])
     predictor = Predictor.from_pretrained(own)
     assert printed[0] == [[f"{p:.1%}"[:-1], name] for name, p in predictor("photo.jpg")]

@@ -151,7 +151,7 @@ def sidecar() -> dict[str, object]:
     return {
         "format": storage.FORMAT, "sha256": "0" * 64, "model": "resnet18", "classes": ["a", "b"],
         "image_size": 32,
-        "pack_image_size": 32,
+        "pack_image_size": 32, "pack_fit": "crop",
         "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "refit": False, "temperature": 1.0,
         "unknown_below": 0.4,
         "recipe": {"head": {}},

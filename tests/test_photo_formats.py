@@ -1,14 +1,12 @@
 """What cameras write is decoded to sRGB; the exported decoder gives the same pixels without finegrain."""
 
 import io
-import subprocess
-import sys
 from pathlib import Path
 
+import bare_python
 import drawn
 import heic
 import numpy as np
-import PIL
 import pytest
 from camera_photos import PATTERN, PHOTOS, wide_profile, with_orientation
 from PIL import Image, ImageCms
@@ -21,29 +19,14 @@ def pixels(data: bytes) -> np.ndarray:
 
 
 def test_the_exported_decoder_gives_training_s_pixels_with_numpy_and_pillow_alone(tmp_path):
-    """`python -I` sees nothing but the standard library, the folder and links to two packages."""
-    packages, folder = tmp_path / "packages", tmp_path / "model"
-    packages.mkdir()
-    folder.mkdir()
+    folder = drawn.tree(tmp_path / "model", PHOTOS)
     (folder / "decoding.py").write_bytes(Path(decoding.__file__).read_bytes())
-    for module in (np, PIL):
-        package = Path(module.__file__).parent
-        for place in (
-            package,
-            *package.parent.glob(f"{package.name.lower()}.libs"),
-            package.parent / "pillow.libs",
-        ):
-            if place.exists() and not (packages / place.name).exists():
-                (packages / place.name).symlink_to(place)
-    drawn.tree(folder, PHOTOS)
     code = (
-        f"import sys; sys.path = [p for p in sys.path if 'site-' not in p]\n"
-        f"sys.path += [{str(packages)!r}, '.']\n"
         "from pathlib import Path; import numpy as np; from decoding import decode_square\n"
-        "for n in sys.argv[1:]: np.save(n + '.npy', np.asarray(decode_square(Path(n).read_bytes(), 24)))\n"
+        f"for n in {list(PHOTOS)}: np.save(n + '.npy', np.asarray(decode_square(Path(n).read_bytes(), 24)))\n"
         "assert not {'torch', 'finegrain', 'pi_heif'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-I", "-c", code, *PHOTOS], cwd=folder, check=True)
+    bare_python.run(folder, code, bare_python.DECODING)
     for name, data in PHOTOS.items():
         assert np.array_equal(
             np.load(folder / f"{name}.npy"), np.asarray(decoding.decode_square(data, 24))

@@ -51,7 +51,7 @@ def test_recipes_have_the_same_keys_so_that_any_of_them_can_be_set(name):
     """`dvc exp run -S augment.zoom=1.1` changes what the file holds; DVC refuses a key that it does not."""
     sample = RECIPES["sample"]
     assert RECIPES[name].keys() == sample.keys()
-    for section in ("augment", "head", "lr_range_test", "evaluate", "split"):
+    for section in ("augment", "head", "lr_range_test", "evaluate", "split", "pack"):
         assert RECIPES[name][section].keys() == sample[section].keys()
 
 
@@ -63,6 +63,7 @@ def test_recipes_have_the_same_keys_so_that_any_of_them_can_be_set(name):
         ("weights=none", lambda c: c.weights == "none"),
         ("models=[resnet34]", lambda c: c.models == ["resnet34"]),
         ("refit=true", lambda c: c.refit),
+        ("pack.fit=crop", lambda c: c.pack.fit == "crop"),
         ("lr=auto", lambda c: (c.phases["all"].lr or c.lr) == "auto"),
     ],
 )

@@ -42,6 +42,12 @@ def test_a_loaded_model_gives_the_same_logits(saved):
     assert metadata.items() >= METADATA.items()
 
 
+def test_a_model_from_before_there_were_fits_is_squashed(saved):
+    _, weights, sidecar = saved
+    assert "pack_fit" not in json.loads(sidecar.read_text())
+    assert storage.load_model(weights, sidecar)[1]["pack_fit"] == "squash"
+
+
 def test_a_flipped_byte_is_detected(saved):
     _, weights, sidecar = saved
     content = bytearray(weights.read_bytes())
@@ -76,6 +82,7 @@ def test_another_format_is_rejected(saved, content):
         ({"std": [0.0, 0.2, 0.2]}, "std.0: Input should be greater than"),
         ({"mean": [float("nan")] * 3}, "mean.0: Input should be a finite number"),
         ({"recipe": {"head": {"widths": [9]}}}, r"m\.safetensors: .* m\.json"),
+        ({"pack_fit": "stretch"}, "pack_fit: Input should be 'squash'"),
         ({"sha256": "0"}, "sha256: String should match"),
     ],
 )

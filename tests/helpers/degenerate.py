@@ -75,6 +75,7 @@ EXTREMES: dict[str, list[Any]] = {
     "split.max_bad_ratio": [0.0, 0.999, 1.0, *HUGE],
     "split.near_duplicate_bits": [0, 16, 64, *HUGE],
     "pack.image_size": [33, 31, *HUGE],
+    "pack.fit": ["crop", "letterbox", "stretch", None],
     "evaluate": [
         {"flip": True, "image_size": 33}, {"flip": False, "image_size": 32}, {"flip": True, "image_size": 1},
         {"flip": True, "image_size": 10**20},

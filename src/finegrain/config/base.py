@@ -1,7 +1,7 @@
 """The type of each mapping in params.yaml (closed, frozen, no type conversions), and types of numbers."""
 
 import difflib
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -19,6 +19,8 @@ BatchSize = Annotated[int, Field(ge=2, le=65_536)]
 """At least 2, because batch norm needs the variance over several images."""
 ImageSize = Annotated[int, Field(ge=32, le=1024)]
 """Height and width in pixels."""
+ImageFit = Literal["squash", "crop", "letterbox"]
+"""How photos that are not square become so; as ``decoding.Fit``, whose module is copied without this one."""
 
 REPORT_FILES = ("index.html", "leaderboard.md", "leaderboard.json", "curves.png", "accuracy_vs_time.png")
 

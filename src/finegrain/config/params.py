@@ -8,7 +8,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from finegrain.config.base import BatchSize, ImageSize, NonNegativeFloat, Ratio, Section
+from finegrain.config.base import BatchSize, ImageFit, ImageSize, NonNegativeFloat, Ratio, Section
 from finegrain.config.dataset import (
     ArchiveDataset,
     Cifar100Dataset,
@@ -50,6 +50,12 @@ class PackParams(Section):
 
     image_size: ImageSize
     """Every image is stored as a square of this size; larger training images gain nothing."""
+    fit: ImageFit = "squash"
+    """What becomes of photos that are not square, in training and in every prediction.
+
+    squash resizes any aspect ratio to a square; crop takes the center square of the shorter side; letterbox
+    takes the whole photo, on a background of ImageNet's mean color.
+    """
 
 
 class Params(Section):

@@ -8,9 +8,10 @@ import functools
 import io
 import struct
 import zlib
+from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 try:
     import pi_heif
@@ -21,6 +22,10 @@ else:
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit: an image whose header has more is rejected as a decompression bomb."""
+
+Fit = Literal["squash", "crop", "letterbox"]
+PADDING = (124, 116, 104)
+"""Color around a letterboxed image, sRGB: ImageNet's mean, which the usual normalization turns into 0."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", *(("HEIF",) if pi_heif else ()))
 """Accepted formats; JPEG includes MPO. Without the list Pillow would also open EPS, with Ghostscript."""
@@ -64,12 +69,25 @@ class BadImage(ValueError):
     """The bytes are not an image that can be used; the message is the reason, in one line."""
 
 
-def decode_square(data: bytes, size: int) -> Image.Image:
-    """Decode and resize to ``size`` x ``size``, whatever the aspect ratio, for training and prediction.
+def decode_square(data: bytes, size: int, fit: Fit = "squash") -> Image.Image:
+    """Decode and resize to ``size`` x ``size``, for training and prediction.
 
     Pillow's bilinear filter is antialiased; torchvision's ``resize(antialias=True)`` reproduces it.
+
+    Args:
+        fit: ``squash`` resizes any aspect ratio to a square, ``crop`` takes the center square of the shorter
+            side, ``letterbox`` takes the whole image and puts it in the center of a square of ``PADDING``.
     """
-    return decode(data, size).resize((size, size), Image.Resampling.BILINEAR)
+    image, filter_ = decode(data, size), Image.Resampling.BILINEAR
+    if fit == "crop":
+        return ImageOps.fit(image, (size, size), filter_)
+    if fit == "squash":
+        return image.resize((size, size), filter_)
+    # ImageOps.pad would round one side of a very long image to 0 pixels
+    width, height = (max(1, round(size * side / max(image.size))) for side in image.size)
+    square = Image.new("RGB", (size, size), PADDING)
+    square.paste(image.resize((width, height), filter_), ((size - width) // 2, (size - height) // 2))
+    return square
 
 
 def decode(data: bytes, target_size: int | None = None) -> Image.Image:

@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from finegrain.config.params import PackParams
 from finegrain.core import disk, file_io, log, parallel
 from finegrain.core.errors import UserError
 from finegrain.dataset import decoding
@@ -18,7 +19,7 @@ from finegrain.sources import archive
 from finegrain.sources.layout import ArchiveImage
 
 
-def write_pack(reader: archive.ArchiveReader, manifest_file: Path, folder: Path, image_size: int) -> None:
+def write_pack(reader: archive.ArchiveReader, manifest_file: Path, folder: Path, config: PackParams) -> None:
     """Write ``<split>.npy`` ([N, size, size, 3] uint8), ``<split>_labels.npy`` ([N] int64) and pack.json.
 
     Rows have the order of the manifest; a label is the index of the class among the sorted class names.
@@ -27,13 +28,14 @@ def write_pack(reader: archive.ArchiveReader, manifest_file: Path, folder: Path,
         UserError: too little space on the disk, or an archive that does not match the manifest.
     """
     plan = _PackPlan(reader, manifest_file)
-    disk.require_free_space(folder, sum(plan.counts.values()) * (3 * image_size**2 + 8), "the pack")
-    histogram = _write_images(reader, plan, folder, image_size)
+    disk.require_free_space(folder, sum(plan.counts.values()) * (3 * config.image_size**2 + 8), "the pack")
+    histogram = _write_images(reader, plan, folder, config)
     for split, labels in plan.labels.items():
         np.save(folder / f"{split}_labels.npy", labels)
     mean, std = mean_std(histogram)
     metadata = {
-        "image_size": image_size,
+        "image_size": config.image_size,
+        "fit": config.fit,
         "classes": plan.classes,
         "counts": plan.counts,
         "mean": mean,
@@ -77,7 +79,7 @@ class _PackPlan:
 
 
 def _write_images(
-    reader: archive.ArchiveReader, plan: _PackPlan, folder: Path, image_size: int
+    reader: archive.ArchiveReader, plan: _PackPlan, folder: Path, config: PackParams
 ) -> NDArray[np.int64]:
     """Write ``<split>.npy`` for each split.
 
@@ -90,10 +92,10 @@ def _write_images(
     with ExitStack() as stack:
         files = [stack.enter_context((folder / f"{split}.npy").open("wb")) for split in SPLITS]
         starts = [
-            _write_header(file, plan.counts[split], image_size)
+            _write_header(file, plan.counts[split], config.image_size)
             for file, split in zip(files, SPLITS, strict=True)
         ]
-        for index, pixels, train_histogram in _decoded_images(reader, plan, image_size):
+        for index, pixels, train_histogram in _decoded_images(reader, plan, config):
             split, row = plan.split[index], int(plan.row[index])
             files[split].seek(starts[split] + row * len(pixels))
             files[split].write(pixels)
@@ -110,14 +112,14 @@ def _write_header(file: BinaryIO, rows: int, image_size: int) -> int:
 
 
 def _decoded_images(
-    reader: archive.ArchiveReader, plan: _PackPlan, image_size: int
+    reader: archive.ArchiveReader, plan: _PackPlan, config: PackParams
 ) -> Iterator[tuple[int, bytes, list[int] | None]]:
     """Yield index and pixels of each image in reading order, and the histogram of train images."""
 
     def decode(item: tuple[ArchiveImage, bytes]) -> tuple[int, bytes, list[int] | None]:
         image, data = item
         try:
-            decoded = decoding.decode_square(data, image_size)
+            decoded = decoding.decode_square(data, config.image_size, config.fit)
         except decoding.BadImage as error:
             raise UserError(f"{image.path}: {error}; the archive has changed, run `dvc repro`") from None
         is_train = SPLITS[plan.split[image.index]] == "train"

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from finegrain.augmentation import crop
+from finegrain.config.base import ImageFit
 from finegrain.core import file_io, log
 from finegrain.core.errors import UserError
 from finegrain.dataset import decoding
+from finegrain.loading.batches import pack_fingerprint
 from finegrain.loading.pack_reader import PackReader
 from finegrain.serving import inputs
 
@@ -44,7 +46,7 @@ def find_check_images(metadata: dict[str, Any], pack: Path | None, photos: Seque
         UserError: none of the photos can be used.
     """
     if photos:
-        return from_photos(photos, metadata["pack_image_size"])
+        return from_photos(photos, metadata["pack_image_size"], metadata["pack_fit"])
     if pack and _is_training_pack(metadata, pack):
         return from_test_split(pack)
     return from_noise(metadata["pack_image_size"])
@@ -56,7 +58,7 @@ def _is_training_pack(metadata: dict[str, Any], pack: Path) -> bool:
         packed = file_io.read_json(pack / "pack.json")
     except UserError:
         return False
-    return bool(metadata.get("data") == f"{packed['manifest_sha256']}-{packed['image_size']}")
+    return bool(metadata.get("data") == pack_fingerprint(packed))
 
 
 def from_test_split(pack: Path) -> CheckImages:
@@ -72,14 +74,14 @@ def from_test_split(pack: Path) -> CheckImages:
     return CheckImages(description, torch.from_numpy(images), torch.from_numpy(labels)[chosen])
 
 
-def from_photos(photos: Sequence[str], size: int) -> CheckImages:
+def from_photos(photos: Sequence[str], size: int, fit: ImageFit) -> CheckImages:
     """Decode the first ``MAX_IMAGES`` usable photos; the others before them are reported as skipped."""
     images: list[Any] = []
     for photo, data in (item for source in inputs.find_photos(photos) for item in source.read()):
         try:
             if isinstance(data, str):
                 raise decoding.BadImage(data)
-            images.append(np.asarray(decoding.decode_square(data, size)))
+            images.append(np.asarray(decoding.decode_square(data, size, fit)))
         except decoding.BadImage as error:
             log.info(f"skipped: {photo.name}: {error}")
         if len(images) == MAX_IMAGES:

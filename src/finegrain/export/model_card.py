@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from finegrain.comparison import formatting
+from finegrain.config.base import ImageFit
 from finegrain.config.training import HeadParams
 from finegrain.export.onnx_graph import LOGIT_TOLERANCE, Agreement
 from finegrain.export.test_results import TestResults
@@ -19,6 +20,12 @@ from finegrain.serving import hub
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 NAMED_CLASSES = 8
 """How many classes the first sentence lists; labels.txt lists all."""
+FITS: dict[ImageFit, str] = {
+    "squash": "Each photo is resized, whatever its aspect ratio, to",
+    "crop": "Only the center square of each photo is seen, resized to",
+    "letterbox": "Each photo is resized, with a border on two sides unless it is square, to",
+}
+"""How a photo becomes a square, to precede its size."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ def render_card(card: ModelCard) -> str:
         choice=_choice(card),
         test_settings=_test_settings(card),
         epoch_choice=_epoch_choice(metadata),
+        fit=FITS[metadata["pack_fit"]],
         recipe=yaml.safe_dump(
             metadata["recipe"], sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
         ),

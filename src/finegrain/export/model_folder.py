@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from finegrain import optional_deps
+from finegrain.config.base import ImageFit
 from finegrain.core import file_io, log, paths
 from finegrain.core.errors import UserError
 from finegrain.dataset import decoding
@@ -22,6 +23,8 @@ from finegrain.serving import find_model, hub
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
 """The model card lists the versions of these."""
+TIMM_CROP_MODES: dict[ImageFit, str] = {"squash": "squash", "crop": "center", "letterbox": "border"}
+"""timm's names of the fits."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def config_json(metadata: dict[str, Any], sums: dict[str, str]) -> dict[str, Any
             "input_size": [3, size, size],
             "interpolation": "bilinear",
             "crop_pct": 1.0,
-            "crop_mode": "squash",
+            "crop_mode": TIMM_CROP_MODES[metadata["pack_fit"]],
             "mean": metadata["mean"],
             "std": metadata["std"],
         },

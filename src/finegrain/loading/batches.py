@@ -1,8 +1,9 @@
 """Batches of the splits that stage pack wrote, on a device."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finegrain.augmentation import crop, sampling, transform
+from finegrain.config.base import ImageFit
 from finegrain.config.training import AugmentParams, ChannelStatistics, Normalization
 from finegrain.core import file_io
 from finegrain.loading import prefetch
@@ -40,6 +42,18 @@ def normalization_mean_std(
     return metadata["mean"], metadata["std"]
 
 
+def pack_fingerprint(metadata: Mapping[str, Any]) -> str:
+    """Text that differs between packs with other images, another image size or another fit.
+
+    It begins with the sha256 of the manifest. A pack without a fit, from before there was one, is squashed.
+
+    Args:
+        metadata: content of pack.json.
+    """
+    fit = metadata.get("fit", "squash")
+    return f"{metadata['manifest_sha256']}-{metadata['image_size']}" + ("" if fit == "squash" else f"-{fit}")
+
+
 class PackedSplit:
     """Images and labels of one or more splits; on a GPU, the images stay in its memory if they fit."""
 
@@ -65,7 +79,8 @@ class PackedSplit:
         self.device = device
         self.class_names: list[str] = metadata["classes"]
         self.image_size: int = metadata["image_size"]
-        self.fingerprint = f"{metadata['manifest_sha256']}-{self.image_size}"
+        self.fit: ImageFit = metadata.get("fit", "squash")
+        self.fingerprint = pack_fingerprint(metadata)
         self.normalization = transform.normalization_factors(mean, std, device)
         splits = names.split("+")
         self.labels = torch.cat([torch.from_numpy(np.load(pack / f"{name}_labels.npy")) for name in splits])

@@ -8,7 +8,7 @@ import safetensors.torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor, nn
 
-from finegrain.config.base import ImageSize, PositiveFloat
+from finegrain.config.base import ImageFit, ImageSize, PositiveFloat
 from finegrain.config.dataset import Sha256
 from finegrain.config.params import ModelName
 from finegrain.config.training import HeadParams
@@ -41,6 +41,8 @@ class _Sidecar(BaseModel):
     classes: Annotated[list[str], Field(min_length=2)]
     image_size: ImageSize
     pack_image_size: ImageSize
+    pack_fit: ImageFit = "squash"
+    """Files from before there was a choice lack it."""
     mean: Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
     std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)]
     refit: bool
@@ -71,7 +73,7 @@ def load_model(weights: Path, sidecar: Path) -> tuple[nn.Module, dict[str, Any]]
     except (RuntimeError, safetensors.SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{weights}: does not fit {sidecar.name} ({reason}); train the model again") from None
-    return net, metadata
+    return net, {**metadata, "pack_fit": spec.pack_fit}
 
 
 def _validate_metadata(metadata: Any, sidecar: Path) -> _Sidecar:

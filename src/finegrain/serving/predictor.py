@@ -1,6 +1,6 @@
 """Load a trained model and classify photos with it.
 
-A photo is decoded, resized to the pack's square image size and preprocessed exactly as in the stages pack and
+A photo is decoded, fitted to the pack's square image size and preprocessed exactly as in the stages pack and
 evaluate, in batches of the same size: the logits of a test image equal evaluate's bit for bit.
 """
 
@@ -12,7 +12,9 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 
+from finegrain.config.base import ImageFit
 from finegrain.core import parallel, paths
 from finegrain.dataset import decoding
 from finegrain.evaluation import gradcam
@@ -53,6 +55,7 @@ class Predictor:
         self.unknown_below: float = metadata["unknown_below"]
         """A photo predicted with less confidence than this is probably of none of the classes."""
         self._pack_size: int = metadata["pack_image_size"]
+        self._pack_fit: ImageFit = metadata["pack_fit"]
         self._preprocess = inference.Preprocessor(
             image_size or metadata["image_size"], device, metadata["mean"], metadata["std"]
         )
@@ -108,7 +111,7 @@ class Predictor:
         Raises:
             decoding.BadImage: it is not a usable image.
         """
-        image = np.array(decoding.decode_square(photo, self._pack_size))  # a copy: torch wants it writable
+        image = np.array(self._decode_square(photo))  # a copy: torch wants it writable
         inputs, class_id = self._preprocess(torch.from_numpy(image[None])), self.classes.index(class_name)
         (heatmap,) = gradcam.heatmaps(self._net, inputs, torch.tensor([class_id]))
         return image, gradcam.overlay(image, heatmap)
@@ -160,6 +163,10 @@ class Predictor:
         if isinstance(data, str):
             return photo, data
         try:
-            return photo, np.asarray(decoding.decode_square(data, self._pack_size))
+            return photo, np.asarray(self._decode_square(data))
         except decoding.BadImage as error:
             return photo, str(error)
+
+    def _decode_square(self, data: bytes) -> Image.Image:
+        """Decode a photo as the training's stage pack did."""
+        return decoding.decode_square(data, self._pack_size, self._pack_fit)

@@ -164,6 +164,7 @@ class TrainingRun:
             "classes": self.train_split.class_names,
             "image_size": final.best["image_size"],
             "pack_image_size": self.train_split.image_size,
+            "pack_fit": self.train_split.fit,
             "mean": mean,
             "std": std,
             "lr": chosen.lrs,
