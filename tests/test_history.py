@@ -4,8 +4,12 @@ import copy
 
 import pytest
 import torch
+import yaml
+from pipeline import ROOT
 from torch import nn
 
+from finegrain.core import paths
+from finegrain.training import run
 from finegrain.training.history import EpochTotals, TrainingHistory
 from finegrain.training.lr_finder import LRPoint
 
@@ -51,3 +55,17 @@ def test_everything_comes_back_from_a_checkpoint():
     history.partial_epoch = EpochTotals(torch.tensor(1.5), torch.tensor(3), steps=2, images=8, seconds=4.0)
     resumed.restore(history.state())
     assert vars(resumed) == vars(history)
+
+
+@pytest.mark.parametrize("choose_by", ["top1", "mean_class_accuracy", "macro_f1", "loss"])
+def test_the_history_s_file_has_the_columns_that_dvc_plots(project, choose_by):
+    metrics = ("train_loss", "train_top1", "val_loss", "val_top1", "val_macro_f1", "val_mean_class_accuracy")
+    row = {"epoch": 1, "phase": "all", "image_size": 32, "lr": 0.1, **dict.fromkeys(metrics, 0.5)}
+    files = paths.Run("d", "net", 0)
+    run.write_history(files, TrainingHistory(choose_by, [row]))
+    columns = files.history.read_text().splitlines()[0].split(",")
+    assert len(columns) == 8 + (choose_by in ("macro_f1", "mean_class_accuracy"))
+    plots = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    (plotted,) = (plot for each in plots for name, plot in each.items() if name.endswith("/history"))
+    shown = [name.replace("${choose_by}", choose_by) for name in plotted["y"]]
+    assert shown == ["train_top1", f"val_{choose_by}"] and set(shown) <= set(columns)
