@@ -29,6 +29,7 @@ LEFT_OUT = {
     "make test": "runs the tests, as every push does",
     "make test-all": "runs the tests, as the weekly job does",
     "make check": "every push runs it",
+    "make docs": "changes pages; tests/test_parameters_page.py and tests/test_readme.py compare what it writes",
     "make docs-check": "is this",
     "make demo": "serves until it is stopped; tests/test_demo.py opens its page in a browser",
     "hf upload OWNER/NAME exported/resnet18 .": "needs the Hub; tests/test_hub.py has a stub",
@@ -55,7 +56,7 @@ STARTED = (
     "; dvc queue status | grep Success && ! dvc queue status | grep Failed"
 )
 STAND_INS = {
-    "make repro": "make repro && git add -A && git commit -q -m baseline",
+    "make repro": "make repro && git add -A && git commit -q -m run",
     "dvc exp run -S 'seeds=[0,1,2]'": "dvc exp run -S 'seeds=[0,1,2]' && git checkout -q params.yaml",
     "dvc exp run -S lr=0.003": "git checkout -q params.yaml && dvc exp run -S lr=0.003",  # a recipe was there
     "dvc queue start": f"dvc queue start && {STARTED}",
@@ -104,10 +105,17 @@ def fresh(folder: Path) -> Clone:
     return clone
 
 
+def trained(folder: Path) -> Clone:
+    """All stages have run."""
+    clone = fresh(folder)
+    clone("dvc repro")
+    return clone
+
+
 def shared(folder: Path) -> Clone:
     """A trained project with a remote and an experiment, faster."""
-    clone = fresh(folder)
-    clone("dvc repro && dvc remote add -d team $PWD/../remote")
+    clone = trained(folder)
+    clone("dvc remote add -d team $PWD/../remote")
     clone.commit("run")
     clone("dvc push && git push -q origin main && dvc exp run --temp -n faster -S lr=0.003")
     return clone
@@ -135,9 +143,12 @@ PROJECTS: dict[str, Callable[[Path], Clone]] = {
     "CONTRIBUTING.md": fresh,
     "INSTALL.md": fresh,
     "ONE_PASS.md": fresh,
+    "PREDICT.md": trained,
+    "REFERENCE_PROJECTS.md": fresh,
     "SCALING.md": two_models,
     "SHARING.md": shared,
     "SWEEPS.md": stubbed,
+    "TRAIN.md": fresh,
 }
 """What each page begins with."""
 
