@@ -88,8 +88,9 @@ test-all: $(VENV)/.installed-dev ## Run every test, with random kills, toy bench
 	python -m pytest $(IN_PARALLEL) -m ""
 test-fast: $(VENV)/.installed-dev ## Run the tests that start no DVC pipeline
 	python -m pytest $(IN_PARALLEL) -m "not slow"
-docs: $(VENV)/.installed ## Write docs/PARAMETERS.md and its schema
+docs: $(VENV)/.installed ## Write the generated parts of the docs: parameters, and results of the sample
 	python scripts/parameters.py
+	python scripts/sample_blocks.py
 docs-check: $(VENV)/.installed-dev ## Run every command of the README and docs on a small sample
 	python -m pytest -q -s tests/docs_check.py
 check: $(VENV)/.installed-dev ## Lint, format check, types

@@ -3,11 +3,11 @@
 import csv
 import io
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import sample_blocks
 import yaml
 from clone import TINY, Clone
 from params_file import write_params
@@ -78,12 +78,10 @@ def test_the_sample_s_metrics_fit_into_140_characters(fresh):
     assert sorted(line.split()[0] for line in lines[1:]) == sorted(files_of(MODELS))
 
 
-def test_readme_shows_the_table_of_the_committed_run(fresh, tmp_path):
+def test_the_page_shows_the_table_of_the_committed_run(fresh, tmp_path):
     # the commit's, not the workspace's: another kind of machine may have made other results there
     printed = fresh.colleague(ROOT, tmp_path / "head")("dvc metrics show")
-    readme = (ROOT / "README.md").read_text()
-    shown = re.search(r"<!-- metrics:.*?-->\n```text\n(.*?)```\n<!-- end -->", readme, re.S)
-    assert shown and shown[1].strip() == printed.strip()
+    assert sample_blocks.shown("metrics") == f"```text\n{printed.strip()}\n```"
 
 
 def test_the_sample_s_experiments_have_at_most_40_metric_columns(fresh):
