@@ -148,9 +148,7 @@ def prepare(name: str, flip: bool) -> dict[str, Callable[[Piece], None]]:
     """The ways to run a model with random weights: its predictions do not affect the speed."""
     config, pack = params.load_params(), paths.Dataset(shared.DATASET).pack
     facts = file_io.read_json(pack / "pack.json")
-    mean, std = batches.normalization_mean_std(
-        pack, config.normalization, build.is_pretrained(config.weights)
-    )
+    mean, std = batches.normalization_mean_std(pack, config.normalization, None)
     run, device = paths.Run(shared.DATASET, name, 0), devices.select_device(config.device)
     bf16, side = devices.use_bf16(config.precision, device), config.phases["all"].image_size_at(0)
     sidecar = {

@@ -23,7 +23,7 @@ from torch.nn.functional import normalize  # noqa: E402
 
 from finegrain.config.training import HeadParams  # noqa: E402
 from finegrain.loading.batches import IMAGENET_MEAN_STD, PackedSplit  # noqa: E402
-from finegrain.models import build, inference, pooling  # noqa: E402
+from finegrain.models import build, inference, pooling, pretrained  # noqa: E402
 from finegrain.ridge.regression import regression  # noqa: E402
 from finegrain.ridge.strength import choose_strength  # noqa: E402
 
@@ -56,7 +56,8 @@ def main() -> None:
         for names in ("train+val", "test")
     )
     head = HeadParams(pool="covariance", stage=args.stage)
-    net = build.build_model(args.model, len(train.class_names), args.weights, head, 0).eval()
+    weights = pretrained.read_weights(args.model, args.weights)
+    net = build.build_model(args.model, len(train.class_names), weights, head, 0).eval()
     (maps, labels), (test_maps, test_labels) = (
         stage_maps(net, each, args.image_size) for each in (train, test)
     )

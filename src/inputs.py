@@ -5,7 +5,7 @@ recorded of it stays, and no later stage runs.
 
 Reads   params.yaml; the files that it names
 Writes  data/<name>/inputs/images, labels (corrections too) and weights, which are links;
-        reports/<name>/inputs/download.json, corrections.json and weights.json
+        reports/<name>/inputs/download.json and weights/<model>.json
 """
 
 from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from finegrain.config import params
+from finegrain.config import weights as weights_names
 from finegrain.core import file_io, local_files, log, paths
 from finegrain.core.errors import UserError, some
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = paths.Dataset(config.dataset.name)
     images, tables = local_images(config.dataset), local_tables(config.dataset)
     corrections = [config.dataset.corrections] if config.dataset.corrections else []
-    weights = [config.weights] if config.weights.endswith(WEIGHTS_SUFFIXES) else []
+    weights = {model: weights_files(config.weights_of(model)) for model in config.models}
     for name in images:
         local_files.photos_path(name)  # rejects one that DVC must not follow
     origin = config.dataset.model_dump(mode="json", exclude={"name", "path", "labels", "corrections"})
@@ -38,8 +39,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     with local_files.ContentHashes() as hashes:
         record(data.download_inputs, origin | {"images": images, "labels": tables}, "dataset.path", hashes)
         record(data.corrections_inputs, {"corrections": corrections}, "dataset.corrections", hashes)
-        record(data.weights_inputs, {"weights": weights}, "weights", hashes)
-    linked = {"images": images, "labels": [*tables, *corrections], "weights": weights}
+        for model, files in weights.items():
+            facts: dict[str, Any] = files or {"name": config.weights_of(model)}
+            record(data.weights_inputs / f"{model}.json", facts, "weights", hashes)
+    for file in data.weights_inputs.iterdir():
+        if file.stem not in weights:
+            file.unlink()
+    weights_paths = sorted({name for files in weights.values() for names in files.values() for name in names})
+    linked = {"images": images, "labels": tables, "weights": weights_paths}
     for kind, names in linked.items():
         local_files.link(
             [file for name in names if (file := paths.user_path(name)).exists()], data.inputs / kind
@@ -60,6 +67,25 @@ def local_tables(dataset: Any) -> list[str]:
     return [
         found[0] for each in beside if (found := [path for path in each if paths.user_path(path).is_file()])
     ]
+
+
+def weights_files(weights: str) -> dict[str, list[str]]:
+    """A file with weights, and the one beside it that says what they are; empty for weights by name.
+
+    Raises:
+        UserError: the file is one that the pipeline writes.
+    """
+    file = weights_names.local_file(weights)
+    if file is None:
+        return {}
+    for folder in (base / name for base in (Path(), paths.workspace()) for name in WRITTEN_FOLDERS):
+        if file.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"params.yaml: weights: {weights}: DVC removes and replaces what is in {folder.name}; name a "
+                "copy: `cp -r winner/NAME ../NAME-1` and weights: ../NAME-1; or export it: `finegrain export`"
+            )
+    metadata = weights_names.metadata_file(file)
+    return {"weights": [str(file)], "metadata": [str(metadata)] if metadata else []}
 
 
 def record(file: Path, facts: dict[str, Any], key: str, hashes: local_files.ContentHashes) -> None:

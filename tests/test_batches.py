@@ -19,7 +19,7 @@ def train(tiny_pack) -> batches.PackedSplit:
 
 def split(folder, names: str) -> batches.PackedSplit:
     return batches.PackedSplit(
-        folder, names, CPU, *batches.normalization_mean_std(folder, "train", pretrained=False)
+        folder, names, CPU, *batches.normalization_mean_std(folder, "train", None)
     )
 
 
@@ -66,17 +66,18 @@ def test_a_last_batch_of_one_image_is_left_out(train):
 
 
 @pytest.mark.parametrize(
-    ("normalization", "pretrained", "mean"),
+    ("normalization", "expected", "mean"),
     [
-        ("auto", True, batches.IMAGENET_MEAN_STD[0]),
-        ("auto", False, [0.2, 0.2, 0.2]),
-        ("imagenet", False, batches.IMAGENET_MEAN_STD[0]),
-        ("train", True, [0.2, 0.2, 0.2]),
-        (ChannelStatistics(mean=(0.4, 0.5, 0.6), std=(0.1, 0.1, 0.1)), True, [0.4, 0.5, 0.6]),
+        ("auto", [0.7, 0.8, 0.9], [0.7, 0.8, 0.9]),
+        ("auto", None, [0.2, 0.2, 0.2]),
+        ("imagenet", None, batches.IMAGENET_MEAN_STD[0]),
+        ("train", [0.7, 0.8, 0.9], [0.2, 0.2, 0.2]),
+        (ChannelStatistics(mean=(0.4, 0.5, 0.6), std=(0.1, 0.1, 0.1)), [0.7, 0.8, 0.9], [0.4, 0.5, 0.6]),
     ],
 )
-def test_the_mean_is_the_one_of_the_parameter(tiny_pack, normalization, pretrained, mean):
-    assert batches.normalization_mean_std(tiny_pack, normalization, pretrained)[0] == mean
+def test_the_mean_is_the_one_of_the_parameter(tiny_pack, normalization, expected, mean):
+    mean_std = (expected, [0.1, 0.1, 0.1]) if expected else None
+    assert batches.normalization_mean_std(tiny_pack, normalization, mean_std)[0] == mean
 
 
 def test_two_splits_are_read_as_one(tiny_pack, train):

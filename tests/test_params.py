@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import pytest
 import torchvision
+from dvc.utils.hydra import apply_overrides
 from params_file import write_params
 from pipeline import ROOT
 
@@ -320,3 +321,36 @@ def test_a_recipe_that_only_solves_needs_no_batches_to_divide_and_no_padding_to_
 def test_stages_are_pooled_in_the_network_s_order(tmp_path):
     head = {"pool": "covariance", "stage": ["layer3", "layer1"], "channels": None}
     assert params.load_params(write_params(tmp_path, head=head)).head.stages == ["layer1", "layer3"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "parts"),
+    [
+        ("timm/resnet18.a1_in1k", ["'timm/resnet18.a1_in1k': the revision is required", "commits/main"]),
+        ("timm/resnet18.a1_in1k@main", ["as timm/resnet18.a1_in1k@ and the 40 digits", "reproducible"]),
+        ({"resnet50": "a/b@v1"}, ["weights.resnet50: 'a/b@v1': the revision is required"]),
+        ({"resnet50": "DEFAULT"}, ["weights.resnet18: is missing"]),
+        ({"resnet18": "none", "resnet81": "none"}, ["weights.resnet81: 'resnet81'", "mean 'resnet18'"]),
+        ({}, ["weights.resnet18: is missing"]),
+        ("", ["weights: ''", "at least 1"]),
+        (["none"], ["weights: ['none']", "string"]),
+    ],
+)  # fmt: skip
+def test_wrong_weights_are_named(tmp_path, weights, parts):
+    message = error_message(write_params(tmp_path, models=["resnet18"], weights=weights))
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    ("before", "override", "of_resnet18"),
+    [
+        ({"resnet18": "../v1", "resnet50": "none"}, "weights=DEFAULT", "DEFAULT"),
+        ({"resnet18": "../v1", "resnet50": "none"}, "weights.resnet18=../v2", "../v2"),
+        ("none", "weights={resnet18: ../v1, resnet50: none}", "../v1"),
+        ("none", f"weights=timm/resnet18.a1_in1k@{'c' * 40}", f"timm/resnet18.a1_in1k@{'c' * 40}"),
+    ],
+)
+def test_dvc_s_overrides_reach_the_weights(tmp_path, before, override, of_resnet18):
+    file = write_params(tmp_path, models=["resnet18", "resnet50"], weights=before)
+    apply_overrides(str(file), [override])  # what `dvc exp run -S` does
+    assert params.load_params(file).weights_of("resnet18") == of_resnet18

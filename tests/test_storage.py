@@ -7,7 +7,6 @@ import pytest
 import torch
 from architectures import LINEAR
 
-from finegrain.config.training import HeadParams
 from finegrain.core.errors import UserError
 from finegrain.models import build, storage
 
@@ -101,10 +100,3 @@ def test_weights_that_are_not_safetensors_are_rejected(saved, content):
     sidecar.write_text(json.dumps(metadata))
     with pytest.raises(UserError, match=r"m\.safetensors: does not fit"):
         storage.load_model(weights, sidecar)
-
-
-def test_weights_of_a_model_with_other_classes_and_another_head_give_the_backbone(saved):
-    trained, weights, _ = saved
-    net = build.build_model("resnet18", 7, str(weights), HeadParams(widths=[16], batch_norm=True), seed=1)
-    assert torch.equal(net.layer4[1].conv2.weight, trained.layer4[1].conv2.weight)
-    assert build.get_head(net)[-1].out_features == 7

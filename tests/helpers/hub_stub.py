@@ -14,6 +14,8 @@ class HubStub:
 
     def __init__(self, repositories: dict[str, dict[str, bytes]]) -> None:
         self.repositories = repositories
+        self.sha256: dict[str, dict[str, str]] = {}
+        """What it says instead of the true SHA-256 of files, by repository and name."""
         self.requests: list[str] = []
         """Method and path of each request."""
         handler = type("Handler", (_Handler,), {"stub": self})
@@ -21,7 +23,7 @@ class HubStub:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> "HubStub":
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
@@ -54,7 +56,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif rest[:1] == ["revision"] and rest[1] not in ("main", COMMIT):
             self._respond(404, b"{}", X_Error_Code="RevisionNotFound")
         elif rest[:1] == ["revision"]:
-            info = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}
+            siblings = [
+                {"rfilename": file, "size": len(content), "lfs": self._pointer(name, file, content)}
+                for file, content in files.items()
+            ]
+            info = {"id": name, "sha": COMMIT, "siblings": siblings}
             self._respond(200, json.dumps(info).encode(), Content_Type="application/json")
         elif rest[:1] == ["tree"]:
             tree = [
@@ -68,5 +74,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._respond(200, content, ETag=etag, X_Repo_Commit=COMMIT)
         else:
             self._respond(404, b"{}")
+
+    def _pointer(self, name: str, file: str, content: bytes) -> dict[str, object] | None:
+        if not file.endswith(".safetensors"):
+            return None
+        sha256 = self.stub.sha256.get(name, {}).get(file, hashlib.sha256(content).hexdigest())
+        return {"sha256": sha256, "size": len(content), "pointerSize": 134}
 
     do_HEAD = do_GET

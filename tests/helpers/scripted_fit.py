@@ -35,7 +35,7 @@ class Scripted(checkpoint.Checkpointer):
 
 def split(folder: Path, names: str) -> batches.PackedSplit:
     """A split on the CPU, normalized by the statistics of the training images."""
-    mean_std = batches.normalization_mean_std(folder, "train", pretrained=False)
+    mean_std = batches.normalization_mean_std(folder, "train", None)
     return batches.PackedSplit(folder, names, torch.device("cpu"), *mean_std)
 
 

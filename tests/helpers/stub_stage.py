@@ -29,7 +29,8 @@ CODE_MARK = "stub"
 
 
 def resolve(path: str) -> Path:
-    return Path(path.replace("${dataset.name}", DATASET).replace("${item.model}-${item.seed}", RUN))
+    path = path.replace("${dataset.name}", DATASET).replace("${item.model}-${item.seed}", RUN)
+    return Path(path.replace("${item.model}", RUN.rpartition("-")[0]))
 
 
 def declared_outs() -> Iterator[Path]:

@@ -22,6 +22,15 @@ ImageSize = Annotated[int, Field(ge=32, le=1024)]
 ImageFit = Literal["squash", "crop", "letterbox"]
 """How photos that are not square become so; as ``decoding.Fit``, whose module is copied without this one."""
 
+ModelName = Literal[
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d",
+    "wide_resnet50_2", "wide_resnet101_2",
+    "efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3",
+    "efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7",
+    "efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l",
+]  # fmt: skip
+"""Listed here so that the file is checked without importing torchvision; a test compares the two lists."""
 REPORT_FILES = ("index.html", "leaderboard.md", "leaderboard.json", "curves.png", "accuracy_vs_time.png")
 
 

@@ -8,7 +8,14 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from finegrain.config.base import BatchSize, ImageFit, ImageSize, NonNegativeFloat, Ratio, Section
+from finegrain.config.base import (
+    BatchSize,
+    ImageSize,
+    ModelName,
+    NonNegativeFloat,
+    Ratio,
+    Section,
+)
 from finegrain.config.dataset import (
     ArchiveDataset,
     Cifar100Dataset,
@@ -25,19 +32,10 @@ from finegrain.config.training import (
     LRRangeTest,
     Normalization,
 )
+from finegrain.config.weights import Weights
 from finegrain.config.yaml_text import reject_ambiguous
 from finegrain.core import paths
 from finegrain.core.errors import UserError
-
-ModelName = Literal[
-    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
-    "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d",
-    "wide_resnet50_2", "wide_resnet101_2",
-    "efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3",
-    "efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7",
-    "efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l",
-]  # fmt: skip
-"""Listed here so that the file is checked without importing torchvision; a test compares the two lists."""
 
 PhaseName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=64)]
 """Part of the names of the phase's files."""
@@ -71,16 +69,19 @@ class Params(Section):
     """How the decoded images are stored."""
     models: Annotated[list[ModelName], Field(min_length=1)]
     """Networks to train and compare, by their names in torchvision."""
-    weights: Annotated[str, Field(min_length=1)]
-    """Weights to start from: ``none`` (random), a name of torchvision such as IMAGENET1K_V1, or a local
-    .safetensors or .pth file.
+    weights: Weights
+    """Weights to start from, the same for all models or a mapping from each model to its own.
+
+    none means random ones; IMAGENET1K_V1 and such, torchvision's; DEFAULT, its best for each network.
+    Others are a .safetensors or .pth file, the folder of a trained model, or a repository of the Hub at a
+    commit, as timm/resnet50.a1_in1k@<commit>.
     """
     head: HeadParams
     """What replaces the network's last layer."""
     normalization: Normalization
     """Mean and standard deviation of each color that are subtracted and divided by.
 
-    auto means ImageNet's for pretrained weights and the train split's for random ones; imagenet and train
+    auto means those that the weights expect, and the train split's for random weights; imagenet and train
     choose one of them.
     """
     seed: Seed
@@ -144,6 +145,17 @@ class Params(Section):
                 text = "{key}: {value} is listed twice"
                 raise PydanticCustomError("duplicate", text, {"key": key, "value": duplicates[0]})
         return self
+
+    @model_validator(mode="after")
+    def _require_weights_of_each_model(self) -> "Params":
+        if isinstance(self.weights, dict) and (missing := [m for m in self.models if m not in self.weights]):
+            text = "weights.{model}: is missing; name the weights of each of the models, or none"
+            raise PydanticCustomError("weights", text, {"model": missing[0]})
+        return self
+
+    def weights_of(self, model: str) -> str:
+        """What ``weights`` names for a model."""
+        return self.weights[model] if isinstance(self.weights, dict) else self.weights  # type: ignore[index]
 
     @model_validator(mode="after")
     def _require_one_kind_of_groups(self) -> "Params":

@@ -73,6 +73,12 @@ class HeadParams(Section):
         return sorted([self.stage] if isinstance(self.stage, str) else self.stage)
 
     @property
+    def layers(self) -> tuple[object, ...]:
+        """All that decides what the head computes when it does not train; rates of dropout do not."""
+        pooling = (self.pool, self.stages, self.channels)
+        return (self.widths, bool(self.dropouts), self.activation, self.batch_norm, *pooling)
+
+    @property
     def min_image_size(self) -> int:
         """Smallest height and width in pixels; a feature map of a single place has no covariance."""
         return 2 ** (int(self.stages[-1].removeprefix("layer")) + 1) + 1 if self.pool == "covariance" else 1

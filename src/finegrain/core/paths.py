@@ -76,8 +76,8 @@ class Dataset:
 
     @property
     def weights_inputs(self) -> Path:
-        """JSON with the SHA-256 of a weights file that params.yaml names. Tracked by git."""
-        return REPORTS / self.name / "inputs" / "weights.json"
+        """Folder with a JSON for each model: what its initial weights are. Tracked by git."""
+        return REPORTS / self.name / "inputs" / "weights"
 
     @property
     def archive(self) -> Path:

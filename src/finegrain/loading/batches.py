@@ -20,24 +20,29 @@ from finegrain.runtime.distributed import SINGLE_PROCESS, World
 
 ImageArray = NDArray[np.uint8]
 """A decoded RGB image ``[H, W, 3]``, or several of the same size, ``[N, H, W, 3]``; uint8."""
-IMAGENET_MEAN_STD = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+MeanStd = tuple[list[float], list[float]]
+"""Mean and standard deviation of red, green and blue, of values in 0..1."""
+IMAGENET_MEAN_STD: MeanStd = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 """Mean and standard deviation that torchvision's pretrained weights expect."""
 
 
 def normalization_mean_std(
-    pack: Path, normalization: Normalization, pretrained: bool
-) -> tuple[list[float], list[float]]:
+    pack: Path, normalization: Normalization, expected: MeanStd | None
+) -> MeanStd:
     """Mean and standard deviation of red, green and blue, of values in 0..1, that a run normalizes with.
 
     Args:
         pack: the folder that stage pack wrote, with the statistics of the training images.
         normalization: the parameter of the same name.
-        pretrained: whether the weights are: then ``auto`` means ``imagenet``, else the training images.
+        expected: what the initial weights expect, which ``auto`` means; None for random weights, with which
+            it means the training images.
     """
     if isinstance(normalization, ChannelStatistics):
         return list(normalization.mean), list(normalization.std)
-    if normalization == "imagenet" or (normalization == "auto" and pretrained):
+    if normalization == "imagenet":
         return IMAGENET_MEAN_STD
+    if normalization == "auto" and expected:
+        return expected
     metadata = file_io.read_json(pack / "pack.json")
     return metadata["mean"], metadata["std"]
 

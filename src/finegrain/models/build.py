@@ -1,47 +1,94 @@
-"""Build torchvision's classifiers by name, with pretrained weights and a new head."""
+"""Build torchvision's classifiers by name, with initial weights and a head."""
 
-import urllib.error
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-import safetensors
-import safetensors.torch
 import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
 from finegrain.config.training import HeadParams
-from finegrain.core import paths
-from finegrain.core.errors import UserError
+from finegrain.core.errors import UserError, some
+from finegrain.loading.batches import MeanStd
 from finegrain.models.multi_stage import MultiStageNet
 from finegrain.models.pooling import AvgMaxPool
 
 
-def build_model(name: str, num_classes: int, weights: str, head: HeadParams, seed: int) -> nn.Module:
-    """Build a network in channels_last format, on the CPU, with a randomly initialized head.
+@dataclass(frozen=True, eq=False)
+class InitialWeights:
+    """Weights that a network begins with, as ``pretrained.read_weights`` has read them."""
+
+    name: str
+    """As in params.yaml."""
+    state: dict[str, Tensor]
+    """Under torchvision's names."""
+    mean_std: MeanStd
+    """The normalization that they expect."""
+    origin: dict[str, Any]
+    """What a model that begins with them records of them."""
+    head: HeadParams | None = None
+    """The head of a trained model of finegrain; None for any other weights, whose head is not used."""
+    classes: list[str] = field(default_factory=list)
+    """Names of that model's classes."""
+
+    def has_head(self, head: HeadParams) -> bool:
+        """Whether they hold such a head, with which the classes of both models keep their logits."""
+        return self.head is not None and self.head.layers == head.layers
+
+    def require_stages(self, head: HeadParams, key: str) -> None:
+        """Check that a trained model has all stages that a head needs.
+
+        Args:
+            key: of the head in params.yaml, for the message.
+
+        Raises:
+            UserError: the model ends with an earlier stage.
+        """
+        if self.head and self.head.stages[-1] < head.stages[-1]:
+            raise UserError(
+                f"params.yaml: weights: {self.name} ends with {self.head.stages[-1]}, but {key} needs "
+                f"{head.stages[-1]}; give a head that pools no later stage, or leave such a phase out"
+            )
+
+
+def build_model(
+    name: str,
+    classes: int | Sequence[str],
+    weights: InitialWeights | Literal["none"],
+    head: HeadParams,
+    seed: int,
+) -> nn.Module:
+    """Build a network in channels_last format, on the CPU.
 
     Args:
         name: a torchvision ResNet, ResNeXt, Wide ResNet or EfficientNet.
-        weights: ``none`` (torchvision's random initialization, with bottleneck blocks that start as the
-            identity), the name of pretrained weights such as ``IMAGENET1K_V2``, or a .safetensors or .pth
-            file of the same architecture.
+        classes: their number or, where a trained model's head may be kept, their names.
+        weights: for the layers before the head, which is random. Of a trained model with the same head,
+            the head is kept too, its last layer by the names of the classes. ``none`` means torchvision's
+            random initialization, with bottleneck blocks that start as the identity.
         head: a plain one replaces the last linear layer only (EfficientNet keeps its dropout before it);
             any other replaces everything after the pooling. With covariance pooling, the network ends with
             the last stage that is pooled.
         seed: seed of the random initialization; the global generator is left as it is.
 
     Raises:
-        UserError: the weights are unknown, cannot be downloaded or read, or do not fit the network.
+        UserError: the weights do not fit the network.
     """
+    names = [""] * classes if isinstance(classes, int) else classes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = torchvision.models.get_model(name, weights=None)
         if weights == "none":
             _start_as_identity(net)
+        elif weights.head is None:
+            _require_same_body(net, name, weights)
         else:
-            _load_backbone(net, name, weights)
-        net = _with_head(net, head, num_classes)
+            weights.require_stages(head, "head")
+        net = _with_head(net, head, len(names))
+    if weights != "none":
+        _load_weights(net, weights, head, names)
     return net.to(memory_format=torch.channels_last)
 
 
@@ -55,11 +102,6 @@ def _start_as_identity(net: nn.Module) -> None:
     for block in net.modules():
         if isinstance(block, Bottleneck):
             nn.init.zeros_(block.bn3.weight)
-
-
-def is_pretrained(weights: str) -> bool:
-    """Whether the weights expect images with ImageNet's mean and standard deviation."""
-    return weights != "none"
 
 
 def get_head(net: nn.Module) -> nn.Module:
@@ -118,74 +160,45 @@ def _head_layers(in_features: int, spec: HeadParams, num_classes: int) -> nn.Seq
     return nn.Sequential(*layers)
 
 
-def _load_backbone(net: nn.Module, name: str, weights: str) -> None:
-    """Load everything but the head.
+def _require_same_body(net: nn.Module, name: str, weights: InitialWeights) -> None:
+    """Check names and shapes of all tensors before the pooling.
+
+    Counters of batches are left out: nothing depends on them, and old files lack them.
 
     Raises:
         UserError: a tensor is missing, unknown or of another shape.
     """
-    file = paths.user_path(weights)
-    if file.suffix in (".safetensors", ".pth", ".pt"):
-        state = _read_weights_file(file)
-    else:
-        state = _download(name, weights)
     head = f"{_head_name(net)}."
-    state = {k: v for k, v in state.items() if not k.startswith(head)}
-    expected = {k: v for k, v in net.state_dict().items() if not k.startswith(head)}
-    differing = [k for k in expected if k not in state or state[k].shape != expected[k].shape]
-    differing += [k for k in state if k not in expected]
+    expected = {key: list(value.shape) for key, value in get_body_state(net).items()}
+    found = {key: list(value.shape) for key, value in weights.state.items() if not key.startswith(head)}
+    differing = [
+        f"{key} is {found.get(key, 'missing')}, expected {expected.get(key, 'no such tensor')}"
+        for key in [*expected, *(found.keys() - expected.keys())]
+        if found.get(key) != expected.get(key) and not key.endswith(".num_batches_tracked")
+    ]
     if differing:
         raise UserError(
-            f"params.yaml: weights: {weights} does not fit {name}: {len(differing)} tensors differ, "
-            f"such as {differing[0]}; give weights of the same architecture"
+            f"params.yaml: weights: {weights.name} does not fit {name}: {len(differing)} tensors differ: "
+            f"{some(differing, 3)}; give weights of the same architecture"
         )
-    net.load_state_dict(state, strict=False)
 
 
-def _read_weights_file(file: Path) -> dict[str, Tensor]:
-    """State dict of a .safetensors or .pth file.
-
-    Raises:
-        UserError: the file is missing, broken, or holds something other than tensors.
-    """
-    try:
-        if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(
-            f"params.yaml: weights: {file} does not exist; give a .safetensors or .pth file"
-        ) from None
-    except Exception as error:  # torch raises a dozen types of error for a broken file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"params.yaml: weights: {file} cannot be read ({reason}); give another file"
-        ) from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"params.yaml: weights: {file} is not a state_dict of tensors; give another file")
-    return state
-
-
-def _download(name: str, weights: str) -> dict[str, Tensor]:
-    """Pretrained weights by name, from torch.hub's cache or the internet.
-
-    Raises:
-        UserError: the model has no weights of that name, or the download fails.
-    """
-    known = torchvision.models.get_model_weights(name)
-    if weights not in known.__members__:
-        raise UserError(
-            f"params.yaml: weights: {name} has no weights '{weights}'; allowed: none, "
-            f"{', '.join(known.__members__)}, or a .safetensors or .pth file"
-        )
-    try:
-        return known[weights].get_state_dict(progress=True, check_hash=True)
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
-        file = Path(torch.hub.get_dir()) / "checkpoints" / known[weights].url.rsplit("/", 1)[-1]
-        raise UserError(
-            f"params.yaml: weights: {weights} of {name} cannot be downloaded ({error}).\n"
-            f"Check the internet connection, save {known[weights].url} as {file}, or set weights: none"
-        ) from None
+def _load_weights(net: nn.Module, weights: InitialWeights, head: HeadParams, classes: Sequence[str]) -> None:
+    """Load the body, and the head of a trained model if it has the same layers."""
+    kept = {key: weights.state[key] for key in get_body_state(net) if key in weights.state}
+    if weights.has_head(head):
+        last = next(name for name, module in net.named_modules() if module is get_last_layer(net))
+        rows = {name: row for row, name in enumerate(weights.classes)}
+        for key, value in net.state_dict().items():
+            if key.startswith(f"{last}."):
+                old, value = weights.state[key], value.clone()
+                for row, name in enumerate(classes):
+                    if name in rows:
+                        value[row] = old[rows[name]]
+                kept[key] = value
+            elif key not in kept:
+                kept[key] = weights.state[key]
+    net.load_state_dict(kept, strict=False)
 
 
 def count_parameters(net: nn.Module) -> int:

@@ -8,9 +8,8 @@ import safetensors.torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor, nn
 
-from finegrain.config.base import ImageFit, ImageSize, PositiveFloat
+from finegrain.config.base import ImageSize, ModelName, PositiveFloat
 from finegrain.config.dataset import Sha256
-from finegrain.config.params import ModelName
 from finegrain.config.training import HeadParams
 from finegrain.core import file_io
 from finegrain.core.errors import UserError

@@ -55,8 +55,7 @@ class PhaseNetworks:
 
     def _build(self) -> nn.Module:
         """A network with the head of the phase, from the weights that the recipe starts from."""
-        own, config = self._own, self._own.config
+        own = self._own
         assert self._head
-        classes = len(own.train.class_names)
-        net = build.build_model(own.model, classes, config.weights, self._head, own.seed)
+        net = build.build_model(own.model, own.train.class_names, own.weights, self._head, own.seed)
         return net.to(own.train.device)

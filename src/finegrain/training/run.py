@@ -14,7 +14,7 @@ from finegrain.config.phases import AdamW
 from finegrain.core import disk, file_io, log, paths
 from finegrain.core.errors import UserError
 from finegrain.loading.batches import PackedSplit, normalization_mean_std
-from finegrain.models import build, calibration, outputs, storage
+from finegrain.models import build, calibration, outputs, pretrained, storage
 from finegrain.runtime import devices, provenance
 from finegrain.runtime.distributed import World
 from finegrain.training import loop, lr_finder
@@ -56,9 +56,12 @@ class TrainingRun:
         self.config, self.files, self.world, self._code = config, files, world, code
         self._locks = contextlib.ExitStack()
         self._pack = paths.Dataset(config.dataset.name).pack
-        self.mean_std = normalization_mean_std(
-            self._pack, config.normalization, build.is_pretrained(config.weights)
-        )
+        self.weights = pretrained.read_weights(files.model, config.weights_of(files.model))
+        for name, phase in config.phases.items():
+            if self.weights != "none" and phase.head:
+                self.weights.require_stages(phase.head, f"phases.{name}.head")
+        expected = None if self.weights == "none" else self.weights.mean_std
+        self.mean_std = normalization_mean_std(self._pack, config.normalization, expected)
         self.train_split, self.val_split = self.split("train"), self.split("val")
         if config.trained_phases and len(self.train_split) < 2 * world.size:
             raise UserError(
@@ -70,7 +73,8 @@ class TrainingRun:
         self.identity: dict[str, Any] = {
             "model": files.model,
             "seed": files.seed,
-            "recipe": {**recipe, "dataset": config.dataset.name},
+            "recipe": {**recipe, "weights": config.weights_of(files.model), "dataset": config.dataset.name},
+            "initial_weights": pretrained.record(self.weights, self.train_split.class_names, config.head),
             "data": self.train_split.fingerprint,
             "environment": provenance.environment(world.device, self.bf16) | {"devices": world.size},
         }
@@ -88,6 +92,8 @@ class TrainingRun:
     def train(self) -> None:
         """Train, calibrate, train again on train + val if the recipe wants it, and save the model."""
         setup, chosen = self.setup(self.train_split), TrainingHistory(self.config.choose_by)
+        if self.world.is_main_process and self.weights != "none":
+            log.info(f"{self.files.name} {pretrained.describe(self.identity['initial_weights'])}")
         disk.require_free_space(self.files.weights, build.weights_bytes(setup.net), "the model")
         checkpoints = [self.open_checkpoints(setup.net)]
         if self.world.is_single:
@@ -133,10 +139,10 @@ class TrainingRun:
 
     def setup(self, train: PackedSplit) -> TrainingSetup:
         """A new network and what to train it with."""
-        classes, config = len(train.class_names), self.config
-        net = build.build_model(self.files.model, classes, config.weights, config.head, self.files.seed)
+        config, model, seed = self.config, self.files.model, self.files.seed
+        net = build.build_model(model, train.class_names, self.weights, config.head, seed)
         net = net.to(self.world.device)
-        return TrainingSetup(net, config, self.files.seed, train, self.bf16, self.files.model, self._code)
+        return TrainingSetup(net, config, seed, train, self.bf16, model, self.weights, self._code)
 
     def open_checkpoints(self, net: nn.Module, suffix: str = "") -> SharedCheckpointer:
         """The checkpoints of this very run; in the main process locked and with room on the disk."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from finegrain.config.training import AugmentParams
 from finegrain.loading.batches import PackedSplit
 from finegrain.loading.class_weights import class_weights
 from finegrain.models import layer_groups
+from finegrain.models.build import InitialWeights
 from finegrain.runtime import devices
 from finegrain.training import optim
 from finegrain.training.cuda_graph import GraphedFunction
@@ -36,6 +38,8 @@ class TrainingSetup:
     """Autocast to bfloat16."""
     model: str = ""
     """Name of the network, for phases with a head of their own."""
+    weights: InitialWeights | Literal["none"] = "none"
+    """What the network began with, likewise."""
     code: str = ""
     """Hash of the code, for the features that phases which are solved keep."""
 

@@ -1,0 +1,84 @@
+"""DVC notices changed initial weights and trains the model that begins with them alone; stages are stubs."""
+
+from pathlib import Path
+
+import pytest
+from clone import TINY, Clone
+from params_file import write_params
+from stub_stages import stages_run
+
+pytestmark = pytest.mark.slow
+
+TWO = TINY | {"models": ["resnet18", "resnet34"]}
+COMMIT = "c" * 40
+
+
+def trained(output: str) -> set[str]:
+    """The models that a dvc command has trained."""
+    return {stage.split("@")[1] for stage in stages_run(output) if stage.startswith("train@")}
+
+
+def write_model(folder: Path, content: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "model.safetensors").write_text(content)
+    (folder / "model.json").write_text("{}")
+
+
+@pytest.fixture
+def clone(stubbed, tmp_path) -> Clone:
+    """With a file and the folder of a trained model beside the project."""
+    write_model(tmp_path / "v1", "first")
+    (tmp_path / "w.pth").write_text("first")
+    return stubbed.copied(tmp_path / "clone")
+
+
+def test_each_model_is_trained_again_when_its_own_weights_change(clone):
+    top = clone.folder.parent
+    write_params(clone.folder, **TWO | {"weights": {"resnet18": "../v1", "resnet34": "../w.pth"}})
+    assert trained(clone("dvc repro")) == {"resnet18-0", "resnet34-0"}
+    assert "up to date" in clone("dvc status")
+    (top / "w.pth").write_text("other")
+    assert "data/sample/inputs/weights" in clone("dvc status")
+    assert trained(clone("dvc repro")) == {"resnet34-0"}
+    (top / "v1/model.json").write_text('{"classes": []}')
+    assert trained(clone("dvc repro")) == {"resnet18-0"}
+    (top / "v1/README.md").write_text("not a part of the model")
+    assert not stages_run(clone("dvc repro"))
+    write_model(top / "v2", "first")
+    (top / "v2/model.json").write_text('{"classes": []}')
+    write_params(clone.folder, **TWO | {"weights": {"resnet18": "../v2", "resnet34": "../w.pth"}})
+    assert stages_run(clone("dvc repro")) == {"inputs"}  # the same content elsewhere
+
+
+def test_another_model_and_weights_by_name_train_nothing_else(clone):
+    write_params(clone.folder, **TINY | {"weights": {"resnet18": "DEFAULT"}})
+    assert trained(clone("dvc repro")) == {"resnet18-0"}
+    hub = f"timm/resnet34.a1_in1k@{COMMIT}"
+    write_params(clone.folder, **TWO | {"weights": {"resnet18": "DEFAULT", "resnet34": hub}})
+    assert trained(clone("dvc repro")) == {"resnet34-0"}
+    write_params(clone.folder, **TINY | {"weights": "DEFAULT"})
+    assert not trained(clone("dvc repro"))
+    records = clone.folder / "reports/sample/inputs/weights"
+    assert [file.name for file in records.iterdir()] == ["resnet18.json"]
+    assert clone.json("reports/sample/inputs/weights/resnet18.json") == {"name": "DEFAULT"}
+
+
+@pytest.mark.parametrize("weights", ["models/sample/resnet18-0.safetensors", "winner/sample", "./winner/old"])
+def test_models_that_the_pipeline_writes_are_copied_first(clone, weights):
+    write_params(clone.folder, **TINY | {"weights": weights})
+    output = clone("dvc repro", code=255)
+    assert "DVC removes and replaces what is in" in output and "cp -r winner/NAME ../NAME-1" in output
+    assert not trained(output) and (clone.folder / "models/sample/resnet18-0.safetensors").is_file()
+
+
+def test_version_two_of_a_dataset_begins_with_a_copy_of_version_one(clone):
+    """As docs/OWN_PHOTOS.md tells it."""
+    clone("cp -r winner/sample ../sample-1")
+    write_params(clone.folder, **TINY | {"weights": "../sample-1", "lr": 0.5})
+    output = clone("dvc repro")
+    assert trained(output) == {"resnet18-0"}
+    assert "up to date" in clone("dvc status") and not stages_run(clone("dvc repro"))
+    clone("dvc checkout")
+    assert (clone.folder.parent / "sample-1/model.safetensors").is_file()
+    clone.commit("version two")
+    assert trained(clone("dvc exp run --temp -S lr=0.25")) == {"resnet18-0"}
