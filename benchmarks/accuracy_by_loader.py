@@ -166,16 +166,8 @@ def run(config: params.Params, seed: int, name: str, splits: Splits, bf16: bool)
 def table(right: dict[str, np.ndarray]) -> str:
     """Markdown table with one row per way; ``right`` holds the correct predictions, ``[seeds, images]``."""
     lines = ["| | val top-1, each seed | mean [95 %] | ours - this [95 %] |", "|---|---|---:|---:|"]
-    ours = right["ours"]
-    for name, values in right.items():
-        each = ", ".join(f"{seed.mean():.1%}" for seed in values)
-        low, high = shared.interval(values)
-        difference = "-"
-        if name != "ours":
-            lower, upper = shared.interval(ours - values)
-            mean = (ours - values).mean()
-            difference = f"{mean * 100:+.1f} [{lower * 100:+.1f}, {upper * 100:+.1f}] points"
-        lines.append(f"| {name} | {each} | {values.mean():.1%} [{low:.1%}, {high:.1%}] | {difference} |")
+    cells = shared.accuracy_cells(right, "ours")
+    lines += [f"| {name} | {' | '.join(row)} |" for name, row in cells.items()]
     return "\n".join(lines) + "\n"
 
 

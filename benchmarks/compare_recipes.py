@@ -112,19 +112,9 @@ def report(results: dict[str, list[dict[str, Any]]], ours: str) -> str:
         "|---|---|---:|---:|---:|",
     ]
     right = {name: np.array([run["right"] for run in runs], float) for name, runs in results.items()}
-    for name, runs in results.items():
-        each = ", ".join(f"{run['test']['top1']:.1%}" for run in runs)
-        low, high = shared.interval(right[name])
-        difference = "-"
-        if name != ours:
-            lower, upper = shared.interval(right[ours] - right[name])
-            mean = (right[ours] - right[name]).mean()
-            difference = f"{mean * 100:+.1f} [{lower * 100:+.1f}, {upper * 100:+.1f}] points"
-        top5 = np.mean([run["test"]["top5"] for run in runs])
-        lines.append(
-            f"| {name} | {each} | {right[name].mean():.1%} [{low:.1%}, {high:.1%}] | {top5:.1%} "
-            f"| {difference} |"
-        )
+    for name, (each, mean, difference) in shared.accuracy_cells(right, ours).items():
+        top5 = np.mean([run["test"]["top5"] for run in results[name]])
+        lines.append(f"| {name} | {each} | {mean} | {top5:.1%} | {difference} |")
     return "\n".join(lines) + "\n"
 
 

@@ -10,7 +10,7 @@ import statistics
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,27 @@ def command(stage: str, model: str, seed: int) -> list[str]:
     """Command that runs a stage of this checkout without DVC, in the current folder."""
     which = ["--model", model, "--seed", str(seed)] if stage in ("train", "evaluate") else []
     return [sys.executable, str(ROOT / "src" / f"{stage}.py"), *which]
+
+
+def accuracy_cells(right: Mapping[str, np.ndarray], ours: str) -> dict[str, list[str]]:
+    """Cells of a table by row: top-1 of each seed, the mean with its interval, and ours minus this, paired.
+
+    Args:
+        right: whether each image is predicted correctly, ``[seeds, images]``, as 0 and 1.
+        ours: the row that the others are compared with.
+    """
+    cells = {}
+    for name, values in right.items():
+        low, high = interval(values)
+        difference, (lower, upper) = right[ours] - values, interval(right[ours] - values)
+        cells[name] = [
+            ", ".join(f"{seed.mean():.1%}" for seed in values),
+            f"{values.mean():.1%} [{low:.1%}, {high:.1%}]",
+            f"{difference.mean() * 100:+.1f} [{lower * 100:+.1f}, {upper * 100:+.1f}] points"
+            if name != ours
+            else "-",
+        ]
+    return cells
 
 
 def interval(values: np.ndarray, draws: int = 5000) -> tuple[float, float]:

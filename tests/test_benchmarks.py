@@ -182,6 +182,14 @@ def test_a_round_that_failed_is_counted_and_the_others_stay(module):
     assert row["ours_times_faster"] == {"min": 2.0, "median": 2.0, "max": 2.0}
 
 
+def test_accuracies_are_compared_image_by_image(module):
+    right = {"ours": np.array([[1.0, 1, 1, 0]] * 2), "other": np.array([[1.0, 1, 0, 0], [1, 0, 1, 0]])}
+    cells = module("shared").accuracy_cells(right, "ours")
+    assert cells["ours"][0] == "75.0%, 75.0%" and cells["ours"][2] == "-"
+    assert cells["other"][0] == "50.0%, 50.0%" and cells["other"][1].startswith("50.0% [")
+    assert cells["other"][2].startswith("+25.0 [") and cells["other"][2].endswith("] points")
+
+
 def test_photos_come_from_the_train_folder_without_repeats(module, tmp_path):
     inputs = module("shared")
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as made:
