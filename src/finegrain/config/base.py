@@ -31,6 +31,7 @@ ModelName = Literal[
     "efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l",
 ]  # fmt: skip
 """Listed here so that the file is checked without importing torchvision; a test compares the two lists."""
+
 REPORT_FILES = ("index.html", "leaderboard.md", "leaderboard.json", "curves.png", "accuracy_vs_time.png")
 
 

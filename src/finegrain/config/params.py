@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from finegrain.config.base import (
     BatchSize,
+    ImageFit,
     ImageSize,
     ModelName,
     NonNegativeFloat,
