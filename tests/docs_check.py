@@ -143,6 +143,7 @@ PROJECTS: dict[str, Callable[[Path], Clone]] = {
     "CONTRIBUTING.md": fresh,
     "INSTALL.md": fresh,
     "ONE_PASS.md": fresh,
+    "OWN_PHOTOS.md": fresh,
     "PREDICT.md": trained,
     "REFERENCE_PROJECTS.md": fresh,
     "SCALING.md": two_models,

@@ -58,7 +58,8 @@ def problem(command: str) -> str | None:
         missing = {word for word in words if "=" not in word} - rules
         return f"no target {missing}" if missing else None
     if program == "cp":
-        return None if (ROOT / words[0]).is_file() else f"no file {words[0]}"
+        made = words[0].startswith("reports/")  # by the stages; tests/docs_check.py runs the command
+        return None if made or (ROOT / words[0]).is_file() else f"no file {words[0]}"
     parser = {"dvc": get_main_parser, "finegrain": cli.build_parser}.get(program)
     if parser is None:
         return f"{program}: check it here, or list it in NOT_CHECKED with the reason"

@@ -62,7 +62,7 @@ def test_the_rows_of_a_table_have_as_many_cells_as_its_head(page):
 
 def test_every_file_named_in_text_exists():
     """Benchmarks, recipes, scripts and tests are named in code and comments too."""
-    pattern = r"\b(benchmarks|recipes|scripts|tests)/[a-z_/-]+\.(py|sh|yaml)"
+    pattern = r"\b(benchmarks|recipes|scripts|tests)/[a-z0-9_/-]+\.(py|sh|yaml)"
     command = ["git", "grep", "-hoE", pattern, "--", "*.md", "*.py", "*.yaml", ":!tests/test_doc_commands.py"]
     named = set(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
     assert len(named) > 30 and not [name for name in named if not (ROOT / name).is_file()]
