@@ -5,7 +5,7 @@ recorded of it stays, and no later stage runs.
 
 Reads   params.yaml; the files that it names
 Writes  data/<name>/inputs/images, labels (corrections too) and weights, which are links;
-        reports/<name>/inputs/download.json and weights/<model>.json
+        reports/<name>/inputs/download.json, corrections.json and weights/<model>.json
 """
 
 from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if file.stem not in weights:
             file.unlink()
     weights_paths = sorted({name for files in weights.values() for names in files.values() for name in names})
-    linked = {"images": images, "labels": tables, "weights": weights_paths}
+    linked = {"images": images, "labels": [*tables, *corrections], "weights": weights_paths}
     for kind, names in linked.items():
         local_files.link(
             [file for name in names if (file := paths.user_path(name)).exists()], data.inputs / kind

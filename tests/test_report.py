@@ -178,14 +178,6 @@ def test_without_mistakes_and_rejected_images_there_are_no_tables_of_them():
     text = Parsed(page(rows=ROWS[:1], pairs=[], models=models, rejected=[], near_duplicates=[])).text
     assert "No mistake on any test image" in text and "It is the only model" in text
     assert "images left out" not in text and "Training images" not in text
-
-
-def test_several_seeds_show_their_standard_deviation():
-    rows = [{**r, "seeds": 3, "test_top1_sd": 0.0123} for r in ROWS]
-    text = Parsed(page(rows=rows)).text
-    assert "means over 3 runs" in text and "All runs" in text and "One seed" not in text
-    assert "| 3 (sd 1.2) |" in report.leaderboard_markdown(rows)
-
     assert "Labels to check" not in text
 
 
@@ -198,6 +190,14 @@ def test_corrections_are_counted_beside_the_data():
     }  # fmt: skip
     text = Parsed(page(split=split)).text
     assert "3 images dropped, 5 given another class; 3 of them are test images" in text
+
+
+def test_several_seeds_show_their_standard_deviation():
+    rows = [{**r, "seeds": 3, "test_top1_sd": 0.0123} for r in ROWS]
+    text = Parsed(page(rows=rows)).text
+    assert "means over 3 runs" in text and "All runs" in text and "One seed" not in text
+    assert "| 3 (sd 1.2) |" in report.leaderboard_markdown(rows)
+
 
 def test_the_statement_separates_significant_differences_from_noise():
     assert report.statement(ROWS) == (
