@@ -66,6 +66,10 @@ class _Page:
         self.root, self.definitions = schema, schema["$defs"]
         self.headings: dict[str, str] = {}
         """Name of a definition, and the heading under which its keys are listed."""
+        self.key = ""
+        """The key whose row is written."""
+        self.long_lists: dict[tuple[Any, ...], str] = {}
+        """Values of which there are many, and the key where they are listed."""
 
     def parts(self) -> Iterator[str]:
         for keys in self._runs():
@@ -111,7 +115,7 @@ class _Page:
         """A row for each key; with ``stages``, a column of them."""
         rows = [["key", "values", "default", "what it does"], ["---"] * 4]
         for key in keys:
-            schema = definition["properties"][key]
+            self.key, schema = key, definition["properties"][key]
             default = f"`{_default(schema['default'])}`" if "default" in schema else "required"
             rows.append([f"`{key}`", self._values(schema), default, _text(schema)])
         if stages is not None:
@@ -145,6 +149,9 @@ class _Page:
         if options := schema.get("oneOf", schema.get("anyOf")):
             return " or ".join(dict.fromkeys(self._values(option) for option in options))
         if allowed := schema.get("enum", [schema["const"]] if "const" in schema else []):
+            first = self.long_lists.setdefault(tuple(allowed), self.key) if len(allowed) > 6 else self.key
+            if first != self.key:
+                return f"a value of `{first}`"
             return ", ".join(f"`{value}`" for value in allowed)
         if schema["type"] in ("integer", "number"):
             return f"{schema['type']} {_range(schema)}"
