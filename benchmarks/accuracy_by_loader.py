@@ -84,7 +84,7 @@ def prepare(config: params.Params, folder: Path) -> dict[str, tuple[Splits, bool
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
     device = devices.select_device(config.device)
-    normal = batches.normalization_mean_std(pack, config.normalization, pretrained=False)
+    normal = batches.normalization_mean_std(pack, config.normalization, None)
     ours = tuple(batches.PackedSplit(pack, name, device, *normal) for name in ("train", "val"))
     theirs = tuple(Files(folder / "files" / name, device, *normal) for name in ("train", "val"))
     assert torch.equal(ours[1].labels, theirs[1].labels), "the images are paired"
@@ -153,7 +153,7 @@ class NoCheckpoints:
 def run(config: params.Params, seed: int, name: str, splits: Splits, bf16: bool) -> np.ndarray:
     """Train; returns which validation images the best weights predict correctly, ``[images]`` bool."""
     train, val = splits
-    net = build.build_model(name, len(train.class_names), config.weights, config.head, seed)
+    net = build.build_model(name, len(train.class_names), "none", config.head, seed)
     net = net.to(train.device)
     setup, history = TrainingSetup(net, config, seed, train, bf16), TrainingHistory()  # type: ignore[arg-type]
     for _ in loop.fit(setup, val, NoCheckpoints(), history):  # type: ignore[arg-type]

@@ -49,12 +49,9 @@ def job(model: str) -> Any:
 
 def our_split(config: Any, pack: Path, on: Any) -> Any:
     from finegrain.loading import batches
-    from finegrain.models import build
 
-    mean, std = batches.normalization_mean_std(
-        pack, config.normalization, build.is_pretrained(config.weights)
-    )
-    return batches.PackedSplit(pack, "train", on, mean, std)
+    mean_std = batches.normalization_mean_std(pack, config.normalization, None)
+    return batches.PackedSplit(pack, "train", on, *mean_std)
 
 
 def our_job(config: Any, train: Any, name: str) -> Any:
@@ -63,7 +60,7 @@ def our_job(config: Any, train: Any, name: str) -> Any:
     from finegrain.runtime import devices
     from finegrain.training.train_step import PhaseContext, TrainingSetup
 
-    net = build.build_model(name, len(train.class_names), config.weights, config.head, 0).to(train.device)
+    net = build.build_model(name, len(train.class_names), "none", config.head, 0).to(train.device)
     bf16 = devices.use_bf16(config.precision, train.device)
     return PhaseContext(TrainingSetup(net, config, 0, train, bf16), next(iter(config.phases)))
 

@@ -8,7 +8,7 @@ import safetensors.torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor, nn
 
-from finegrain.config.base import ImageSize, ModelName, PositiveFloat
+from finegrain.config.base import ImageFit, ImageSize, ModelName, PositiveFloat
 from finegrain.config.dataset import Sha256
 from finegrain.config.training import HeadParams
 from finegrain.core import file_io
