@@ -19,7 +19,8 @@ from finegrain.config import weights as weights_names
 from finegrain.core import file_io, local_files, log, paths
 from finegrain.core.errors import UserError, some
 
-WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
+WRITTEN_FOLDERS = ("models", "winner")
+"""Where the pipeline itself keeps models."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
