@@ -30,6 +30,8 @@ from recipes import RECIPES, shrunk
 
 CPU = torch.device("cpu")
 REFERENCES = {"stanford-cars-sgd", "stanford-cars-one-cycle", "cifar100-mlp-head", "stanford-cars-freeze"}
+PUBLISHED_TABLES = {"cub-200-2011", "fgvc-aircraft"}
+"""Recipes of datasets whose classes and official splits are in published tables."""
 
 
 def read(data: dict[str, Any], folder: Path) -> params.Params:
@@ -39,7 +41,8 @@ def read(data: dict[str, Any], folder: Path) -> params.Params:
 
 
 def test_all_reference_projects_and_our_own_are_there():
-    assert set(RECIPES) == REFERENCES | {"stanford-cars", "sample", "photos", "laptop", "one-pass"}
+    own = {"stanford-cars", "sample", "photos", "laptop", "one-pass"}
+    assert set(RECIPES) == REFERENCES | PUBLISHED_TABLES | own
 
 
 def test_the_sample_recipe_is_the_committed_params_file():
@@ -175,6 +178,16 @@ def one_cycle(up: float, first: float, last: float):
     return rates
 
 
+def cosine(peak: float, momentum: float, epochs: int, steps: int) -> Iterator[tuple[float, float]]:
+    """torch's CosineAnnealingLR, moved at every step."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak, momentum=momentum)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
+    for _ in range(epochs * steps):
+        yield optimizer.param_groups[0]["lr"], momentum
+        optimizer.step()
+        scheduler.step()
+
+
 THIRDS = (1 / 9, 1 / 3, 1.0)
 FASTAI = {"schedule": one_cycle(0.25, 25, 1e5), "decay": 0.01, "decay_of_vectors": 0.0}
 KALYAN = {"schedule": one_cycle(0.3, 25, 25e3), "factors": THIRDS, "decay": 0.001}
@@ -191,6 +204,7 @@ PROTOCOLS = {
         Stretch("all", 5, 256, 256, 0.0003, **FASTAI),
         Stretch("finish", 3, 256, 256, 0.0001, **FASTAI),
     ],
+    **{name: [Stretch("all", 128, 448, 64, 0.025, cosine, decay=0.0005)] for name in PUBLISHED_TABLES},
 }
 
 
@@ -233,8 +247,9 @@ class Seen:
 
 
 def blank_images(images: torch.Tensor, *_: Any, image_size: int, normalization: Any) -> torch.Tensor:
-    """Black images of the size asked for: what they show does not matter here, and takes most of the time."""
-    return torch.zeros(1).expand(len(images), 3, image_size, image_size)
+    """Gray images of the size asked for: what they show does not matter here, and takes most of the time."""
+    shades = torch.linspace(-1, 1, len(images))[:, None, None, None]  # batch norm divides by what differs
+    return shades.expand(len(images), 3, image_size, image_size)
 
 
 def watched(data: dict[str, Any], pack: Path, folder: Path) -> list[Seen]:
@@ -302,6 +317,15 @@ def test_every_step_of_a_reference_project_is_the_one_of_its_source(name, tiny_p
                 spared = stretch.decay if stretch.decay_of_vectors is None else stretch.decay_of_vectors
                 assert decay == (spared if vector else stretch.decay)
     assert next(steps_seen, None) is None
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED_TABLES))
+def test_published_tables_train_on_squares_of_448_of_512_pixels(name, tmp_path):
+    config = read(RECIPES[name], tmp_path)
+    assert config.dataset.label_params.layout == name and config.dataset.name == name
+    side = round(config.pack.image_size * config.augment.crop_scale[0] ** 0.5)
+    assert config.augment.crop_scale[0] == config.augment.crop_scale[1] and side == 448
+    assert config.evaluate.image_size == config.pack.image_size == 512 and config.refit
 
 
 def test_our_recipe_grows_its_images_under_one_cycle_and_slows_each_block(tiny_pack, tmp_path):
