@@ -20,9 +20,9 @@ import pack
 import split
 from finegrain.config import params
 from finegrain.core.errors import UserError
-from finegrain.core.file_io import NameEncoding
 from finegrain.serving import inputs
 from finegrain.sources import archive, index
+from finegrain.sources.name_encoding import NameEncoding
 
 
 def zip_of(
@@ -81,6 +81,8 @@ CLASSES = [
     ("cp932", ("ソニー", "犬", "表"), "Shift-JIS"),  # first and last have a backslash
     ("cp437", ("Größe", "Mädchen", "Möwe"), "437"),
     ("cp437", ("crème brûlée", "été"), "437"),
+    ("big5", ("貓", "長頸鹿", "向日葵", "鬱金香", "牛肉麵"), "Big5"),
+    ("cp866", ("кошка", "собака", "медведь", "самолёт"), "866"),
 ]
 
 

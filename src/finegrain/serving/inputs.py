@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finegrain.core import file_io
-from finegrain.core.errors import UserError
+from finegrain.core.errors import UserError, some
 from finegrain.serving.lenient_reader import LenientReader
 from finegrain.sources import archive, index, layout
 from finegrain.sources.index import IgnoredFiles
 from finegrain.sources.layout import BadMember
+from finegrain.sources.name_encoding import decode_name
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def find_photos(paths: Sequence[str]) -> list[PhotoSource]:
             sources.append(replace(source, photos=new))
             known |= {path, *(photo.file for photo in new if photo.file)}
     if not sources:
-        raise UserError(f"{', '.join(paths)}: holds no image, only what is left beside photos")
+        raise UserError(f"{some(paths)}: holds no image, only what is left beside photos")
     return sources
 
 
@@ -111,4 +111,4 @@ def _open_source(path: Path) -> PhotoSource:
 
 def _printable(path: Path) -> str:
     """The path as text that can be written as UTF-8, whatever bytes it is made of."""
-    return file_io.decode_name(os.fsencode(path))
+    return decode_name(os.fsencode(path))

@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from finegrain.core import file_io, log
+from finegrain.core import log
 from finegrain.core.errors import UserError, some
 from finegrain.sources import layout
 from finegrain.sources.layout import ArchiveImage, Member, SplitName
+from finegrain.sources.name_encoding import NameEncoding
 
 RAW_SUFFIXES = frozenset(
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf "
@@ -100,7 +101,7 @@ def find_images(top: Path, name_encoding: str | None = None) -> tuple[dict[str, 
     found: dict[str, Path] = {}
     ignored = IgnoredFiles()
     files: list[Path] = []
-    encoding = file_io.NameEncoding(name_encoding)
+    encoding = NameEncoding(name_encoding)
 
     def relative(file: Path) -> bytes:
         return os.fsencode(file.relative_to(top).as_posix())

@@ -16,10 +16,10 @@ from typing import Any, BinaryIO, Self, cast
 from finegrain.core import log
 from finegrain.core.compressed_file import BUFFER_BYTES, open_stream
 from finegrain.core.errors import UserError
-from finegrain.core.file_io import NameEncoding, is_surely_utf8
 from finegrain.sources import layout
 from finegrain.sources.index import IgnoredFiles
 from finegrain.sources.layout import ArchiveImage, BadMember, Member
+from finegrain.sources.name_encoding import NameEncoding, is_surely_utf8
 
 _READ_ERRORS = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError)
 _NO_END = "cut off: its end-of-archive block is missing; if it is complete, unpack it and use the folder"

@@ -11,8 +11,8 @@ import zipfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from finegrain.core import file_io
 from finegrain.sources import index
+from finegrain.sources.name_encoding import decode_name
 
 _KNOWN_METHODS = (0, 8, 9, 12, 14, 93, 95, 99)
 # https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, section 4.3.7
@@ -69,7 +69,7 @@ class Content:
             count, name = find_local_headers(self._stream, begin, end)
             unlisted, example = unlisted + count, example or name
         if unlisted:
-            name_text = file_io.decode_name(example)
+            name_text = decode_name(example)
             raise zipfile.BadZipFile(
                 f"{unlisted} files in it are not in its directory, such as {name_text}: it was damaged or "
                 "joined with another zip; repair it by `zip -FF`"

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from finegrain.core.errors import UserError
-from finegrain.core.file_io import NameEncoding
 from finegrain.sources import layout, zip_check
 from finegrain.sources.index import IgnoredFiles
 from finegrain.sources.layout import ArchiveImage, BadMember, Member
+from finegrain.sources.name_encoding import NameEncoding
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _ENTRIES_PER_WINDOW = 256
