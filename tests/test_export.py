@@ -178,7 +178,7 @@ def test_the_card_of_a_model_from_elsewhere_names_what_is_not_known(own, capsys)
     """Its class names hold markup, its recipe a path of this machine, and its sidecar lacks keys."""
     metadata = json.loads(Path("model.json").read_text())
     metadata["classes"][:2] = ["a|b <script> *c*", "two\nlines\x85"]
-    for key in ("environment", "revision", "best_epoch", "data"):
+    for key in ("environment", "revision", "best_epoch", "data", "initial_weights"):
         del metadata[key]
     metadata["recipe"] = {"weights": "/srv/models/first.pth", "head": metadata["recipe"]["head"]}
     Path("other.json").write_text(json.dumps(metadata))
@@ -292,3 +292,23 @@ def test_a_license_that_is_no_identifier_of_the_hub_is_rejected(text, capsys):
     with pytest.raises(SystemExit):
         cli.build_parser().parse_args(["export", "--license", text])
     assert "such as apache-2.0" in capsys.readouterr().err
+
+
+HUB = f"a/b@{'c' * 40}"
+
+
+@pytest.mark.parametrize(
+    ("weights", "begun", "words"),
+    [
+        ("DEFAULT", {"name": "IMAGENET1K_V2", "file": "r.pth"}, "torchvision's weights IMAGENET1K\\_V2."),
+        (HUB, {"name": HUB, "sha256": "0" * 64}, f"of the Hub's repository {HUB} (SHA-256 `0000"),
+        ("../v1", {"name": "v1", "head": "new", "sha256": "0" * 64}, "the trained model v1 (SHA-256 `0000"),
+        ("../v1", {"name": "v1", "head": "kept", "kept_classes": 1234}, "with its head for 1,234 classes"),
+        ("/srv/old.pth", None, "the weights of the file"),
+    ],
+)  # fmt: skip
+def test_the_card_says_what_the_model_began_with(weights, begun, words):
+    metadata = {"recipe": {"weights": weights}} | ({"initial_weights": begun} if begun else {})
+    assert words in model_card._origin(metadata)
+    portable = model_folder.portable_metadata(metadata)["recipe"]["weights"]
+    assert portable == (weights if "@" in weights or "/" not in weights else weights.split("/")[-1])

@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from finegrain.comparison import formatting
+from finegrain.config import weights as weights_names
 from finegrain.config.base import ImageFit
 from finegrain.config.training import HeadParams
 from finegrain.export.onnx_graph import LOGIT_TOLERANCE, Agreement
@@ -115,12 +116,21 @@ def _origin(metadata: dict[str, Any]) -> str:
         return "Its initial weights were not recorded."
     if weights == "none":
         return "It was trained from random weights."
-    source = "the weights of the file" if Path(weights).suffix else "torchvision's weights"
+    begun = metadata.get("initial_weights", {})
+    weights = begun.get("name", weights)
+    if weights_names.is_torchvision(weights):
+        source = "torchvision's weights"
+    elif weights_names.hub_repository(weights):
+        source = "the weights of the Hub's repository"
+    else:
+        source = "the trained model" if "head" in begun else "the weights of the file"
     phases = metadata["recipe"].get("phases", {}).values()
     done = "was fine-tuned from"
     if phases and all("solve" in phase for phase in phases):
         done = "keeps all layers but the last of"
-    return f"It {done} {source} {escape_markdown(weights)}."
+    kept = f", with its head for {begun['kept_classes']:,} classes" if "kept_classes" in begun else ""
+    digest = f" (SHA-256 `{begun['sha256']}`)" if "sha256" in begun else ""
+    return f"It {done} {source} {escape_markdown(weights)}{digest}{kept}."
 
 
 def _architecture(metadata: dict[str, Any]) -> str:

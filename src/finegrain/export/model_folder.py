@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from finegrain import optional_deps
+from finegrain.config import weights as weights_names
 from finegrain.config.base import ImageFit
 from finegrain.core import file_io, log, paths
 from finegrain.core.errors import UserError
@@ -136,8 +137,9 @@ def copy_model(folder: Path, weights: Path, metadata: dict[str, Any]) -> None:
 def portable_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     """The metadata with the file name of the initial weights instead of their path on this machine."""
     recipe = dict(metadata["recipe"])
-    if isinstance(recipe.get("weights"), str):
-        recipe["weights"] = re.split(r"[\\/]", recipe["weights"])[-1]
+    weights = recipe.get("weights")
+    if isinstance(weights, str) and not weights_names.hub_repository(weights):
+        recipe["weights"] = re.split(r"[\\/]", weights)[-1]
     return {**metadata, "recipe": recipe}
 
 
