@@ -108,7 +108,7 @@ def test_odd_images_are_used_and_bad_ones_are_listed(odd):
     sizes = {Path(row.path).name: (row.width, row.height) for row in used.itertuples()}
     assert sizes["rotated.jpg"] == (32, 48) and sizes["a line.png"] == (1, 10_000)
     hidden = f"1 hidden .jpg (such as {ODD_NAMES[1]}/.hidden.jpg)"
-    assert f": 1 .nef (such as it's/phone.nef), {hidden}\n" in printed["download"]
+    assert f": 1 .nef (such as it's/phone.nef), {hidden}; RAW is " in printed["download"]
     assert ": 1 .txt\n" in printed["download"]
 
 

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.slow
 
 RUN = "resnet18-0"
 READERS = {
+    "sample": {"download"},
     "sources": {"download", "split", "pack"},
     "dataset": {"split", "pack"},
     "core": {"inputs", "split", "pack", "train", "evaluate", "compare", "winner"},

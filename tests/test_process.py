@@ -115,6 +115,29 @@ def test_garbage_collection_is_off_only_while_a_stage_imports():
         assert done.stdout.split() == expected, done.stderr
 
 
+def test_what_a_notebook_or_a_git_hook_leaves_behind_is_ignored(tmp_path):
+    end = "import matplotlib, subprocess; subprocess.run(['git', 'rev-parse', 'HEAD'], check=True)"
+    left = {"MPLBACKEND": "Qt4Agg", "GIT_DIR": str(tmp_path), "GIT_WORK_TREE": "/", "GIT_INDEX_FILE": "x"}
+    assert run_script(end, **left)[0] == 0
+    assert run_script(end.replace("matplotlib", "sys"))[0] == 0
+
+
+def test_no_folder_for_temporary_files_is_one_message():
+    code = "import tempfile\ntempfile._candidate_tempdir_list = lambda: ['/no/such/folder']\n"
+    code += "from finegrain.core import process"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: no folder for temporary files can be written")
+    assert "set TMPDIR" in done.stderr
+
+
+def test_sqlite_uses_the_folder_that_python_has_found(tmp_path):
+    end = "import tempfile\nassert os.environ['SQLITE_TMPDIR'] == tempfile.gettempdir() != '/no/such/folder'"
+    assert run_script(end, TMPDIR="/no/such/folder") == (0, "")
+    end = f"assert os.environ['SQLITE_TMPDIR'] == {str(tmp_path)!r}"
+    assert run_script(end, SQLITE_TMPDIR=str(tmp_path)) == (0, "")
+
+
 SHOW_RANKS = """
 import os
 from finegrain.core import process

@@ -288,7 +288,8 @@ def test_two_processes_compute_what_one_does_though_one_was_killed(project, tiny
 
     six_epochs(project, devices=2, **settings)
     log = project / "log"
-    launcher = fork_server.start("train", COMMAND[2:], project, log, {"OMP_NUM_THREADS": "1"})
+    environment = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "of-a-cluster"}
+    launcher = fork_server.start("train", COMMAND[2:], project, log, environment)
     try:
         wait_for(lambda: log.exists() and "epoch 2: train loss" in log.read_text())
         workers = trainers(launcher)

@@ -183,6 +183,16 @@ def _is_started_by_torchrun() -> bool:
     return "DVC_STAGE" not in os.environ or b"DVC_STAGE=" in parent
 
 
+def _ignore_what_is_meant_for_others() -> None:
+    """Drop variables that a notebook or a git hook leaves in the environment.
+
+    matplotlib stops at a backend that it does not know, though figures are drawn to files alone; git would
+    take another repository for this one, whose commit a model would then record.
+    """
+    for name in ("MPLBACKEND", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        os.environ.pop(name, None)
+
+
 def _require_temporary_folder() -> None:
     """End with one message where nothing temporary can be written, as SQLite and matplotlib need it.
 
@@ -208,6 +218,7 @@ def _print_what_the_terminal_lacks() -> None:
 _print_what_the_terminal_lacks()
 _use_python_of_dvc()
 _ignore_ranks_left_over()
+_ignore_what_is_meant_for_others()
 _require_temporary_folder()
 allocator.keep_freed_memory()
 _end_with_dvc()

@@ -183,8 +183,9 @@ def join_world(device: torch.device) -> Iterator[World]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
+        reason = str(error).splitlines()[0]
         raise UserError(
-            "lost the connection to another process of this run; `dvc repro` continues it"
+            f"no connection to another process of this run ({reason}); `dvc repro` continues it"
         ) from None
     finally:
         if dist.is_initialized():
@@ -202,6 +203,8 @@ def launch(devices: int, script: str, argv: Sequence[str]) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # reported below
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        os.environ.pop(name, None)  # of a cluster; all processes are on this machine
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=devices, max_restarts=0, rdzv_backend="c10d",
