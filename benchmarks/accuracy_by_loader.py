@@ -58,16 +58,16 @@ def main() -> None:
         ways = prepare(config, Path(temporary))
         right = {name: [] for name in ways}
         for seed in args.seeds:
-            for name, (splits, bf16) in ways.items():
-                right[name].append(run(config, seed, args.model, splits, bf16))
+            for name, (splits, dtype) in ways.items():
+                right[name].append(run(config, seed, args.model, splits, dtype))
                 print(f"seed {seed}, {name}: {right[name][-1].mean():.2%}", file=sys.stderr, flush=True)
     text = table({name: np.array(runs, float) for name, runs in right.items()})
     file_io.write_text(args.out / "accuracy.md", text)
     print(text)
 
 
-def prepare(config: params.Params, folder: Path) -> dict[str, tuple[Splits, bool]]:
-    """Generate the sample, packed and as files; returns each way's splits and whether it computes in bf16."""
+def prepare(config: params.Params, folder: Path) -> dict[str, tuple[Splits, torch.dtype]]:
+    """Generate the sample, packed and as files; returns each way's splits and the dtype it is autocast to."""
     dataset = config.dataset
     assert isinstance(dataset, params.SampleDataset), "params.yaml is not the sample's"
     drawings.write_zip(folder, dataset.images_per_class, dataset.image_size, config.seed)
@@ -89,9 +89,9 @@ def prepare(config: params.Params, folder: Path) -> dict[str, tuple[Splits, bool
     theirs = tuple(Files(folder / "files" / name, device, *normal) for name in ("train", "val"))
     assert torch.equal(ours[1].labels, theirs[1].labels), "the images are paired"
     return {
-        "ours": (ours, devices.use_bf16("auto", device)),
-        "ours in float32": (ours, False),
-        "torchvision's loader": (theirs, devices.use_bf16("auto", device)),
+        "ours": (ours, devices.autocast_dtype("auto", device)),
+        "ours in float32": (ours, torch.float32),
+        "torchvision's loader": (theirs, devices.autocast_dtype("auto", device)),
     }
 
 
@@ -150,16 +150,16 @@ class NoCheckpoints:
         pass
 
 
-def run(config: params.Params, seed: int, name: str, splits: Splits, bf16: bool) -> np.ndarray:
+def run(config: params.Params, seed: int, name: str, splits: Splits, dtype: torch.dtype) -> np.ndarray:
     """Train; returns which validation images the best weights predict correctly, ``[images]`` bool."""
     train, val = splits
     net = build.build_model(name, len(train.class_names), "none", config.head, seed)
     net = net.to(train.device)
-    setup, history = TrainingSetup(net, config, seed, train, bf16), TrainingHistory()  # type: ignore[arg-type]
+    setup, history = TrainingSetup(net, config, seed, train, dtype), TrainingHistory()  # type: ignore[arg-type]
     for _ in loop.fit(setup, val, NoCheckpoints(), history):  # type: ignore[arg-type]
         pass
     net.load_state_dict(history.weights)
-    logits, labels = inference.predict_split(net, val, history.best["image_size"], bf16)
+    logits, labels = inference.predict_split(net, val, history.best["image_size"], dtype)
     return (logits.argmax(1) == labels).numpy()
 
 

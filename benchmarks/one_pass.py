@@ -33,7 +33,7 @@ from finegrain.core import paths  # noqa: E402
 from finegrain.evaluation import metrics  # noqa: E402
 from finegrain.loading.batches import PackedSplit  # noqa: E402
 from finegrain.models import inference, storage  # noqa: E402
-from finegrain.runtime import provenance  # noqa: E402
+from finegrain.runtime import devices, provenance  # noqa: E402
 
 TUNE = {
     "trainable": "all",
@@ -104,7 +104,7 @@ def main() -> None:
     )
     add_inputs(parser)
     parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW")
     parser.add_argument("--out", type=Path, default=ROOT / ".one-pass", help="folder for runs and results")
     args = parser.parse_args()
@@ -183,8 +183,8 @@ def test_accuracy(folder: Path, files: paths.Run, flip: bool) -> dict[str, float
     net, metadata = storage.load_model(folder / files.weights, folder / files.sidecar)
     pack = folder / paths.Dataset(shared.CARS).pack
     split = PackedSplit(pack, "test", torch.device("cpu"), metadata["mean"], metadata["std"])
-    bf16 = metadata["environment"]["precision"] == "bf16"
-    logits, labels = inference.predict_split(net, split, metadata["image_size"], bf16, flip, label="test")
+    dtype = devices.DTYPES[metadata["environment"]["precision"]]
+    logits, labels = inference.predict_split(net, split, metadata["image_size"], dtype, flip, label="test")
     correct = int((logits.argmax(1) == labels).sum())
     low, high = metrics.wilson_interval(correct, len(labels))
     return {"top1": correct / len(labels), "top1_low": low, "top1_high": high}

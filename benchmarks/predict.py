@@ -150,7 +150,7 @@ def prepare(name: str, flip: bool) -> dict[str, Callable[[Piece], None]]:
     facts = file_io.read_json(pack / "pack.json")
     mean, std = batches.normalization_mean_std(pack, config.normalization, None)
     run, device = paths.Run(shared.DATASET, name, 0), devices.select_device(config.device)
-    bf16, side = devices.use_bf16(config.precision, device), config.phases["all"].image_size_at(0)
+    dtype, side = devices.autocast_dtype(config.precision, device), config.phases["all"].image_size_at(0)
     sidecar = {
         "model": name, "seed": 0, "classes": facts["classes"], "mean": mean, "std": std, "refit": False,
         "image_size": side, "pack_image_size": facts["image_size"], "pack_fit": facts["fit"],
@@ -159,12 +159,12 @@ def prepare(name: str, flip: bool) -> dict[str, Callable[[Piece], None]]:
     }  # fmt: skip
     net = build.build_model(name, len(facts["classes"]), "none", config.head, seed=0).to(device)
     storage.save_model(run.weights, run.sidecar, net.state_dict(), sidecar)
-    predictor = Predictor(run.weights, run.sidecar, device, bf16, None, flip)
+    predictor = Predictor(run.weights, run.sidecar, device, dtype, None, flip)
     predict.load_predictor = lambda args: predictor  # already loaded: loading is not timed
 
     def evaluate(piece: Piece) -> None:
         split = batches.PackedSplit(piece.folder, SPLIT, device, mean, std)
-        logits, labels = inference.predict_split(net, split, side, bf16, flip)
+        logits, labels = inference.predict_split(net, split, side, dtype, flip)
         given = outputs.from_logits(logits.numpy(), labels.numpy())
         names, shares = (facts["classes"][i] for i in given.predicted), (f"{p:.6g}" for p in given.confidence)
         piece.said["evaluate"] = pd.DataFrame({"class_1": list(names), "p_1": list(shares)})

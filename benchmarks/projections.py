@@ -96,7 +96,7 @@ def main() -> None:
 def stage_maps(net: torch.nn.Module, split: PackedSplit, image_size: int) -> tuple[Tensor, Tensor]:
     """Feature maps ``[N, C, H, W]`` in half precision, and labels."""
     maps = [
-        inference.pooled_maps(net, images, bf16=False)[0].half()
+        inference.pooled_maps(net, images, torch.float32)[0].half()
         for images, _ in split.eval_batches(inference.BATCH_SIZE, image_size)
     ]
     return torch.cat(maps), split.labels

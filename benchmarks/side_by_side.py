@@ -87,11 +87,11 @@ def train(args: argparse.Namespace) -> float:
     optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, fused=True)
     images = torch.randn(args.batch_size, 3, args.side, args.side).to(memory_format=torch.channels_last)
     labels = torch.arange(args.batch_size) % 10
-    bf16 = devices.use_bf16("auto", device)
+    dtype = devices.autocast_dtype("auto", device)
     steps = 0
     time.sleep(max(0.0, args.begin - time.time()))
     while (spent := time.time() - args.begin) < args.seconds:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with devices.autocast(device, dtype):
             loss = torch.nn.functional.cross_entropy(net(images), labels)
         loss.backward()
         optimizer.step()

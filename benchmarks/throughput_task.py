@@ -58,6 +58,8 @@ def device() -> Any:
 
 def bf16(on: Any) -> bool:
     """Whether the hardware multiplies bfloat16 natively."""
+    import torch
+
     from finegrain.runtime import devices
 
-    return devices.use_bf16("auto", on)
+    return devices.autocast_dtype("auto", on) is torch.bfloat16

@@ -61,8 +61,8 @@ def our_job(config: Any, train: Any, name: str) -> Any:
     from finegrain.training.train_step import PhaseContext, TrainingSetup
 
     net = build.build_model(name, len(train.class_names), "none", config.head, 0).to(train.device)
-    bf16 = devices.use_bf16(config.precision, train.device)
-    return PhaseContext(TrainingSetup(net, config, 0, train, bf16), next(iter(config.phases)))
+    dtype = devices.autocast_dtype(config.precision, train.device)
+    return PhaseContext(TrainingSetup(net, config, 0, train, dtype), next(iter(config.phases)))
 
 
 def our_epochs(context: Any, after_step: FirstStep) -> Epoch:

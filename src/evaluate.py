@@ -82,10 +82,11 @@ def predict(
     """Predictions of every split, without and with the temperature."""
     raw, calibrated = {}, {}
     device, flip = splits["test"].device, config.evaluate.flip
-    bf16 = devices.use_bf16(config.precision, device)
+    dtype = devices.autocast_dtype(config.precision, device)
     with devices.exclusive_cores(device):
         for name, split in splits.items():
-            logits, labels = inference.predict_split(net, split, image_size, bf16, flip, label=name)
+            logits, labels = inference.predict_split(net, split, image_size, dtype, flip, label=name)
+            inference.require_no_overflow(logits, dtype)
             raw[name] = outputs.from_logits(logits.numpy(), labels.numpy())
             calibrated[name] = outputs.from_logits(logits.numpy(), labels.numpy(), temperature)
     return raw, calibrated

@@ -24,7 +24,7 @@ from finegrain.ridge.feature_cache import KEY_BYTES, FeatureCache
 HEAD = HeadParams(pool="covariance", stage=["layer1", "layer2"])
 BATCH = 8
 """Six batches of the 42 training images."""
-KEY: dict[str, Any] = {"image_size": 32, "flip": False, "bf16": False, "code": ""}
+KEY: dict[str, Any] = {"image_size": 32, "flip": False, "dtype": torch.float32, "code": ""}
 
 
 @pytest.fixture(autouse=True)
@@ -193,7 +193,7 @@ def test_whatever_changes_the_features_has_a_cache_of_its_own(tiny_pack):
         opened(tiny_pack, other_statistics).folder,
         opened(tiny_pack, image_size=64).folder,
         opened(tiny_pack, flip=True).folder,
-        opened(tiny_pack, bf16=True).folder,
+        opened(tiny_pack, dtype=torch.bfloat16).folder,
         opened(tiny_pack, code="changed").folder,
     ]
     facts = json.loads((tiny_pack / "pack.json").read_text())

@@ -91,8 +91,8 @@ def test_pack_predict_predictor_demo_and_exported_code_agree(photos, monkeypatch
             RUN.weights, RUN.sidecar, ["a", "b"], pack_image_size=SIZE, pack_fit=packed.fit,
             data=packed.fingerprint,
         )  # fmt: skip
-        predictor = Predictor(RUN.weights, RUN.sidecar, CPU, False, None, False)
-        expected = inference.predict_split(predictor._net, packed, SIZE, bf16=False)[0][row].double().numpy()
+        predictor = Predictor(RUN.weights, RUN.sidecar, CPU, torch.float32, None, False)
+        expected = inference.predict_split(predictor._net, packed, SIZE, dtype=torch.float32)[0][row].double().numpy()
         ((_, logits),) = predictor.logits([(Photo("photo", "photo"), PHOTO)], [])
         assert logits == pytest.approx(expected, abs=TOLERANCE)
 

@@ -69,7 +69,7 @@ def test_fit_learns_and_keeps_the_best_epoch_by_validation(tiny_pack, tmp_path):
     assert history.best["val_top1"] == max(row["val_top1"] for row in history.rows) >= 0.8
     again = build.build_model("resnet18", 3, "none", HeadParams(), 9)
     again.load_state_dict(history.weights)
-    logits, labels = inference.predict_split(again, split(tiny_pack, "val"), 32, bf16=False)
+    logits, labels = inference.predict_split(again, split(tiny_pack, "val"), 32, dtype=torch.float32)
     assert (logits.argmax(1) == labels).double().mean().item() == history.best["val_top1"]
 
 
@@ -181,7 +181,7 @@ def test_the_range_test_leaves_the_network_as_it_was_to_the_bit(tiny_pack, tmp_p
     layer_groups.set_trainable(net, "head+norm")
     before = copy.deepcopy(net.state_dict())
     points = choose_lr.run_lr_range_test(
-        PhaseContext(TrainingSetup(net, config, 0, split(tiny_pack, "train"), False), "warm")
+        PhaseContext(TrainingSetup(net, config, 0, split(tiny_pack, "train"), torch.float32), "warm")
     )
     assert len(points) > 20 and points[-1].lr > points[0].lr
     assert same_bits(before, net.state_dict())
@@ -206,7 +206,7 @@ def test_the_average_is_what_is_validated_and_kept(tiny_pack, tmp_path):
     assert history.weights.keys() == net.state_dict().keys()
     again = build.build_model("resnet18", 3, "none", HeadParams(), 9)
     again.load_state_dict(history.weights)
-    logits, labels = inference.predict_split(again, split(tiny_pack, "val"), 32, bf16=False)
+    logits, labels = inference.predict_split(again, split(tiny_pack, "val"), 32, dtype=torch.float32)
     assert (logits.argmax(1) == labels).double().mean().item() == history.best["val_top1"]
 
 
@@ -231,7 +231,7 @@ def test_a_kill_during_the_refit_does_not_repeat_the_choosing_run(tiny_pack, tmp
     for attempt in range(2):
         history = TrainingHistory()
         net = build.build_model("resnet18", 3, "none", config.head, 0)
-        setup = TrainingSetup(net, config, 0, train, False)
+        setup = TrainingSetup(net, config, 0, train, torch.float32)
         with pytest.raises(Killed), checkpoint.Checkpointer("tiny", {}) as checkpointer:
             if attempt:
                 monkeypatch.setattr(loop, "train_steps", None)  # would fail if called
@@ -259,8 +259,8 @@ def test_clipping_bounds_what_a_step_can_do(tiny_pack, tmp_path):
 def test_predict_gives_each_image_once_whatever_the_batch_size(tiny_pack):
     net = build.build_model("resnet18", 3, "none", HeadParams(), 0)
     test = split(tiny_pack, "test")
-    one, labels = inference.predict_split(net, test, 32, bf16=False, batch_size=5)
-    other, _ = inference.predict_split(net, test, 32, bf16=False)
+    one, labels = inference.predict_split(net, test, 32, dtype=torch.float32, batch_size=5)
+    other, _ = inference.predict_split(net, test, 32, dtype=torch.float32)
     assert one.shape == (18, 3) and torch.equal(labels, test.labels)
     assert torch.allclose(one, other, atol=1e-5)
 
@@ -272,9 +272,9 @@ def test_predict_with_flip_is_the_mean_over_both_views(tiny_pack):
     net.eval()
     with torch.no_grad():
         slow = (net(images) + net(images.flip(3))) / 2
-    ours, _ = inference.predict_split(net, test, 32, bf16=False, flip=True)
+    ours, _ = inference.predict_split(net, test, 32, dtype=torch.float32, flip=True)
     assert torch.allclose(ours, slow, atol=1e-5)
-    assert not torch.allclose(ours, inference.predict_split(net, test, 32, bf16=False)[0], atol=1e-5)
+    assert not torch.allclose(ours, inference.predict_split(net, test, 32, dtype=torch.float32)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(

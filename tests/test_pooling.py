@@ -105,10 +105,11 @@ def test_fewer_rows_are_kept_only_where_that_gives_fewer_features(channels, want
         assert rows == (wanted if wanted * channels < triangle else channels)
 
 
-def test_it_computes_in_float32_inside_of_autocast():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_it_computes_in_float32_inside_of_autocast(dtype):
     pool = pooling.CovariancePool([12, 5], channels=4)
-    maps = [random_maps(shape).bfloat16() for shape in (FEW_PLACES, MANY_PLACES)]
-    with torch.autocast("cpu", torch.bfloat16):
+    maps = [random_maps(shape).to(dtype) for shape in (FEW_PLACES, MANY_PLACES)]
+    with torch.autocast("cpu", dtype):
         inside = pool(*maps)
     assert inside.dtype == torch.float32
     assert torch.equal(inside, pool(*(each.float() for each in maps)))

@@ -44,7 +44,7 @@ def test_it_gives_the_logits_that_evaluate_computed(tmp_path_factory, monkeypatc
     assert [photo.relative_path for photo, _ in found] == test and not skipped
     net, metadata = storage.load_model(weights, sidecar)
     packed = batches.PackedSplit(Path("data/sample/pack"), "test", CPU, metadata["mean"], metadata["std"])
-    logits, _ = inference.predict_split(net, packed, metadata["image_size"], bf16=False)
+    logits, _ = inference.predict_split(net, packed, metadata["image_size"], dtype=torch.float32)
     assert len(test) > inference.BATCH_SIZE
     assert np.array_equal(np.stack([row for _, row in found]), logits.double().numpy())
 

@@ -21,7 +21,7 @@ def test_no_other_directions_hold_more_of_the_difference_of_the_classes(tiny_pac
     head = HeadParams(pool="covariance", stage=["layer1", "layer2"], channels=4)
     net, train = build.build_model("resnet18", 3, "none", head, 0).eval(), split(tiny_pack, "train")
     random = [each.detach().clone() for each in net.avgpool.reduce.values()]
-    projection.fit_projection(net, train, 32, bf16=False)
+    projection.fit_projection(net, train, 32, dtype=torch.float32)
     images, labels = next(train.eval_batches(42, 32))
     with torch.no_grad():
         stages = net.pooled_maps(images)
@@ -45,7 +45,7 @@ def test_nothing_changes_where_all_channels_are_kept(tiny_pack):
     for head in (HeadParams(), HeadParams(pool="covariance", stage="layer1")):
         net = build.build_model("resnet18", 3, "none", head, 0)
         before = {name: value.clone() for name, value in net.state_dict().items()}
-        projection.fit_projection(net, split(tiny_pack, "train"), 32, bf16=False)
+        projection.fit_projection(net, split(tiny_pack, "train"), 32, dtype=torch.float32)
         assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 

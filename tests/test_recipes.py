@@ -276,7 +276,7 @@ def watched(data: dict[str, Any], pack: Path, folder: Path) -> list[Seen]:
     try:
         with checkpoint.Checkpointer("trace", {}) as checkpointer, pytest.MonkeyPatch.context() as patch:
             patch.setattr(transform, "transform_images", blank_images)
-            setup = TrainingSetup(net, config, 0, train_split, False)
+            setup = TrainingSetup(net, config, 0, train_split, torch.float32)
             rows = list(loop.fit(setup, val_split, checkpointer, TrainingHistory()))
     finally:
         hook.remove()

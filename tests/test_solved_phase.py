@@ -49,7 +49,7 @@ def settings(folder: Path, phases: dict[str, Any], **more: Any) -> params.Params
 
 def setup_of(pack: Path, config: params.Params) -> TrainingSetup:
     net = build.build_model("resnet18", 3, "none", config.head, 0)
-    return TrainingSetup(net, config, 0, split(pack, "train"), False, "resnet18")
+    return TrainingSetup(net, config, 0, split(pack, "train"), torch.float32, "resnet18")
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_the_head_is_a_ridge_regression_times_one_factor(tiny_pack, tmp_path, fl
     assert factor > 1
     np.testing.assert_allclose(net.fc.weight.detach(), factor * ridge.coef_, atol=1e-4 * factor)
     np.testing.assert_allclose(net.fc.bias.detach(), factor * ridge.intercept_, atol=1e-4 * factor)
-    logits, labels = inference.predict_split(net, val, 32, bf16=False, flip=flip)
+    logits, labels = inference.predict_split(net, val, 32, dtype=torch.float32, flip=flip)
     assert history.val_logits is not None and history.val_logits.abs().max() > 1
     torch.testing.assert_close(history.val_logits, logits, atol=1e-5, rtol=1e-5)
     assert history.rows[0]["val_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)

@@ -29,7 +29,7 @@ def context(tmp_path, net: nn.Module, device: str = "cpu", **more) -> PhaseConte
         device=torch.device(device), world=SINGLE_PROCESS, class_names=list("abcde"),
         steps_per_epoch=lambda batch_size: 1000,
     )  # fmt: skip
-    return PhaseContext(TrainingSetup(net, config, 0, train, False), "all")  # type: ignore[arg-type]
+    return PhaseContext(TrainingSetup(net, config, 0, train, torch.float32), "all")  # type: ignore[arg-type]
 
 
 def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:

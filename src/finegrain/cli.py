@@ -74,7 +74,7 @@ def _add_predict(commands: Any) -> None:
         "--flip", action=argparse.BooleanOptionalAction, help="average with the horizontal flip"
     )
     settings.add_argument("--device", choices=("auto", "cpu", "cuda"))
-    settings.add_argument("--precision", choices=("auto", "fp32", "bf16"))
+    settings.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"))
 
 
 def _add_diff(commands: Any) -> None:

@@ -68,7 +68,7 @@ EXTREMES: dict[str, list[Any]] = {
     "seed": [2**31 - 1, 2**64, *HUGE],
     "seeds": [[0, 1], [2**31 - 1], [0, 0], [], [-1], [2**64], [0, 1, 2]],
     "models": [[], [MODEL] * 2],
-    "precision": ["bf16", "fp32"],
+    "precision": ["bf16", "fp32", "fp16"],
     "checkpoint_seconds": [0, 1e6, *HUGE],
     "split.val_ratio": [1e-9, 0.01, 0.5, 0.98, 1 - 1e-9, 1e-300, 5e-324, *HUGE],
     "split.test_ratio": [1e-9, 0.5, 0.7, 0.979, 1 - 1e-12, *HUGE],

@@ -47,6 +47,7 @@ def run(
     names: tuple[str, str | None] = ("train", "val"),
     plan: TrainingHistory | None = None,
     saves: Sequence[int] = (),
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[nn.Module, TrainingHistory]:
     """Train from the checkpoint of an earlier call with these settings, if one was left."""
     train, val = (split(pack, n) if n else None for n in names)
@@ -56,7 +57,7 @@ def run(
     history = TrainingHistory(config.choose_by)
     key = {"config": config.model_dump(mode="json"), "names": names}
     with Scripted(key, saves, killed_at) as checkpointer:
-        setup = TrainingSetup(net, config, 0, train, False, name)
+        setup = TrainingSetup(net, config, 0, train, dtype, name)
         for _ in loop.fit(setup, val, checkpointer, history, plan):
             pass
         checkpointer.finish(Path("weights"))

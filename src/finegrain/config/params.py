@@ -125,10 +125,11 @@ class Params(Section):
     """auto means the GPU if there is one; a change of this key alone trains nothing again."""
     devices: Annotated[int, Field(ge=1, le=1024)]
     """Processes on this machine that train one model together, each on its own GPU if there are any."""
-    precision: Literal["auto", "fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
     """Number format of the network's arithmetic.
 
-    auto means bfloat16 autocast if the hardware multiplies bfloat16 natively, else fp32.
+    auto means bf16 autocast if the hardware multiplies it natively, fp16 autocast on any other CUDA GPU, else
+    fp32. Of fp16, the gradients are scaled, and a step in which they overflow is skipped and counted.
     """
     deterministic: bool
     """true gives bit-identical results on the same kind of GPU, or an error, and is slower.

@@ -46,7 +46,7 @@ def heatmaps(net: Any, images: Tensor, classes: Tensor) -> Heatmap:
     """
     device = images.device
     with _evaluating(net), torch.autocast(device.type, enabled=False):
-        stages = [maps.requires_grad_() for maps in inference.pooled_maps(net, images.float(), bf16=False)]
+        stages = [maps.requires_grad_() for maps in inference.pooled_maps(net, images.float(), torch.float32)]
         with torch.enable_grad():
             logits = build.get_head(net)(net.avgpool(*stages).flatten(1))
             # one sum for all images, as the logits of one do not depend on another

@@ -171,5 +171,5 @@ def _run_batches(
         identity = sampling.identity(n, height, width)
         resized = crop.crop_per_image(batch, identity.crops, identity.flips, size)
         logits, probabilities = session.run(None, {"images": resized.permute(0, 2, 3, 1).numpy()})
-        expected = inference.predict_logits(net, preprocess(batch), bf16=False).numpy()
+        expected = inference.predict_logits(net, preprocess(batch), torch.float32).numpy()
         yield expected.astype(np.float64), logits.astype(np.float64), probabilities.astype(np.float64)

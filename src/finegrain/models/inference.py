@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from finegrain.augmentation import sampling, transform
 from finegrain.core import log
+from finegrain.core.errors import UserError
 from finegrain.loading.batches import PackedSplit
 from finegrain.models import build
 from finegrain.runtime import devices
@@ -43,7 +44,7 @@ def predict_split(
     net: nn.Module,
     split: PackedSplit,
     image_size: int,
-    bf16: bool,
+    dtype: torch.dtype,
     flip: bool = False,
     label: str | None = None,
     batch_size: int = BATCH_SIZE,
@@ -51,6 +52,7 @@ def predict_split(
     """Logits ``[N, classes]`` float32 and labels ``[N]`` of a whole split, on the CPU, in the split's order.
 
     Args:
+        dtype: what the network is autocast to, here and below; float32 means no autocast.
         flip: average the logits of each image and of its horizontal flip.
         label: text before the progress bar; None means no progress bar.
     """
@@ -58,12 +60,12 @@ def predict_split(
     batches = split.eval_batches(batch_size, image_size)
     if label:
         batches = log.progress_bar(batches, total=-(-len(split) // batch_size), label=label, unit="batch")
-    logits = [predict_logits(net, images, bf16, flip) for images, _ in batches]
+    logits = [predict_logits(net, images, dtype, flip) for images, _ in batches]
     return split.world.gather(logits), split.labels
 
 
 @torch.inference_mode()
-def predict_logits(net: nn.Module, images: Tensor, bf16: bool, flip: bool = False) -> Tensor:
+def predict_logits(net: nn.Module, images: Tensor, dtype: torch.dtype, flip: bool = False) -> Tensor:
     """Logits ``[n, classes]`` float32 of preprocessed images ``[n, 3, H, W]``, on their device.
 
     Args:
@@ -72,15 +74,27 @@ def predict_logits(net: nn.Module, images: Tensor, bf16: bool, flip: bool = Fals
     Raises:
         UserError: out of memory.
     """
-    autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=bf16)
     request = f"image_size: {len(images)} images of {images.shape[-1]} px without gradients"
-    with devices.explain_errors(request, "use smaller images or device: cpu"), autocast:
+    with (
+        devices.explain_errors(request, "use smaller images or device: cpu"),
+        devices.autocast(images.device, dtype),
+    ):
         logits: Tensor = net(images).float()
         return (logits + net(images.flip(3)).float()) / 2 if flip else logits
 
 
+def require_no_overflow(values: Tensor, dtype: torch.dtype) -> None:
+    """Check what a network autocast to ``dtype`` gave.
+
+    Raises:
+        UserError: values are not finite, and float16, whose largest number is 65,504, may be why.
+    """
+    if dtype == torch.float16 and not values.isfinite().all():
+        raise UserError("params.yaml: precision: fp16: the network's values are too large for it; use fp32")
+
+
 @torch.no_grad()
-def pooled_maps(net: Any, images: Tensor, bf16: bool) -> list[Tensor]:
+def pooled_maps(net: Any, images: Tensor, dtype: torch.dtype) -> list[Tensor]:
     """Inputs of the pooling layer, of preprocessed images ``[n, 3, H, W]``.
 
     Returns:
@@ -89,7 +103,7 @@ def pooled_maps(net: Any, images: Tensor, bf16: bool) -> list[Tensor]:
     inputs: list[Tensor] = []
     hook = net.avgpool.register_forward_pre_hook(lambda _, maps: inputs.extend(maps))
     try:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        with devices.autocast(images.device, dtype):
             net(images)
     finally:
         hook.remove()
@@ -97,7 +111,7 @@ def pooled_maps(net: Any, images: Tensor, bf16: bool) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def last_layer_inputs(net: nn.Module, images: Tensor, bf16: bool, flip: bool = False) -> Tensor:
+def last_layer_inputs(net: nn.Module, images: Tensor, dtype: torch.dtype, flip: bool = False) -> Tensor:
     """Input ``[n, features]`` float32 of the last linear layer, of preprocessed images ``[n, 3, H, W]``.
 
     Args:
@@ -110,7 +124,7 @@ def last_layer_inputs(net: nn.Module, images: Tensor, bf16: bool, flip: bool = F
     hook = build.get_last_layer(net).register_forward_pre_hook(lambda _, args: inputs.append(args[0].float()))
     try:
         for view in (images, images.flip(3)) if flip else (images,):
-            predict_logits(net, view, bf16)
+            predict_logits(net, view, dtype)
     finally:
         hook.remove()
     return torch.stack(inputs).mean(0) if flip else inputs[0]

@@ -17,12 +17,13 @@ BATCH_SIZE = inference.BATCH_SIZE
 
 
 def open_cache(
-    net: nn.Module, split: PackedSplit, image_size: int, flip: bool, bf16: bool, code: str
+    net: nn.Module, split: PackedSplit, image_size: int, flip: bool, dtype: torch.dtype, code: str
 ) -> FeatureCache:
     """The cache of the features of this network, body and pooling, at this image size.
 
     Args:
         flip: features are the mean over an image and its horizontal flip.
+        dtype: what the network is autocast to; the features are float32.
         code: hash of the code.
     """
     key: dict[str, Any] = {
@@ -30,7 +31,7 @@ def open_cache(
         "normalization": split.normalization.flatten().tolist(),
         "image_size": [split.image_size, image_size],
         "flip": flip,
-        "environment": provenance.environment(split.device, bf16),
+        "environment": provenance.environment(split.device, dtype),
         "code": code,
     }
     return FeatureCache(key, build.get_last_layer(net).in_features)
@@ -53,7 +54,7 @@ def compute_features(
     split: PackedSplit,
     image_size: int,
     flip: bool,
-    bf16: bool,
+    dtype: torch.dtype,
     label: str,
 ) -> CachedRows | None:
     """Compute what the cache lacks; the rows of the whole split, in the split's order.
@@ -63,7 +64,7 @@ def compute_features(
         label: text before the progress bar.
 
     Raises:
-        UserError: the disk has too little free space.
+        UserError: the disk has too little free space, or features overflow float16.
     """
     world = split.world
     keys = image_keys(split) if cache else []
@@ -75,7 +76,7 @@ def compute_features(
     net.eval()
     chunks = torch.tensor(missing, dtype=torch.int64).split(BATCH_SIZE * world.size) if missing else ()
     for chunk in log.progress_bar(chunks, total=len(chunks), label=label, unit="batch"):
-        features = world.gather(_chunk_features(net, split, chunk, image_size, flip, bf16))
+        features = world.gather(_chunk_features(net, split, chunk, image_size, flip, dtype))
         if cache:
             cache.add([keys[i] for i in chunk.tolist()], features)
     return cache.rows(keys) if cache else None
@@ -91,7 +92,7 @@ def image_keys(split: PackedSplit) -> list[bytes]:
 
 
 def _chunk_features(
-    net: nn.Module, split: PackedSplit, chunk: Tensor, image_size: int, flip: bool, bf16: bool
+    net: nn.Module, split: PackedSplit, chunk: Tensor, image_size: int, flip: bool, dtype: torch.dtype
 ) -> list[Tensor]:
     """Features of this process's share of the images ``chunk``, in batches of one size."""
     share = chunk[split.world.shard_slice(len(chunk))]
@@ -99,4 +100,6 @@ def _chunk_features(
         return []
     padded = torch.cat((share, share[-1:].expand(BATCH_SIZE - len(share))))
     images, _ = next(split.batches_of(padded, BATCH_SIZE, image_size))
-    return [inference.last_layer_inputs(net, images, bf16, flip)[: len(share)].cpu()]
+    features = inference.last_layer_inputs(net, images, dtype, flip)[: len(share)].cpu()
+    inference.require_no_overflow(features, dtype)
+    return [features]

@@ -14,7 +14,7 @@ MAX_CLASSES, IMAGES_A_CLASS = 64, 20
 """Images that are looked at: for each of 64 classes a matrix of 1024 channels takes 4 MB."""
 
 
-def fit_projection(net: Any, split: PackedSplit, image_size: int, bf16: bool) -> None:
+def fit_projection(net: Any, split: PackedSplit, image_size: int, dtype: torch.dtype) -> None:
     """Set the 1x1 convolutions of the network's pooling, in place, by training images and their classes.
 
     Kept are the directions in which the mean roots of the classes differ most: the eigenvectors with the
@@ -24,6 +24,7 @@ def fit_projection(net: Any, split: PackedSplit, image_size: int, bf16: bool) ->
 
     Args:
         net: with covariance pooling; nothing is done where no channels are left out.
+        dtype: what the network is autocast to; its roots are float32.
     """
     if not isinstance(net.avgpool, CovariancePool) or not net.avgpool.reduce:
         return
@@ -33,7 +34,7 @@ def fit_projection(net: Any, split: PackedSplit, image_size: int, bf16: bool) ->
     counts = groups.bincount()
     for chunk, group in zip(indices.split(BATCH_SIZE), groups.split(BATCH_SIZE), strict=True):
         images, _ = next(split.batches_of(chunk, BATCH_SIZE, image_size))
-        for i, maps in enumerate(inference.pooled_maps(net, images, bf16)):
+        for i, maps in enumerate(inference.pooled_maps(net, images, dtype)):
             if str(i) in net.avgpool.reduce:
                 roots = pooling.covariance_root(maps)
                 roots = roots / roots.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None]
@@ -41,7 +42,7 @@ def fit_projection(net: Any, split: PackedSplit, image_size: int, bf16: bool) ->
                 sums.setdefault(str(i), empty).index_add_(0, group.to(roots.device), roots)
     for key, total in sums.items():
         means = total / counts.to(total.device)[:, None, None]
-        difference = (means - means.mean(0)).double().cpu()
+        difference = (means - means.mean(0)).cpu().double()
         between = (difference @ difference).mean(0)
         kept = net.avgpool.reduce[key]
         vectors = torch.linalg.eigh(between).eigenvectors.flip(1).T[: len(kept)]

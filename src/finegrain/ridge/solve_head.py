@@ -48,7 +48,7 @@ def solve_head(
     phase: SolvedPhase,
     train: PackedSplit,
     val: PackedSplit | None,
-    bf16: bool,
+    dtype: torch.dtype,
     code: str,
     strength: float | None = None,
     pooling_is_trained: bool = False,
@@ -61,6 +61,7 @@ def solve_head(
 
     Args:
         val: images to predict with the solution; None for none.
+        dtype: what the network is autocast to; its features and the solution are float32.
         code: hash of the code, part of the key of the cached features.
         strength: that of the phase if None.
         pooling_is_trained: whether an earlier phase has trained the pooling.
@@ -71,25 +72,25 @@ def solve_head(
     world, solved = train.world, None
     if not pooling_is_trained:
         if world.is_main_process:
-            fit_projection(net, train, phase.image_size, bf16)
+            fit_projection(net, train, phase.image_size, dtype)
         net.avgpool.load_state_dict(world.broadcast(net.avgpool.state_dict()))
     if world.is_main_process:
-        with open_cache(net, train, phase.image_size, phase.flip, bf16, code) as cache:
-            rows = _rows(cache, net, phase, bf16, train, "train")
-            val_rows = _rows(cache, net, phase, bf16, val, "val") if val else None
+        with open_cache(net, train, phase.image_size, phase.flip, dtype, code) as cache:
+            rows = _rows(cache, net, phase, dtype, train, "train")
+            val_rows = _rows(cache, net, phase, dtype, val, "val") if val else None
             assert rows is not None
             solved = _solve(rows, train, phase, strength, val_rows)
     else:
         for split in (train, val) if val else (train,):
-            _rows(None, net, phase, bf16, split, "")
+            _rows(None, net, phase, dtype, split, "")
     result: SolvedHead = world.broadcast(solved)
     return result
 
 
 def _rows(
-    cache: Any, net: nn.Module, phase: SolvedPhase, bf16: bool, split: PackedSplit, label: str
+    cache: Any, net: nn.Module, phase: SolvedPhase, dtype: torch.dtype, split: PackedSplit, label: str
 ) -> CachedRows | None:
-    return compute_features(cache, net, split, phase.image_size, phase.flip, bf16, label)
+    return compute_features(cache, net, split, phase.image_size, phase.flip, dtype, label)
 
 
 def _solve(

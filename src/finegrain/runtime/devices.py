@@ -15,8 +15,13 @@ import torch
 from finegrain.core import log
 from finegrain.core.errors import UserError
 
+DeviceName = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What each precision autocasts to; float32 means no autocast."""
 
-def select_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+
+def select_device(name: DeviceName) -> torch.device:
     """The device to compute on; ``auto`` prefers the GPU.
 
     Raises:
@@ -34,14 +39,35 @@ def select_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return torch.device("cpu")
 
 
-def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> bool:
-    """Whether to autocast to bfloat16; ``auto`` means where the hardware multiplies it natively."""
-    if precision != "auto":
-        return precision == "bf16"
+def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """What a network's arithmetic is autocast to on the device; float32 means no autocast.
+
+    ``auto`` means bfloat16 where the hardware multiplies it natively, float16 on any other CUDA GPU, and
+    float32 elsewhere; that choice is logged with its reason.
+    """
+    if precision == "auto":
+        precision, reason = _native_precision(device)
+        log.info(f"precision: {precision} ({reason})")
+    return DTYPES[precision]
+
+
+def _native_precision(device: torch.device) -> tuple[Precision, str]:
+    """The fastest precision that the device is made for, and why."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        name = torch.cuda.get_device_name(device)
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", f"{name} multiplies bfloat16 natively"
+        return "fp16", f"{name} multiplies float16 natively, but not bfloat16"
     is_native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return bool(is_native())
+    if is_native():
+        return "bf16", "this CPU multiplies bfloat16 natively"
+    return "fp32", "this CPU does not multiply bfloat16 natively"
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Autocast to the dtype that ``autocast_dtype`` has chosen; a context manager."""
+    enabled = dtype != torch.float32
+    return torch.autocast(device.type, dtype if enabled else None, enabled=enabled)
 
 
 @contextmanager

@@ -6,6 +6,8 @@ from importlib.metadata import version
 
 import torch
 
+from finegrain.runtime import devices
+
 
 def git_revision() -> str | None:
     """Commit of the current folder, with ``-dirty`` if src or params.yaml were changed; None outside git."""
@@ -19,8 +21,12 @@ def git_revision() -> str | None:
     return commit.stdout.strip() + ("-dirty" if changed.stdout.strip() else "")
 
 
-def environment(device: torch.device, bf16: bool) -> dict[str, str | int]:
-    """Versions, hardware and precision: a result is the same bit for bit only where these are the same."""
+def environment(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
+    """Versions, hardware and precision: a result is the same bit for bit only where these are the same.
+
+    Args:
+        dtype: what the network is autocast to.
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "python": platform.python_version(),
@@ -30,5 +36,5 @@ def environment(device: torch.device, bf16: bool) -> dict[str, str | int]:
         "device_name": name,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "precision": "bf16" if bf16 else "fp32",
+        "precision": next(name for name, value in devices.DTYPES.items() if value == dtype),
     }

@@ -14,7 +14,7 @@ import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -152,15 +152,15 @@ def require_free_port(port: int) -> None:
             raise UserError(f"port {port}: {error.strerror}; give another one with --port") from None
 
 
-def model_loader(device: Literal["auto", "cpu", "cuda"]) -> LoadModel:
+def model_loader(device: devices.DeviceName) -> LoadModel:
     """A function that loads a model and keeps up to eight of them in memory."""
     on = devices.select_device(device)
-    bf16 = devices.use_bf16("auto", on)
+    dtype = devices.autocast_dtype("auto", on)
 
     @functools.lru_cache(maxsize=8)
     def load(name: str | None) -> tuple[Predictor, DatasetPhotos]:
         weights, sidecar = find_model.find_model(name)
-        predictor = Predictor(weights, sidecar, on, bf16, image_size=None, flip=False)
+        predictor = Predictor(weights, sidecar, on, dtype, image_size=None, flip=False)
         # the first prediction is slow: it allocates memory and chooses kernels
         classify_photo(predictor, encode_png(np.zeros((8, 8, 3), np.uint8)))
         return predictor, DatasetPhotos(paths.Dataset(weights.parent.name).pack)

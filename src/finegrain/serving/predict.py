@@ -97,9 +97,9 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
     settings = find_model.evaluation_settings(args.model)
     settings |= {name: getattr(args, name) for name in settings if getattr(args, name) is not None}
     device = devices.select_device(settings["device"])
-    bf16 = devices.use_bf16(settings["precision"], device)
+    dtype = devices.autocast_dtype(settings["precision"], device)
     weights, sidecar = find_model.find_model(args.model)
-    return Predictor(weights, sidecar, device, bf16, settings["image_size"], settings["flip"])
+    return Predictor(weights, sidecar, device, dtype, settings["image_size"], settings["flip"])
 
 
 def classify(

@@ -8,7 +8,6 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -37,18 +36,19 @@ class Predictor:
         weights: Path,
         sidecar: Path,
         device: torch.device,
-        bf16: bool,
+        dtype: torch.dtype,
         image_size: int | None,
         flip: bool,
     ) -> None:
         """Load the model.
 
         Args:
+            dtype: what the network is autocast to; float32 means no autocast.
             image_size: height and width of the network's input; None means the one of its training.
             flip: average the logits of each photo and of its horizontal flip.
         """
         net, metadata = storage.load_model(weights, sidecar)
-        self._net, self._bf16, self._flip = net.to(device).eval(), bf16, flip
+        self._net, self._dtype, self._flip = net.to(device).eval(), dtype, flip
         self._device = device
         self.classes: list[str] = metadata["classes"]
         self.temperature: float = metadata["temperature"]
@@ -66,8 +66,8 @@ class Predictor:
         name_or_path: str | Path,
         *,
         revision: str | None = None,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
-        precision: Literal["auto", "fp32", "bf16"] = "auto",
+        device: devices.DeviceName = "auto",
+        precision: devices.Precision = "auto",
     ) -> "Predictor":
         """Load a model that `finegrain export` wrote, with the settings of `finegrain predict`.
 
@@ -80,7 +80,8 @@ class Predictor:
         """
         weights, sidecar = paths.exported_model(hub.find_model_folder(name_or_path, revision))
         on = devices.select_device(device)
-        return cls(weights, sidecar, on, devices.use_bf16(precision, on), image_size=None, flip=False)
+        dtype = devices.autocast_dtype(precision, on)
+        return cls(weights, sidecar, on, dtype, image_size=None, flip=False)
 
     def __call__(self, photo: str | Path | bytes, top: int = 5) -> list[tuple[str, float]]:
         """Classify one photo, a file or its bytes: the most probable classes with calibrated probabilities.
@@ -124,8 +125,9 @@ class Predictor:
         """
         for batch in self.batches(items, skipped):
             images = self._preprocess(torch.from_numpy(np.stack([image for _, image in batch])))
-            logits = inference.predict_logits(self._net, images, self._bf16, self._flip).cpu().numpy()
-            yield from zip((photo for photo, _ in batch), logits.astype(np.float64), strict=True)
+            logits = inference.predict_logits(self._net, images, self._dtype, self._flip).cpu()
+            inference.require_no_overflow(logits, self._dtype)
+            yield from zip((photo for photo, _ in batch), logits.numpy().astype(np.float64), strict=True)
 
     def batches(
         self, items: Iterable[Item], skipped: list[tuple[str, str]]

@@ -89,6 +89,10 @@ class TrainingHistory:
         """Number of finished epochs of the phase."""
         return sum(row["phase"] == phase for row in self.rows)
 
+    def skipped_steps(self, phase: str) -> int:
+        """Number of steps of the phase that were skipped in its finished epochs; see ``train_step``."""
+        return sum(row["skipped_steps"] for row in self.rows if row["phase"] == phase)
+
     def epochs_since_best(self, phase: str) -> int:
         """Number of epochs of the phase after its best one."""
         scores = [self._score(row) for row in self.rows if row["phase"] == phase]

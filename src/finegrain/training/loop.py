@@ -23,7 +23,7 @@ from finegrain.training.checkpoint import CheckpointStore
 from finegrain.training.choose_lr import choose_lr
 from finegrain.training.history import EpochRow, EpochTotals, NonFiniteLossDetector, TrainingHistory
 from finegrain.training.phase_networks import PhaseNetworks
-from finegrain.training.train_step import PhaseContext, TrainingSetup, train_step
+from finegrain.training.train_step import PhaseContext, TrainingSetup, count_skipped_steps, train_step
 
 SYNC_EVERY_STEPS = 16
 """Several processes decide together after so many steps whether to save: all of them wait for the answer."""
@@ -69,6 +69,7 @@ def fit(
         optimizer = context.build_optimizer(history.lrs[name])
         if saved and (done or history.partial_epoch):
             optimizer.load_state_dict(saved["optimizer"])
+            context.scaler.load_state_dict(saved["scaler"])
         saver = _Saver(checkpoints, networks, context, optimizer, history)
         for phase_epoch in range(done, epochs):
             yield _run_epoch(context, optimizer, phase_epoch, val, history, saver)
@@ -97,7 +98,7 @@ def solve_phase(
     phases = setup.config.phases
     trained = any(phases[row["phase"]].head is None for row in history.rows)
     try:
-        solved = solve_head(setup.net, phase, setup.train, val, setup.bf16, setup.code, strength, trained)
+        solved = solve_head(setup.net, phase, setup.train, val, setup.dtype, setup.code, strength, trained)
     except np.linalg.LinAlgError as error:
         raise UserError(
             f"params.yaml: phases.{name}.strength: {phase.strength}: no exact solution ({error}); "
@@ -144,6 +145,7 @@ class _Saver:
                 "net": net.state_dict(),
                 "waiting": waiting.state_dict() if waiting else None,
                 "optimizer": self.optimizer.state_dict() if self.optimizer else None,
+                "scaler": self.context.scaler.state_dict(),
                 "average": average.state_dict() if average else None,
                 "history": self.history.state(),
             }
@@ -191,12 +193,13 @@ def _run_epoch(
         "train_top1": totals.correct.item() / totals.images,
         "train_images": totals.images,
         "train_seconds": time.monotonic() - started,
+        "skipped_steps": count_skipped_steps(context, history.skipped_steps(name)),
     }
     evaluated = context.average.module if context.average else setup.net
     world.average_buffers(evaluated)
     logits = None
     if val:
-        logits, _ = inference.predict_split(evaluated, val, row["image_size"], setup.bf16)
+        logits, _ = inference.predict_split(evaluated, val, row["image_size"], setup.dtype)
         row |= _validation_scores(logits, val, row)
     elif not _is_finite(evaluated):  # a broken last step shows in no loss
         raise UserError(
@@ -246,9 +249,10 @@ def train_steps(
     if (bad := detector.first_bad(wait=True)) is not None:
         peak = max(group["peak_lr"] for group in optimizer.param_groups)
         lr = peak * optim.lr_scale(phase, phase_epoch * steps + bad, steps)
+        or_fp32 = ", or set precision: fp32," if setup.dtype == torch.float16 else ""
         raise UserError(
             f"train loss is {detector.losses[bad].item()} in phase {context.name}, epoch {epoch}, "
-            f"step {bad + 1} of {steps}, lr {lr:.3g}; lower lr in params.yaml"
+            f"step {bad + 1} of {steps}, lr {lr:.3g}; lower lr{or_fp32} in params.yaml"
         )
 
 

@@ -1,11 +1,12 @@
-"""Optimizers, learning-rate schedules as pure functions of the step, moving average of the weights."""
+"""Optimizers, gradient scaler, learning-rate schedules as pure functions of the step, moving average."""
 
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from finegrain.config.phases import SGD, CosineSchedule, OneCycleSchedule, Phase, StepSchedule
@@ -14,13 +15,16 @@ Blocks = Sequence[tuple[int, list[nn.Parameter]]]
 """The parameters of each block with its layer group, as ``models.layer_groups.layer_groups`` returns them."""
 
 
-def build_optimizer(blocks: Blocks, phase: Phase, lr: float) -> torch.optim.Optimizer:
+def build_optimizer(
+    blocks: Blocks, phase: Phase, lr: float, scales_gradients: bool = False
+) -> torch.optim.Optimizer:
     """An optimizer of all trainable parameters; each of its groups has its peak under ``"peak_lr"``.
 
     Frozen parameters are left out, so that they get neither optimizer state nor weight decay.
 
     Args:
         lr: peak learning rate where the multiplier is 1.
+        scales_gradients: whether a ``GradientScaler`` may skip steps.
     """
     config = phase.optimizer
     parameters_by: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -36,7 +40,9 @@ def build_optimizer(blocks: Blocks, phase: Phase, lr: float) -> torch.optim.Opti
         for (peak, weight_decay), parameters in parameters_by.items()
     ]
     if isinstance(config, SGD):
-        return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+        # the fused one's momentum would not be left as it was by a step that is skipped (torch 2.11 to 2.15)
+        fused = not scales_gradients
+        return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
     return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
 
 
@@ -92,6 +98,43 @@ def _one_cycle(
     else:
         start, end, done = middle, last, (step - peak) / max(total - 1 - peak, 1)
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class GradientScaler(torch.amp.GradScaler):
+    """Scales the loss, so that small gradients are not 0 in float16; skips a step whose gradients overflow.
+
+    After such a step the scale is halved, and after 2,000 without one it is doubled (Micikevicius et al.
+    2018, https://arxiv.org/abs/1710.03740). This is torch's, which counts the skipped steps too.
+    """
+
+    INITIAL_SCALE = 2.0**16
+
+    def __init__(self, device: torch.device, enabled: bool) -> None:
+        """Begin with the initial scale; where it is not enabled, every step is taken as it is."""
+        super().__init__(device.type, self.INITIAL_SCALE, enabled=enabled)
+        self._one = torch.ones((), device=device)
+        self._skipped = torch.zeros((), dtype=torch.int64, device=device)
+        self.scale(self._one)  # makes the scale's memory now, and not while a CUDA graph is recorded
+
+    def update(self, new_scale: float | Tensor | None = None) -> None:
+        """Set the scale of the next step, and count this one if it was skipped; the host does not wait."""
+        before = self.scale(self._one)
+        super().update(new_scale)
+        if self.is_enabled() and new_scale is None:
+            self._skipped += self.scale(self._one) < before
+
+    def skipped_steps(self) -> int:
+        """Number of steps that were skipped; waits for the device."""
+        return int(self._skipped.item())
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint; empty where it is not enabled."""
+        return super().state_dict() | ({"skipped": self.skipped_steps()} if self.is_enabled() else {})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from what ``state_dict`` returned."""
+        super().load_state_dict(state_dict)
+        self._skipped.fill_(state_dict.get("skipped", 0))
 
 
 class MovingAverage(AveragedModel):

@@ -68,7 +68,7 @@ class TrainingRun:
                 f"params.yaml: devices: {world.size} processes need at least two images each for batch norm, "
                 f"but there are {len(self.train_split)} training images; use fewer devices or add images"
             )
-        self.bf16 = devices.use_bf16(config.precision, world.device)
+        self.dtype = devices.autocast_dtype(config.precision, world.device)
         recipe = config.model_dump(mode="json", include=RECIPE_KEYS)
         self.identity: dict[str, Any] = {
             "model": files.model,
@@ -76,7 +76,7 @@ class TrainingRun:
             "recipe": {**recipe, "weights": config.weights_of(files.model), "dataset": config.dataset.name},
             "initial_weights": pretrained.record(self.weights, self.train_split.class_names, config.head),
             "data": self.train_split.fingerprint,
-            "environment": provenance.environment(world.device, self.bf16) | {"devices": world.size},
+            "environment": provenance.environment(world.device, self.dtype) | {"devices": world.size},
         }
         """All that the result depends on, except the code."""
 
@@ -142,7 +142,7 @@ class TrainingRun:
         config, model, seed = self.config, self.files.model, self.files.seed
         net = build.build_model(model, train.class_names, self.weights, config.head, seed)
         net = net.to(self.world.device)
-        return TrainingSetup(net, config, seed, train, self.bf16, model, self.weights, self._code)
+        return TrainingSetup(net, config, seed, train, self.dtype, model, self.weights, self._code)
 
     def open_checkpoints(self, net: nn.Module, suffix: str = "") -> SharedCheckpointer:
         """The checkpoints of this very run; in the main process locked and with room on the disk."""
@@ -208,6 +208,7 @@ class TrainingRun:
             "images_per_second": round(images / sum(row["train_seconds"] for row in rows), 1),
             "parameters": build.count_parameters(net),
             "peak_memory_bytes": devices.peak_memory_bytes(self.world.device),
+            "skipped_steps": sum(row.get("skipped_steps", 0) for row in rows),
         }
 
 

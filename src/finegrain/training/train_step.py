@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from finegrain.config.params import Params
 from finegrain.config.phases import Phase
 from finegrain.config.training import AugmentParams
+from finegrain.core import log
+from finegrain.core.errors import UserError
 from finegrain.loading.batches import PackedSplit
 from finegrain.loading.class_weights import class_weights
 from finegrain.models import layer_groups
@@ -19,7 +21,7 @@ from finegrain.models.build import InitialWeights
 from finegrain.runtime import devices
 from finegrain.training import optim
 from finegrain.training.cuda_graph import GraphedFunction
-from finegrain.training.optim import MovingAverage
+from finegrain.training.optim import GradientScaler, MovingAverage
 
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Images ``[N, 3, H, W]`` and class ids ``[N]`` to blended images and probabilities ``[N, classes]``."""
@@ -34,8 +36,8 @@ class TrainingSetup:
     seed: int
     """Key of every random draw in training; ``config.seed`` is that of the data."""
     train: PackedSplit
-    bf16: bool
-    """Autocast to bfloat16."""
+    dtype: torch.dtype
+    """What the network is autocast to; float32 means no autocast."""
     model: str = ""
     """Name of the network, for phases with a head of their own."""
     weights: InitialWeights | Literal["none"] = "none"
@@ -76,7 +78,12 @@ class PhaseContext:
         kind, train = self.phase.class_weights or self.setup.config.class_weights, self.setup.train
         if kind == "none":
             return None
-        return class_weights(train.labels, len(train.class_names), kind).to(train.device, torch.float32)
+        return class_weights(train.labels, len(train.class_names), kind).float().to(train.device)
+
+    @cached_property
+    def scaler(self) -> GradientScaler:
+        """Scales the gradients of float16; each phase begins with a new one, as with a new optimizer."""
+        return GradientScaler(self.setup.train.device, enabled=self.setup.dtype == torch.float16)
 
     @cached_property
     def net(self) -> nn.Module:
@@ -102,7 +109,8 @@ class PhaseContext:
         )
 
     def build_optimizer(self, lr: float) -> torch.optim.Optimizer:
-        return optim.build_optimizer(layer_groups.layer_groups(self.setup.net), self.phase, lr)
+        blocks = layer_groups.layer_groups(self.setup.net)
+        return optim.build_optimizer(blocks, self.phase, lr, self.scaler.is_enabled())
 
     def set_train_mode(self) -> None:
         layer_groups.set_train_mode(self.setup.net, self.phase.trainable, self.phase.freezes_norm_statistics)
@@ -112,6 +120,9 @@ def train_step(
     context: PhaseContext, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Take one optimization step.
+
+    In float16 it is left out where gradients overflow: weights and optimizer stay as they were, while the
+    learning-rate schedule, norm statistics and moving average go on as after any other step.
 
     Args:
         images: ``[N, 3, image_size, image_size]`` float32, augmented and normalized.
@@ -124,16 +135,16 @@ def train_step(
     Raises:
         UserError: out of memory, or an operation that is not deterministic where that is required.
     """
-    net, phase = context.net, context.phase
+    net, phase, scaler = context.net, context.phase, context.scaler
     smoothing, weights = context.setup.config.label_smoothing, context.class_weights
     loss_smoothing = smoothing if weights is None else 0.0  # weighted targets are smooth already
 
     def forward_backward(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=context.setup.bf16):
+        with devices.autocast(images.device, context.setup.dtype):
             logits = net(images)
             loss = F.cross_entropy(logits, targets, label_smoothing=loss_smoothing)
         net.zero_grad(set_to_none=True)
-        loss.backward()
+        scaler.scale(loss).backward()
         return loss.detach(), logits.detach()
 
     key = f"phases.{context.name}.batch_size" if phase.batch_size else "batch_size"
@@ -142,9 +153,11 @@ def train_step(
         if weights is not None:
             targets = weighted_targets(targets, weights, smoothing)
         loss, logits = context.graphed(forward_backward, images, targets)
+        scaler.unscale_(optimizer)  # the norm to clip is that of the gradients themselves
         if phase.clip_norm:
             nn.utils.clip_grad_norm_(net.parameters(), phase.clip_norm)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         if context.average:
             context.average.update_parameters(context.setup.net)
     return loss, logits
@@ -165,6 +178,30 @@ def weighted_targets(targets: Tensor, weights: Tensor, smoothing: float) -> Tens
         targets = F.one_hot(targets, len(weights))
     weighted = targets * weights
     return (1 - smoothing) * weighted + smoothing / len(weights) * weighted.sum(1, keepdim=True)
+
+
+def count_skipped_steps(context: PhaseContext, before: int) -> int:
+    """Number of steps of an epoch just trained that were skipped, because float16 gradients overflowed.
+
+    Args:
+        before: number of those in the phase's earlier epochs.
+
+    Raises:
+        UserError: gradients overflow even where the loss is scaled down.
+    """
+    scaler = context.scaler
+    if not scaler.is_enabled():
+        return 0
+    if scaler.get_scale() < 1:
+        raise UserError(
+            f"params.yaml: precision: fp16: gradients of phase {context.name} overflow at any scale; "
+            "lower lr, or use fp32"
+        )
+    skipped = scaler.skipped_steps() - before
+    if skipped:
+        steps = context.steps_per_epoch
+        log.info(f"{context.name}: {skipped} of {steps} steps were skipped: gradients overflowed fp16")
+    return skipped
 
 
 def mixup_or_cutmix(config: AugmentParams, classes: int) -> Mix | None:
