@@ -5,13 +5,18 @@ graph would, into the same memory every time.
 """
 
 import contextlib
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from params_file import write_params
 from torch import nn
 
+from finegrain.config import params
+from finegrain.runtime.distributed import SINGLE_PROCESS
 from finegrain.training import cuda_graph
+from finegrain.training.train_step import PhaseContext, TrainingSetup, train_step
 
 
 def network() -> nn.Module:
@@ -103,6 +108,27 @@ def test_a_recording_changes_nothing(stand_in):
             assert torch.equal(p.grad, q.grad)
         assert Recording.made == (seed > 0) + (size == 12)
     assert all(torch.equal(a, b) for a, b in zip(recorded.buffers(), plain.buffers(), strict=True))
+
+
+def test_a_recorded_step_adds_up_the_parts_of_each_batch(stand_in, tmp_path):
+    """With ``accumulate``, one graph holds all parts, and replaces the gradients of the step before."""
+    phase = {
+        "trainable": "all", "epochs": 1, "image_size": 32, "accumulate": 2,
+        "optimizer": {"kind": "sgd"}, "schedule": {"kind": "constant"},
+    }  # fmt: skip
+    config = params.load_params(write_params(tmp_path, phases={"all": phase}, batch_size=4))
+    nets = network(), network()
+    for net, device in zip(nets, ("cuda", "cpu"), strict=True):
+        train = SimpleNamespace(
+            device=torch.device(device), world=SINGLE_PROCESS, class_names=list("abcde"),
+            steps_per_epoch=lambda batch_size: cuda_graph.MIN_STEPS,
+        )  # fmt: skip
+        context = PhaseContext(TrainingSetup(net, config, 0, train, torch.float32), "all")
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        for seed in range(3):
+            train_step(context, optimizer, *batch(4, 8, seed))
+    assert Recording.made == 1
+    assert all(torch.equal(p, q) for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
 
 
 def test_a_recording_leaves_the_random_numbers_as_they_were(stand_in):

@@ -81,6 +81,8 @@ RICH = {
     "phases__warm__lr": "auto",
     "phases__all__image_size": [32, 64],
     "phases__all__clip_norm": 1.0,
+    "phases__all__accumulate": 2,
+    "phases__warm__accumulate": 3,
     "lr_range_test": {"start": 1e-5, "end": 10.0, "steps": 20, "suggestion": "valley"},
 }
 

@@ -1,4 +1,4 @@
-"""The precision that fits each device, and float16: scaled gradients, skipped steps, float32 where it counts."""
+"""The precision that fits each device, and float16: scaled gradients, skipped steps."""
 
 import copy
 from types import SimpleNamespace

@@ -67,9 +67,9 @@ def run_two(folder: Path) -> None:
     assert [process.exitcode for process in processes] == [0, 0], (folder / "log").read_text()
 
 
-def head_only() -> dict[str, Any]:
+def head_only(**more: Any) -> dict[str, Any]:
     """Without norm layers that follow a batch, two processes compute what one computes, but for rounding."""
-    phase = {**TINY["phases"]["all"], "trainable": "head", "norm_statistics": "frozen"}
+    phase = {**TINY["phases"]["all"], "trainable": "head", "norm_statistics": "frozen", **more}
     return {**TINY, "phases": {"all": phase}}
 
 
@@ -274,19 +274,20 @@ def six_epochs(folder: Path, devices: int, **changes: Any) -> None:
 def test_two_processes_compute_what_one_does_though_one_was_killed(project, tiny_pack):
     """Losses and weights within 1e-4: sums of float32 in another order. All end with the killed process.
 
-    Some labels are wrong, so that the classes, which are weighted, are not of the same size.
+    Some labels are wrong, so that the classes, which are weighted, are not of the same size. The two take their
+    halves of each batch in three parts.
     """
     labels = np.load(tiny_pack / "train_labels.npy")
     labels[2::6] = 0
     np.save(tiny_pack / "train_labels.npy", labels)
-    settings = head_only() | {"class_weights": "balanced", "choose_by": "macro_f1"}
-    six_epochs(project, devices=1, **settings)
+    weighted = {"class_weights": "balanced", "choose_by": "macro_f1"}
+    six_epochs(project, devices=1, **head_only() | weighted)
     train.main(COMMAND[2:])
     rows, weights = history(project), load_file(project / f"models/tiny/{RUN}.safetensors")
     for made in ("plots", "models"):
         shutil.rmtree(project / made)
 
-    six_epochs(project, devices=2, **settings)
+    six_epochs(project, devices=2, **head_only(accumulate=3) | weighted)
     log = project / "log"
     environment = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "of-a-cluster"}
     launcher = fork_server.start("train", COMMAND[2:], project, log, environment)

@@ -220,11 +220,18 @@ class Params(Section):
 
     def _indivisible_batch(self, processes: int) -> dict[str, Any] | None:
         """The fields of ``_INDIVISIBLE`` for the first batch size that cannot be divided, if there is one."""
-        phases = self.trained_phases.items()
-        sizes = {f"phases.{name}.batch_size": phase.batch_size for name, phase in phases}
-        for key, size in {"batch_size": self.batch_size, **sizes}.items():
-            if size and (size % processes or size < 2 * processes):
-                return {"key": key, "size": size, "processes": processes}
+        sizes = [("batch_size", self.batch_size, 1)]
+        for name, phase in self.trained_phases.items():
+            key = "batch_size" if phase.batch_size is None else f"phases.{name}.batch_size"
+            sizes.append((key, phase.batch_size or self.batch_size, phase.accumulate))
+        for key, size, parts in sizes:
+            if size % processes or size < 2 * processes:
+                rule = f"must be divisible by {processes} devices, with at least two for each"
+            elif size < 2 * processes * parts:
+                rule = f"on {processes} devices are too few for accumulate: {parts}, as each part needs two"
+            else:
+                continue
+            return {"key": key, "size": size, "rule": rule}
         return None
 
     def require_divisible_batches(self, processes: int) -> None:
@@ -244,7 +251,7 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"), list("-+.0123456789")
 )
-_INDIVISIBLE = "{key}: {size} images must be divisible by {processes} devices, with at least two for each"
+_INDIVISIBLE = "{key}: {size} images {rule}"
 
 
 def load_params(file: Path = paths.PARAMS) -> Params:

@@ -151,6 +151,12 @@ class Phase(Section):
     """
     batch_size: BatchSize | None = None
     """null means the top-level ``batch_size``."""
+    accumulate: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Gradient accumulation: number of parts in which each batch goes through the network, for less memory.
+
+    ``batch_size`` stays the number of images of an optimization step, so the learning rate need not change;
+    batch norm takes the statistics of each part.
+    """
     optimizer: Annotated[SGD | AdamW, Field(discriminator="kind")]
     """Which keys it has depends on ``kind``."""
     schedule: Annotated[

@@ -67,6 +67,16 @@ class World:
                 net, device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
             )
 
+    def synchronize_gradients(
+        self, net: nn.Module, synchronize: bool
+    ) -> contextlib.AbstractContextManager[None]:
+        """Whether a pass through a wrapped network, inside this context, averages its gradients.
+
+        Those of passes that do not are added to the next one's, and averaged with them.
+        """
+        waits = isinstance(net, DistributedDataParallel) and not synchronize
+        return net.no_sync() if waits else contextlib.nullcontext()
+
     def all_reduce(self, *values: Tensor) -> None:
         """Replace each tensor by its sum over all processes."""
         if not self.is_single:

@@ -112,8 +112,8 @@ class GradientScaler(torch.amp.GradScaler):
     def __init__(self, device: torch.device, enabled: bool) -> None:
         """Begin with the initial scale; where it is not enabled, every step is taken as it is."""
         super().__init__(device.type, self.INITIAL_SCALE, enabled=enabled)
-        self._one = torch.ones((), device=device)
-        self._skipped = torch.zeros((), dtype=torch.int64, device=device)
+        on = device if enabled else None
+        self._one, self._skipped = torch.ones((), device=on), torch.zeros((), dtype=torch.int64, device=on)
         self.scale(self._one)  # makes the scale's memory now, and not while a CUDA graph is recorded
 
     def update(self, new_scale: float | Tensor | None = None) -> None:

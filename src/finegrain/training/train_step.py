@@ -101,6 +101,15 @@ class PhaseContext:
         on_one_gpu = self.setup.train.device.type == "cuda" and self.setup.train.world.is_single
         return GraphedFunction(self.setup.net, planned_steps if on_one_gpu else None, self.batch_size)
 
+    def count_parts(self, images: int) -> int:
+        """Number of parts of a batch of so many images: ``accumulate``, or fewer in a smaller last batch.
+
+        Each has two images, which batch norm needs, and is about as large as those of other batches.
+        """
+        share = self.batch_size // self.setup.train.world.size
+        part_size = -(-share // self.phase.accumulate)
+        return max(1, min(-(-images // part_size), images // 2))
+
     def batches(self, epoch: int | str, image_size: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the training batches of an epoch from step ``first`` on: images and class ids."""
         setup = self.setup
@@ -121,6 +130,12 @@ def train_step(
 ) -> tuple[Tensor, Tensor]:
     """Take one optimization step.
 
+    With ``accumulate``, the batch goes through the network in parts, whose gradients add up to those of the
+    whole batch. So the update is that of the whole batch, but for rounding and for what a network does with a
+    batch: norm layers that follow it normalize each part by its own statistics, with which they also update
+    their running means once a part, and dropout draws its numbers part by part. MixUp and CutMix mix the
+    whole batch. Several processes average their gradients once, after the last part.
+
     In float16 it is left out where gradients overflow: weights and optimizer stay as they were, while the
     learning-rate schedule, norm statistics and moving average go on as after any other step.
 
@@ -138,17 +153,26 @@ def train_step(
     net, phase, scaler = context.net, context.phase, context.scaler
     smoothing, weights = context.setup.config.label_smoothing, context.class_weights
     loss_smoothing = smoothing if weights is None else 0.0  # weighted targets are smooth already
+    world = context.setup.train.world
 
     def forward_backward(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        with devices.autocast(images.device, context.setup.dtype):
-            logits = net(images)
-            loss = F.cross_entropy(logits, targets, label_smoothing=loss_smoothing)
         net.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        return loss.detach(), logits.detach()
+        parts, losses, all_logits = context.count_parts(len(images)), [], []
+        for i, part in enumerate(images.tensor_split(parts)):
+            targets_of_part = targets.tensor_split(parts)[i]
+            with world.synchronize_gradients(net, i == parts - 1):
+                with devices.autocast(images.device, context.setup.dtype):
+                    logits = net(part)
+                    loss = F.cross_entropy(logits, targets_of_part, label_smoothing=loss_smoothing)
+                loss = loss * (len(part) / len(images))  # so that the sum is the mean over the batch
+                scaler.scale(loss).backward()
+            losses.append(loss.detach())
+            all_logits.append(logits.detach())
+        return torch.stack(losses).sum(), torch.cat(all_logits)
 
     key = f"phases.{context.name}.batch_size" if phase.batch_size else "batch_size"
-    with devices.explain_errors(f"{key}: {len(images)} images of {images.shape[-1]} px", "halve it"):
+    fix = f"halve it, or set phases.{context.name}.accumulate: {2 * phase.accumulate}"
+    with devices.explain_errors(f"{key}: {len(images)} images of {images.shape[-1]} px", fix):
         images, targets = context.mix(images, labels) if context.mix else (images, labels)
         if weights is not None:
             targets = weighted_targets(targets, weights, smoothing)
