@@ -77,6 +77,7 @@ RICH = {
     "ema_decay": 0.9,
     "augment__mixup_alpha": 0.2,
     "augment__rotate_degrees": 5.0,
+    "augment__policy": "randaugment",
     "head": {"widths": [8], "dropouts": [0.2, 0.2], "batch_norm": True},
     "phases__warm__lr": "auto",
     "phases__all__image_size": [32, 64],

@@ -97,6 +97,7 @@ EXTREMES: dict[str, list[Any]] = {
     ],
     "augment.crop_scale": [[0.01, 0.01], [1.0, 1.0], [1e-300, 1.0], [0.0, 1.0], [math.nan, 1.0], [0.9, 0.1]],
     "augment.crop_ratio": [[0.1, 0.1], [10.0, 10.0], [1e-300, 1e300], [2.0, 1.0], [0.0, 1.0]],
+    "augment.policy": ["trivial_augment_wide", "randaugment", "autoaugment"],
     "augment.pad_crop_pixels": [1, 31, 64, *HUGE],
     "augment.rotate_degrees": [180.0, 1e-9, *HUGE],
     "augment.zoom": [8.0, 1 + 1e-9, *HUGE],

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from finegrain.augmentation import color, crop, geometry
+from finegrain.augmentation import color, crop, geometry, policy
 from finegrain.config.training import AugmentParams
 from finegrain.runtime import devices
 
@@ -36,6 +36,10 @@ class SampledAugmentation(NamedTuple):
     """``[N, 4]`` int64: top, left, height, width of the box that is resized."""
     flips: Tensor
     """``[N]`` bool: flip horizontally."""
+    operators: Tensor | None = None
+    """``[N, K]`` int64, of the policy: which of ``policy.OPERATORS`` are applied, one after another."""
+    magnitudes: Tensor | None = None
+    """``[N, K]`` float32: how much of each of them, in its own unit."""
     offsets: Tensor | None = None
     """``[N, 2]`` int64: row and column of the padding crop, 0 to twice ``pad_crop_pixels``."""
     pad_crop_pixels: int = 0
@@ -51,8 +55,9 @@ class SampledAugmentation(NamedTuple):
     """``[N, 4]`` int64: top, left, height, width of the erased box; height 0 erases nothing."""
 
     def to(self, device: torch.device) -> "SampledAugmentation":
-        """A copy on the device; the host does not wait for it."""
-        return self.map(lambda values: devices.copy_to_device(values, device))
+        """A copy on the device; the host does not wait for it, and keeps what it chooses operators by."""
+        moved = self.map(lambda values: devices.copy_to_device(values, device))
+        return moved._replace(operators=self.operators, magnitudes=self.magnitudes)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "SampledAugmentation":
         """A copy with ``function`` applied to each operator's values ``[N, ...]``."""
@@ -86,7 +91,9 @@ def sample_augmentation(
     box_generator = generator("view")
     crops = crop.sample_crops(n, height, width, config.crop_scale, config.crop_ratio, box_generator)
     flips = crop.sample_flips(n, box_generator) & config.flip
-    offsets = homographies = hue = erasures = None
+    operators = magnitudes = offsets = homographies = hue = erasures = None
+    if config.policy != "none":
+        operators, magnitudes = policy.sample_operators(n, image_size, config, generator("policy"))
     if config.pad_crop_pixels:
         offsets = geometry.sample_offsets(n, config.pad_crop_pixels, generator("shift"))
     if config.rotate_degrees > 0 or config.zoom > 1 or config.perspective > 0:
@@ -101,6 +108,8 @@ def sample_augmentation(
     return SampledAugmentation(
         crops,
         flips,
+        operators,
+        magnitudes,
         offsets,
         config.pad_crop_pixels,
         homographies,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from finegrain.augmentation import color, crop, geometry, sampling
+from finegrain.augmentation import color, crop, geometry, policy, sampling
 from finegrain.config.training import AugmentParams
 from finegrain.core import log
 
@@ -32,7 +32,8 @@ def transform_images(
     Returns:
         ``[N, 3, image_size, image_size]`` float32, channels_last.
     """
-    if images.is_cuda and (by_kernels := _triton_transform(images.device)):
+    by_operators = augmentation.operators is not None  # there are no kernels for the policy's
+    if images.is_cuda and not by_operators and (by_kernels := _triton_transform(images.device)):
         return by_kernels(images, indices, augmentation, image_size, normalization)
     selected = images if indices is None else images[indices]
     crop_images = crop.crop_batched if images.is_cuda else crop.crop_per_image
@@ -83,6 +84,8 @@ def apply_operators(
     Returns:
         ``[N, 3, S, S]`` float32, channels_last, on the images' device.
     """
+    if augmentation.operators is not None:
+        images = policy.apply_policy(images, augmentation.operators, augmentation.magnitudes)
     if augmentation.offsets is not None:
         images = geometry.shift(images, augmentation.offsets, augmentation.pad_crop_pixels, "zeros")
     if augmentation.homographies is not None:

@@ -118,6 +118,16 @@ class AugmentParams(Section):
     """Smallest and largest ratio of the crop's width to its height."""
     flip: bool = True
     """Flip half of the images horizontally."""
+    policy: Literal["none", "trivial_augment_wide", "randaugment"] = "none"
+    """Random operators of torchvision, from 14: shears, translations, rotation, colors, posterize and so on.
+
+    trivial_augment_wide applies one, of random magnitude (https://arxiv.org/abs/2103.10158); randaugment
+    applies several, of one magnitude (https://arxiv.org/abs/1909.13719).
+    """
+    randaugment_ops: Annotated[int, Field(ge=1, le=14)] = 2
+    """For randaugment: number of operators that are applied to each image, one after another."""
+    randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """For randaugment: magnitude of the operators, 0 to 30."""
     pad_crop_pixels: Annotated[int, Field(ge=0, le=64)] = 0
     """Pad the image with this many pixels of zeros, then crop it to its own size at a random place.
 
