@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     devices.set_deterministic(config.deterministic)
 
     net, metadata = storage.load_model(run.weights, run.sidecar)
-    net = net.to(device)
+    net = devices.place(net, device)
     mean_std = metadata["mean"], metadata["std"]
     names = ("test", "train") if metadata["refit"] else ("test", "val", "train")
     splits = {name: PackedSplit(data.pack, name, device, *mean_std) for name in names}

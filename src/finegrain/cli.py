@@ -73,7 +73,7 @@ def _add_predict(commands: Any) -> None:
     settings.add_argument(
         "--flip", action=argparse.BooleanOptionalAction, help="average with the horizontal flip"
     )
-    settings.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    settings.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"))
     settings.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"))
 
 
@@ -153,7 +153,7 @@ def _add_demo(commands: Any) -> None:
     demo = commands.add_parser("demo", help="classify photos on a web page that only this machine can open")
     demo.add_argument("--model", help=_MODEL)
     demo.add_argument("--port", type=int, choices=range(1, 65536), metavar="PORT", default=7860)
-    demo.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    demo.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
 
 
 def _add_repair(commands: Any) -> None:

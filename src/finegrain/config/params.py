@@ -121,8 +121,11 @@ class Params(Section):
     """Settings of the LR range test, which finds a learning rate."""
     evaluate: EvaluateParams
     """How a trained network is evaluated."""
-    device: Literal["auto", "cpu", "cuda"]
-    """auto means the GPU if there is one; a change of this key alone trains nothing again."""
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    """auto means a CUDA GPU if there is one, else the CPU; mps means an Apple GPU, which is untested.
+
+    A change of this key alone trains nothing again.
+    """
     devices: Annotated[int, Field(ge=1, le=1024)]
     """Processes on this machine that train one model together, each on its own GPU if there are any."""
     precision: Literal["auto", "fp32", "bf16", "fp16"]
@@ -228,7 +231,8 @@ class Params(Section):
             if size % processes or size < 2 * processes:
                 rule = f"must be divisible by {processes} devices, with at least two for each"
             elif size < 2 * processes * parts:
-                rule = f"on {processes} devices are too few for accumulate: {parts}, as each part needs two"
+                each = f", on each of {processes} devices" if processes > 1 else ""
+                rule = f"are too few for accumulate: {parts}; each part needs two{each}"
             else:
                 continue
             return {"key": key, "size": size, "rule": rule}

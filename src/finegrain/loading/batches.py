@@ -16,6 +16,7 @@ from finegrain.config.training import AugmentParams, ChannelStatistics, Normaliz
 from finegrain.core import file_io
 from finegrain.loading import prefetch
 from finegrain.loading.pack_reader import PackReader
+from finegrain.runtime import devices
 from finegrain.runtime.distributed import SINGLE_PROCESS, World
 
 ImageArray = NDArray[np.uint8]
@@ -86,10 +87,11 @@ class PackedSplit:
         self.image_size: int = metadata["image_size"]
         self.fit: ImageFit = metadata.get("fit", "squash")
         self.fingerprint = pack_fingerprint(metadata)
-        self.normalization = transform.normalization_factors(mean, std, device)
+        image_device = devices.image_device(device)
+        self.normalization = transform.normalization_factors(mean, std, image_device)
         splits = names.split("+")
         self.labels = torch.cat([torch.from_numpy(np.load(pack / f"{name}_labels.npy")) for name in splits])
-        self._labels_on_device = self.labels.to(device)
+        self._batch_labels = self.labels.to(image_device)
         self._reader = PackReader([pack / f"{name}.npy" for name in splits])
         self._images_on_gpu: Tensor | None = None
         if device.type == "cuda":
@@ -174,11 +176,11 @@ class PackedSplit:
         self, requests: Iterable[prefetch.BatchRequest], image_size: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         apply = partial(transform.transform_images, image_size=image_size, normalization=self.normalization)
-        if self.device.type == "cpu":
-            batches = prefetch.read_on_cpu(self._reader, requests, apply)
-        elif self._images_on_gpu is not None:
+        if self._images_on_gpu is not None:
             batches = prefetch.index_on_gpu(self._images_on_gpu, requests, apply)
-        else:
+        elif self.device.type == "cuda":
             batches = prefetch.stream_to_gpu(self._reader, requests, self.device, apply)
+        else:
+            batches = prefetch.read_on_cpu(self._reader, requests, apply)
         for images, indices in batches:
-            yield images, self._labels_on_device[indices]
+            yield devices.place(images, self.device), self._batch_labels[indices].to(self.device)

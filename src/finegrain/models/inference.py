@@ -27,16 +27,17 @@ class Preprocessor:
             mean: of red, green and blue, of values in 0..1.
             std: standard deviation, likewise.
         """
-        self._image_size, self._device = image_size, device
-        self._mean_std = transform.normalization_factors(mean, std, device)
+        self._image_size, self._device, self._on = image_size, device, devices.image_device(device)
+        self._mean_std = transform.normalization_factors(mean, std, self._on)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Convert ``[n, S, S, 3]`` uint8 on the CPU to ``[n, 3, size, size]`` float32 on the device."""
         n, height, width, _ = images.shape
-        identity = sampling.identity(n, height, width).to(self._device)
-        return transform.transform_images(
-            images.to(self._device), None, identity, self._image_size, self._mean_std
+        identity = sampling.identity(n, height, width).to(self._on)
+        prepared = transform.transform_images(
+            images.to(self._on), None, identity, self._image_size, self._mean_std
         )
+        return devices.place(prepared, self._device)
 
 
 @torch.inference_mode()

@@ -8,25 +8,32 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from finegrain.core import log
 from finegrain.core.errors import UserError
 
-DeviceName = Literal["auto", "cpu", "cuda"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Placed = TypeVar("Placed", Tensor, nn.Module)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What each precision autocasts to; float32 means no autocast."""
 
 
 def select_device(name: DeviceName) -> torch.device:
-    """The device to compute on; ``auto`` prefers the GPU.
+    """The device to compute on; ``auto`` prefers a CUDA GPU to the CPU.
 
     Raises:
-        UserError: torch finds no GPU for cuda.
+        UserError: torch finds no GPU for cuda, or no Apple GPU for mps.
     """
+    has_apple_gpu = torch.backends.mps.is_available()
+    if name == "mps":
+        if not has_apple_gpu:
+            raise UserError("params.yaml: device: mps: torch finds no Apple GPU; use auto or cpu")
+        return torch.device("mps")
     if name == "cpu" or torch.cuda.is_available():
         return torch.device("cpu" if name == "cpu" else "cuda")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -34,6 +41,8 @@ def select_device(name: DeviceName) -> torch.device:
         hidden = "" if visible is None else f", and CUDA_VISIBLE_DEVICES={visible!r} hides those there may be"
         unset = "" if visible is None else "`unset CUDA_VISIBLE_DEVICES`, or "
         raise UserError(f"params.yaml: device: cuda: torch finds no GPU{hidden}; {unset}use auto or cpu")
+    if has_apple_gpu:
+        log.info("computing on the CPU; device: mps takes this machine's Apple GPU, which is untested")
     if visible is not None and Path("/dev/nvidiactl").exists():
         log.info(f"CUDA_VISIBLE_DEVICES={visible!r} hides the GPUs of this machine: computing on the CPU")
     return torch.device("cpu")
@@ -58,6 +67,8 @@ def _native_precision(device: torch.device) -> tuple[Precision, str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", f"{name} multiplies bfloat16 natively"
         return "fp16", f"{name} multiplies float16 natively, but not bfloat16"
+    if device.type == "mps":
+        return "fp32", "autocast is not tried on Apple GPUs unless it is asked for"
     is_native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     if is_native():
         return "bf16", "this CPU multiplies bfloat16 natively"
@@ -117,6 +128,25 @@ def copy_to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     return values.contiguous().pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
 
+def image_device(device: torch.device) -> torch.device:
+    """Where images are prepared for a network on the device: there, but for an Apple GPU on the CPU.
+
+    An Apple GPU has no float64, and not all operators of the augmentation.
+    """
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def place(value: Placed, device: torch.device) -> Placed:
+    """Move a network, or its input, to the device.
+
+    For an Apple GPU in torch's default memory format: with channels_last, batch norm's backward pass fails
+    there in some versions of torch (https://github.com/pytorch/pytorch/pull/188371).
+    """
+    if device.type == "mps":
+        value = value.to(memory_format=torch.contiguous_format)
+    return value.to(device)
+
+
 def set_deterministic(deterministic: bool) -> None:
     """Let torch reject every operation whose result can differ between runs on the same GPU; slower.
 
@@ -130,7 +160,7 @@ def set_deterministic(deterministic: bool) -> None:
 
 @contextmanager
 def explain_errors(request: str, fix: str) -> Iterator[None]:
-    """Turn torch's errors about memory and determinism into messages for the user.
+    """Turn torch's errors about memory, determinism and Apple GPUs into messages for the user.
 
     Args:
         request: the parameter and what it needs memory for, such as ``batch_size: 64 images of 224 px``.
@@ -138,13 +168,16 @@ def explain_errors(request: str, fix: str) -> Iterator[None]:
 
     Raises:
         UserError: the memory of the GPU or the machine is too small, or an operation has no deterministic
-            implementation.
+            implementation, or none for Apple GPUs.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         message = str(error)
-        if isinstance(error, torch.OutOfMemoryError):
+        if isinstance(error, NotImplementedError) and "MPS" in message:
+            fix = "set PYTORCH_ENABLE_MPS_FALLBACK=1 in the environment, or take device: cpu"
+            raise UserError(f"params.yaml: device: mps: {message.split('. ')[0]}; {fix}") from None
+        if isinstance(error, torch.OutOfMemoryError) or "MPS backend out of memory" in message:
             raise UserError(f"params.yaml: {request} do not fit the GPU's memory; {fix}") from None
         if isinstance(error, MemoryError) or "can't allocate memory" in message:
             raise UserError(f"params.yaml: {request} do not fit this machine's memory; {fix}") from None

@@ -156,7 +156,7 @@ def require_gpus(devices: int, device: torch.device) -> None:
     Raises:
         UserError: this machine has fewer GPUs.
     """
-    gpus = torch.cuda.device_count() if device.type == "cuda" else devices
+    gpus = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type, devices)
     if gpus < devices:
         raise UserError(
             f"params.yaml: devices: {devices}: this machine has {gpus} GPUs; set devices to {gpus} or less"
@@ -177,6 +177,8 @@ def join_world(device: torch.device) -> Iterator[World]:
         yield World(device=device)
         return
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if device.type == "mps":
+        require_gpus(size, device)
     if device.type == "cuda":
         local_rank = int(os.environ["LOCAL_RANK"])
         require_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", local_rank + 1)), device)

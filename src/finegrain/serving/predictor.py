@@ -48,7 +48,7 @@ class Predictor:
             flip: average the logits of each photo and of its horizontal flip.
         """
         net, metadata = storage.load_model(weights, sidecar)
-        self._net, self._dtype, self._flip = net.to(device).eval(), dtype, flip
+        self._net, self._dtype, self._flip = devices.place(net, device).eval(), dtype, flip
         self._device = device
         self.classes: list[str] = metadata["classes"]
         self.temperature: float = metadata["temperature"]

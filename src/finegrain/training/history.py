@@ -173,7 +173,7 @@ class NonFiniteLossDetector:
 
     def add(self, loss: Tensor) -> None:
         """Add the loss of the next step, a scalar on the device."""
-        self.losses[self._next].copy_(loss, non_blocking=True)
+        self.losses[self._next].copy_(loss, non_blocking=self._cuda)
         arrived = torch.cuda.Event() if self._cuda else None
         if arrived:
             arrived.record()

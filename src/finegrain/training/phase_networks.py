@@ -7,6 +7,7 @@ from torch import nn
 from finegrain.config.phases import AnyPhase, SolvedPhase
 from finegrain.config.training import HeadParams
 from finegrain.models import build
+from finegrain.runtime import devices
 from finegrain.training.optim import MovingAverage
 from finegrain.training.train_step import TrainingSetup
 
@@ -58,4 +59,4 @@ class PhaseNetworks:
         own = self._own
         assert self._head
         net = build.build_model(own.model, own.train.class_names, own.weights, self._head, own.seed)
-        return net.to(own.train.device)
+        return devices.place(net, own.train.device)

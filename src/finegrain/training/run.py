@@ -141,7 +141,7 @@ class TrainingRun:
         """A new network and what to train it with."""
         config, model, seed = self.config, self.files.model, self.files.seed
         net = build.build_model(model, train.class_names, self.weights, config.head, seed)
-        net = net.to(self.world.device)
+        net = devices.place(net, self.world.device)
         return TrainingSetup(net, config, seed, train, self.dtype, model, self.weights, self._code)
 
     def open_checkpoints(self, net: nn.Module, suffix: str = "") -> SharedCheckpointer:
