@@ -126,7 +126,7 @@ def test_a_recorded_step_adds_up_the_parts_of_each_batch(stand_in, tmp_path):
         context = PhaseContext(TrainingSetup(net, config, 0, train, torch.float32), "all")
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
         for seed in range(3):
-            train_step(context, optimizer, *batch(4, 8, seed))
+            train_step(context, optimizer, *batch(4, 32, seed))
     assert Recording.made == 1
     assert all(torch.equal(p, q) for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
 

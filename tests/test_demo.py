@@ -74,7 +74,7 @@ def served(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def predictor(served) -> Predictor:
     weights, sidecar = (served / file for file in (RESNET18.weights, RESNET18.sidecar))
-    return Predictor(weights, sidecar, torch.device("cpu"), False, None, False)
+    return Predictor(weights, sidecar, torch.device("cpu"), torch.float32, None, False)
 
 
 def test_a_result_is_what_the_predictor_predicts(predictor):

@@ -240,7 +240,7 @@ def test_a_cache_that_is_removed_while_its_lock_is_waited_for_is_made_again(proj
 def test_a_file_that_becomes_shorter_while_it_is_read_is_an_error(tiny_pack):
     with opened(tiny_pack) as cache:
         train = split(tiny_pack, "train")
-        rows = features.compute_features(cache, network(), train, 32, False, False, "")
+        rows = features.compute_features(cache, network(), train, 32, False, torch.float32, "")
         assert rows is not None and rows.read(40, 42).shape == (2, cache.width)
         truncate("features.bin", 41 * 4 * cache.width)
         with pytest.raises(EOFError, match="became shorter"):

@@ -92,7 +92,8 @@ def test_pack_predict_predictor_demo_and_exported_code_agree(photos, monkeypatch
             data=packed.fingerprint,
         )  # fmt: skip
         predictor = Predictor(RUN.weights, RUN.sidecar, CPU, torch.float32, None, False)
-        expected = inference.predict_split(predictor._net, packed, SIZE, dtype=torch.float32)[0][row].double().numpy()
+        expected, _ = inference.predict_split(predictor._net, packed, SIZE, torch.float32)
+        expected = expected[row].double().numpy()
         ((_, logits),) = predictor.logits([(Photo("photo", "photo"), PHOTO)], [])
         assert logits == pytest.approx(expected, abs=TOLERANCE)
 

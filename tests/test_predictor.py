@@ -37,7 +37,7 @@ def test_it_gives_the_logits_that_evaluate_computed(tmp_path_factory, monkeypatc
     rows = pd.read_csv("data/sample/manifest.csv")
     test = rows[rows["split"] == "test"]["path"].tolist()
     weights, sidecar = find_model.find_model(None)
-    predictor = Predictor(weights, sidecar, CPU, False, None, False)
+    predictor = Predictor(weights, sidecar, CPU, torch.float32, None, False)
     items = [(inputs.Photo(path, path), Path("photos", path).read_bytes()) for path in test]
     skipped: list[tuple[str, str]] = []
     found = list(predictor.logits(items, skipped))
@@ -53,7 +53,7 @@ def test_it_gives_the_logits_that_evaluate_computed(tmp_path_factory, monkeypatc
 def test_bad_photos_leave_the_batches_full(exported, monkeypatch, device):
     """The logits stay evaluate's, on the CPU and on a GPU, where photos are decoded further ahead."""
     monkeypatch.setattr(inference, "BATCH_SIZE", 4)
-    predictor = Predictor(*paths.exported_model(exported), CPU, False, None, False)
+    predictor = Predictor(*paths.exported_model(exported), CPU, torch.float32, None, False)
     predictor._device = torch.device(device)  # only how it decodes: the network is not run
     data = (exported / "photo.png").read_bytes()
     bad = {0, 5, 6, 7, 8, 9, 12}
@@ -73,7 +73,7 @@ def test_bad_photos_leave_the_batches_full(exported, monkeypatch, device):
 def test_from_pretrained_gives_the_command_s_logits_bit_for_bit(exported, tmp_path):
     drawn.tree(tmp_path, {f"{n}.png": drawn.png(n, 90 + n, 60) for n in range(70)})  # more than a batch
     items = list(inputs.find_photos([str(tmp_path)])[0].read())
-    command = Predictor(*find_model.find_model(str(exported)), CPU, True, None, False)
+    command = Predictor(*find_model.find_model(str(exported)), CPU, torch.bfloat16, None, False)
     loaded = Predictor.from_pretrained(str(exported), device="cpu", precision="bf16")
     expected, found = (np.stack([row for _, row in p.logits(items, [])]) for p in (command, loaded))
     assert expected.shape == (70, 7) and np.array_equal(expected, found) and np.ptp(expected) > 0.1

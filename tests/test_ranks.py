@@ -274,8 +274,8 @@ def six_epochs(folder: Path, devices: int, **changes: Any) -> None:
 def test_two_processes_compute_what_one_does_though_one_was_killed(project, tiny_pack):
     """Losses and weights within 1e-4: sums of float32 in another order. All end with the killed process.
 
-    Some labels are wrong, so that the classes, which are weighted, are not of the same size. The two take their
-    halves of each batch in three parts.
+    Some labels are wrong, so that the classes, which are weighted, are not of the same size. The two take
+    their halves of each batch in three parts.
     """
     labels = np.load(tiny_pack / "train_labels.npy")
     labels[2::6] = 0

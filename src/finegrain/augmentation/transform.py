@@ -84,7 +84,7 @@ def apply_operators(
     Returns:
         ``[N, 3, S, S]`` float32, channels_last, on the images' device.
     """
-    if augmentation.operators is not None:
+    if augmentation.operators is not None and augmentation.magnitudes is not None:
         images = policy.apply_policy(images, augmentation.operators, augmentation.magnitudes)
     if augmentation.offsets is not None:
         images = geometry.shift(images, augmentation.offsets, augmentation.pad_crop_pixels, "zeros")

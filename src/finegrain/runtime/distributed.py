@@ -74,8 +74,9 @@ class World:
 
         Those of passes that do not are added to the next one's, and averaged with them.
         """
-        waits = isinstance(net, DistributedDataParallel) and not synchronize
-        return net.no_sync() if waits else contextlib.nullcontext()
+        if isinstance(net, DistributedDataParallel) and not synchronize:
+            return net.no_sync()
+        return contextlib.nullcontext()
 
     def all_reduce(self, *values: Tensor) -> None:
         """Replace each tensor by its sum over all processes."""
