@@ -15,7 +15,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 try:
     import pi_heif
-except ImportError:  # optional: requirements-heif.txt
+except ImportError:  # optional: the extra heif
     pi_heif = None
 else:
     pi_heif.register_heif_opener(thumbnails=False)
