@@ -22,7 +22,7 @@ NO_CORRECTIONS = {"test_dropped": 0, "test_relabeled": 0, "without_effect": 0, "
 
 
 def run_stages(rows: str | None = None, files=FILES, **split_params) -> dict[str, tuple[str, str]]:
-    """Path -> (class, split) after download, split and pack, with a table of corrections if there are rows."""
+    """Path -> (class, split) after download, split and pack; rows make a table of corrections."""
     drawn.zip_file(Path("photos.zip"), files)
     dataset = {"name": "toy", "source": "archive", "path": "photos.zip"}
     if rows is not None:
@@ -162,7 +162,7 @@ def test_one_image_of_two_classes_is_settled_by_its_correction(before):
     assert after == before | {"ant/copy.png": before[copy]}  # both, in one split
 
 
-def test_groups_and_official_splits_stay_together(project):
+def test_groups_stay_together(project):
     files = {
         f"{name[:3]}/{n // 2}-{n}.png": drawn.png(n) for n in range(60) for name in [list(FILES)[n % 60]]
     }

@@ -22,6 +22,11 @@ from finegrain.sources import archive
 ROOT = Path(__file__).parents[1]
 OTHERS = ("os", "Image", "tarfile", "window", "file_io")
 """Their open or write_text is another one, or names the encoding itself."""
+LEFT_OVER = {
+    **{"OMP_NUM_THREADS": "all", "PYTHONOPTIMIZE": "2", "PYTHONSAFEPATH": "1", "PYTHONWARNINGS": "error"},
+    **dict.fromkeys(("HOME", "TMPDIR", "SQLITE_TMPDIR"), "/no/such/folder"),
+}
+"""What a shell may hold from elsewhere."""
 ASCII_ONLY = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT / "src")}
 
 
@@ -99,7 +104,7 @@ def test_a_terminal_that_is_not_utf8_shows_escapes():
     assert done.stdout == b"\\u2192 M\\xe4dchen\n"
 
 
-def test_stages_read_and_write_all_names_where_the_locale_is_ascii(tmp_path):
+def test_stages_read_and_write_all_names_in_an_odd_environment(tmp_path):
     classes = {"猫": 5, "ネコ": 5, "Mädchen": 5}
     drawn.zip_file(tmp_path / "photos.zip", drawn.classes(classes))
     settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -107,7 +112,8 @@ def test_stages_read_and_write_all_names_where_the_locale_is_ascii(tmp_path):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
     for stage in ("download", "split"):
         command = [sys.executable, str(ROOT / "src" / f"{stage}.py")]
-        done = subprocess.run(command, cwd=tmp_path, env=os.environ | ASCII_ONLY, capture_output=True)
+        environment = os.environ | LEFT_OVER | ASCII_ONLY
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
         assert done.returncode == 0, done.stderr
     with (tmp_path / "data" / "t" / "manifest.csv").open(encoding="utf-8", newline="") as stream:
         assert {row["class"] for row in csv.DictReader(stream)} == set(classes)

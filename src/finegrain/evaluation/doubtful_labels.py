@@ -22,7 +22,8 @@ COLUMNS = (
 SURE = 0.9
 """A prediction of at least this probability counts as confident."""
 LISTED_SHARE, LISTED_AT_LEAST = 0.1, 20
-"""Part of the images that is listed: it held nearly all of 5 % wrong labels (benchmarks/label_errors.py)."""
+"""Part of the images that is listed: by leave-one-out it held nearly all of 5 % wrong labels
+(benchmarks/label_errors.py)."""
 
 
 @dataclass(frozen=True)
