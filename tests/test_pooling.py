@@ -10,7 +10,7 @@ from architectures import COVARIANCE, FAMILIES
 from torch import Tensor
 
 from finegrain.config.training import HeadParams
-from finegrain.models import build, pooling
+from finegrain.models import build, pooling, pretrained
 from finegrain.models.multi_stage import MultiStageNet
 
 FEW_PLACES, MANY_PLACES = (12, 2, 3), (5, 6, 4)
@@ -134,7 +134,7 @@ def test_a_network_ends_with_the_last_stage_pooled_and_takes_torchvision_s_weigh
     whole = torchvision.models.get_model(name, weights=None)
     file = tmp_path / "weights.pth"
     torch.save(whole.state_dict(), file)
-    net = build.build_model(name, 7, str(file), COVARIANCE, seed=0)
+    net = build.build_model(name, 7, pretrained.read_weights(name, str(file)), COVARIANCE, seed=0)
     assert isinstance(net, MultiStageNet)
     body = build.get_body_state(net)
     others = {key for key in net.state_dict() if key not in body}

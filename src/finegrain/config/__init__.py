@@ -7,5 +7,5 @@ training   the network's head, augmentation, normalization, evaluation
 weights    what `weights` names: torchvision's, files, trained models, the Hub
 base       the type of each mapping in the file, and number types with limits
 messages   one line for the user for each validation error
-yaml_text  rejects values that YAML 1.1 and 1.2 read differently
+yaml_text  reads numbers as YAML 1.2 does; rejects values that YAML 1.1 and 1.2 read differently
 """

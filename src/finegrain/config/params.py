@@ -1,6 +1,5 @@
 """params.yaml as typed values; no other module reads the file."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,7 +33,7 @@ from finegrain.config.training import (
     Normalization,
 )
 from finegrain.config.weights import Weights
-from finegrain.config.yaml_text import reject_ambiguous
+from finegrain.config.yaml_text import Loader, reject_ambiguous
 from finegrain.core import paths
 from finegrain.core.errors import UserError
 
@@ -218,11 +217,11 @@ class Params(Section):
     @model_validator(mode="after")
     def _require_batches_for_devices(self) -> "Params":
         if found := self._indivisible_batch(self.devices):
-            raise PydanticCustomError("devices", _INDIVISIBLE, found)
+            raise PydanticCustomError("devices", "{found}", {"found": found})
         return self
 
-    def _indivisible_batch(self, processes: int) -> dict[str, Any] | None:
-        """The fields of ``_INDIVISIBLE`` for the first batch size that cannot be divided, if there is one."""
+    def _indivisible_batch(self, processes: int) -> str | None:
+        """What is wrong with the first batch size that the processes cannot share; None if nothing is."""
         sizes = [("batch_size", self.batch_size, 1)]
         for name, phase in self.trained_phases.items():
             key = "batch_size" if phase.batch_size is None else f"phases.{name}.batch_size"
@@ -230,12 +229,10 @@ class Params(Section):
         for key, size, parts in sizes:
             if size % processes or size < 2 * processes:
                 rule = f"must be divisible by {processes} devices, with at least two for each"
-            elif size < 2 * processes * parts:
+                return f"{key}: {size} images {rule}"
+            if size < 2 * processes * parts:
                 each = f", on each of {processes} devices" if processes > 1 else ""
-                rule = f"are too few for accumulate: {parts}; each part needs two{each}"
-            else:
-                continue
-            return {"key": key, "size": size, "rule": rule}
+                return f"{key}: {size} images are too few for accumulate: {parts}; each part needs two{each}"
         return None
 
     def require_divisible_batches(self, processes: int) -> None:
@@ -245,17 +242,7 @@ class Params(Section):
             UserError: a batch size cannot be divided among them.
         """
         if found := self._indivisible_batch(processes):
-            raise UserError(f"params.yaml: {_INDIVISIBLE.format(**found)}")
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-5 as a number, as YAML 1.2 does: `dvc exp run -S lr=1e-5` writes it like this."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-_INDIVISIBLE = "{key}: {size} images {rule}"
+            raise UserError(f"params.yaml: {found}")
 
 
 def load_params(file: Path = paths.PARAMS) -> Params:
@@ -276,7 +263,7 @@ def load_yaml(file: Path = paths.PARAMS) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8-sig")
         reject_ambiguous(str(file), text)
-        data = yaml.load(text, Loader=_Loader)
+        data = yaml.load(text, Loader=Loader)
     except FileNotFoundError:
         raise UserError(
             f"{file}: not found; run from the project's folder, or copy a file of recipes/ here"

@@ -1,4 +1,4 @@
-"""Reject values that YAML 1.1 and YAML 1.2 read differently.
+"""Read YAML 1.1 as YAML 1.2, and reject the values that they read differently.
 
 DVC reads params.yaml by YAML 1.2, PyYAML by 1.1: ``016`` is 16 for one and 14 for the other. dvc.lock and
 `dvc params diff` would then show another value than the one that trained.
@@ -9,6 +9,15 @@ import re
 import yaml
 
 from finegrain.core.errors import UserError
+
+
+class Loader(yaml.SafeLoader):
+    """Reads 1e-5 as a number, as YAML 1.2 does: `dvc exp run -S lr=1e-5` writes it like this."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 _SIGN = "[-+]?"
 _AMBIGUOUS = re.compile(
