@@ -2,19 +2,26 @@
 
 Runs take turns, since other work on the machine changes its speed; the table shows the best of each. Decoding
 alone reads the archive and decodes with the same threads, without resizing, statistics or writing.
-``--torchvision`` adds torchvision's decoder, and a lower bound for packing with it.
+``--torchvision`` adds torchvision's decoder, and a lower bound for packing with it. ``--enlarge 12`` makes
+40 photos of a camera's size of them. A known photo is one that was checked and packed before.
 """
 
 import argparse
+import contextlib
+import io
 import os
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+
 from finegrain.config import params  # noqa: E402
 from finegrain.core import file_io, parallel  # noqa: E402
 from finegrain.dataset import assignment, decoding, inspection, manifest, pack_writer  # noqa: E402
@@ -29,16 +36,39 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--torchvision", action="store_true")
+    parser.add_argument("--enlarge", type=int, default=1, help="factor of width and height")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        for part in args.parts:
-            (Path(folder) / part.name).symlink_to(part.resolve())
+    parts = [part.resolve() for part in args.parts]
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for part in parts:
+            (Path(folder) / part.name).symlink_to(part)
+        if args.enlarge > 1:
+            enlarge(Path(folder), args.enlarge)
         with archive.ArchiveReader(Path(folder)) as reader:
             measure(reader, Path(folder), args.side, args.rounds, args.torchvision)
 
 
+def enlarge(folder: Path, times: int, images: int = 40) -> None:
+    """Put a zip of some photos, enlarged and with the noise of a camera, in the place of the archive."""
+    rng = np.random.default_rng(0)
+    with archive.ArchiveReader(folder) as reader, zipfile.ZipFile(folder / "large.zip.part", "w") as large:
+        step = len(reader) // images
+        for image, data in reader.read(lambda image: image.index % step == 0):
+            photo = decoding.decode(data)
+            pixels = np.asarray(photo.resize((times * photo.width, times * photo.height)), np.int16)
+            noisy = pixels + rng.normal(0, 7, (*pixels.shape[:2], 1)).astype(np.int16)
+            stream = io.BytesIO()
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=88)
+            large.writestr(f"{image.index % 2}/{image.index}.jpg", stream.getvalue())
+    for part in folder.glob("*"):
+        if part.is_symlink():
+            part.unlink()
+    (folder / "large.zip.part").rename(folder / "large.zip")
+
+
 def measure(reader: archive.ArchiveReader, folder: Path, side: int, rounds: int, torchvision: bool) -> None:
-    table = folder / "manifest.csv"
+    table, config, first = folder / "manifest.csv", params.PackParams(image_size=side), folder / "first"
+    first.mkdir()
     result = assignment.assign_splits(
         inspection.inspect_images(reader), params.SplitParams(val_ratio=0.15, test_ratio=0.15), seed=0
     )
@@ -56,8 +86,16 @@ def measure(reader: archive.ArchiveReader, folder: Path, side: int, rounds: int,
     lanes: dict[str, Callable[[], None]] = {
         "decode, Pillow": each(decoding.decode),
         "decode and resize, Pillow": each(lambda data: decoding.decode_square(data, side)),
-        "pack": lambda: pack_writer.write_pack(reader, table, folder, params.PackParams(image_size=side)),
+        "check": lambda: inspection.inspect_images(reader),
+        "pack": lambda: pack_writer.write_pack(reader, table, folder, config),
     }
+    inspection.inspect_images(reader, inspection.KnownPhotos())
+    pack_writer.write_pack(reader, table, first, config, pack_writer.EarlierPack({}, config))
+    packed = {file.name: file for file in first.iterdir()}
+    lanes["check, all photos known"] = lambda: inspection.inspect_images(reader, inspection.KnownPhotos())
+    lanes["pack, all photos known"] = lambda: pack_writer.write_pack(
+        reader, table, folder, config, pack_writer.EarlierPack(packed, config)
+    )
     if torchvision:
         decode, square = torchvision_lanes(side)
         lanes |= {"decode, torchvision": each(decode), "decode and resize, torchvision": each(square)}

@@ -1,7 +1,8 @@
 """Stage pack: decode and resize every image once into uint8 arrays.
 
-Reads   params.yaml; data/<name>/archive, source.json and manifest.csv
-Writes  data/<name>/pack
+Reads   params.yaml; data/<name>/archive, data/<name>/manifest.csv; the last pack in DVC's cache, as DVC has
+        removed data/<name>/pack
+Writes  data/<name>/pack; for its next run .checkpoints/packs
 """
 
 from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
@@ -9,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 
 from finegrain.config import params
-from finegrain.core import file_io, paths
+from finegrain.core import dvc_cache, file_io, paths
 from finegrain.dataset import pack_writer
 from finegrain.sources import archive
 
@@ -18,12 +19,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     config = params.load_params()
     data = paths.Dataset(config.dataset.name)
-    encoding = archive.recorded_encoding(data.download_record)
+    earlier = pack_writer.EarlierPack(dvc_cache.cached_members(data.pack), config.pack)
     with (
-        archive.ArchiveReader(data.archive, False, encoding) as reader,  # the manifest has the classes
+        archive.ArchiveReader(data.archive, class_folders=False) as reader,  # the manifest has the classes
         file_io.replace_folder(data.pack) as folder,
     ):
-        pack_writer.write_pack(reader, data.manifest, folder, config.pack)
+        pack_writer.write_pack(reader, data.manifest, folder, config.pack, earlier)
 
 
 if __name__ == "__main__":

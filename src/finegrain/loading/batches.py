@@ -27,9 +27,7 @@ IMAGENET_MEAN_STD: MeanStd = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 """Mean and standard deviation that torchvision's pretrained weights expect."""
 
 
-def normalization_mean_std(
-    pack: Path, normalization: Normalization, expected: MeanStd | None
-) -> MeanStd:
+def normalization_mean_std(pack: Path, normalization: Normalization, expected: MeanStd | None) -> MeanStd:
     """Mean and standard deviation of red, green and blue, of values in 0..1, that a run normalizes with.
 
     Args:

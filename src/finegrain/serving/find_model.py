@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from finegrain.config import params
-from finegrain.core import file_io, log, paths
+from finegrain.core import dvc_cache, file_io, log, paths
+from finegrain.core.dvc_cache import LOCK
 from finegrain.core.errors import UserError, some
 from finegrain.serving import hub
 
-LOCK = Path("dvc.lock")
 _RUN_NAME = re.compile(r".+-\d+")
 """A model and a seed, such as ``resnet18-0``."""
 
@@ -88,7 +86,7 @@ def unrecorded(files: tuple[Path, Path]) -> str | None:
     own = [file.resolve().relative_to(here) for file in files if file.resolve().is_relative_to(here)]
     if not own or own[0].parts[0] not in ("models", "winner"):
         return None
-    recorded = _recorded_outputs()
+    recorded = dvc_cache.recorded_outputs()
     for file in own:
         out = recorded.get(str(file)) or _member(recorded.get(str(file.parent)), file)
         if out is None:
@@ -98,29 +96,14 @@ def unrecorded(files: tuple[Path, Path]) -> str | None:
     return None
 
 
-def _recorded_outputs() -> dict[str, Mapping[str, Any]]:
-    """md5 and size of each output of all stages, by path.
-
-    Raises:
-        UserError: dvc.lock is not what DVC writes, as after a merge with conflicts.
-    """
-    try:
-        content = yaml.load(LOCK.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        stages = content["stages"].values()
-        return {out["path"]: out for stage in stages for out in stage.get("outs", [])}
-    except (yaml.YAMLError, LookupError, TypeError, AttributeError, UnicodeDecodeError):
-        raise UserError(f"{LOCK}: not what DVC writes; `git checkout -- {LOCK}` restores it") from None
-
-
 def _member(folder: Mapping[str, Any] | None, file: Path) -> Mapping[str, Any] | None:
     """What DVC's cache knows of a file in an output that is a folder; None if it has no list of it."""
     if folder is None:
         return None
-    md5 = folder["md5"]
-    listing = paths.workspace() / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
-    if not listing.is_file():  # another cache: nothing is known
+    members = dvc_cache.members(folder["md5"])
+    if members is None:  # not in this cache: nothing is known
         return {}
-    return next((each for each in file_io.read_json(listing) if each["relpath"] == file.name), None)
+    return {"md5": members[file.name]} if file.name in members else None
 
 
 def _is_recorded(file: Path, out: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 archive          read the images of archive files; store local archives or folders
 cifar100         convert CIFAR-100 to a zip of class folders
+compressed_file  gzip, bzip2 and xz, read to their end
 index            which files are images; index of those with class and official split; temporary SQLite tables
 kaggle           download a Kaggle dataset
 layout           what paths inside an archive mean

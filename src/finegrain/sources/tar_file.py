@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 
 from finegrain.core import log
-from finegrain.core.compressed_file import BUFFER_BYTES, open_stream
 from finegrain.core.errors import UserError
 from finegrain.sources import layout
+from finegrain.sources.compressed_file import BUFFER_BYTES, open_stream
 from finegrain.sources.index import IgnoredFiles
 from finegrain.sources.layout import ArchiveImage, BadMember, Member
 from finegrain.sources.name_encoding import NameEncoding, is_surely_utf8
