@@ -87,6 +87,29 @@ def test_predict_gives_evaluate_s_answers_and_both_speeds(tmp_path):
     assert f"| {ratio:.2f} [" in row
 
 
+def test_class_weights_are_compared_with_none_on_the_same_images(module):
+    """Ten images of a large class and five of a small one, which only the weighted runs find."""
+    labels = np.array(["large"] * 10 + ["small"] * 5, object)
+    plain, weighted = np.array(["large"] * 15, object), np.array(["small"] + ["large"] * 9 + ["small"] * 5)
+    tables = {
+        name: [pd.DataFrame({"class": labels, "class_1": predicted})] * 3
+        for name, predicted in (("none, top1", plain), ("balanced, macro_f1", weighted.astype(object)))
+    }
+    lines = module("imbalance").report(tables, ["small"]).replace("\N{NO-BREAK SPACE}", " ").splitlines()
+    assert lines[2].startswith("| none, top1 | 40.0 %, 40.0 %, 40.0 % | 0.0 % | 100.0 % | 66.7 % | - |")
+    assert lines[3].startswith("| balanced, macro_f1 | 92.8 %, 92.8 %, 92.8 % | 100.0 % | 90.0 % | 93.3 % |")
+    assert lines[3].endswith("| significantly better |")
+
+
+@pytest.mark.long
+def test_the_gain_of_class_weights_is_measured_by_the_real_stages(tmp_path):
+    toy = ["--images-per-class", "24", "--image-size", "32", "--seeds", "0", "--throughout"]
+    lines = run(tmp_path, sys.executable, str(BENCHMARKS / "imbalance.py"), *toy).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| none, top1", "| balanced, macro_f1", "| balanced throughout, macro_f1",
+    ]  # fmt: skip
+
+
 def ceiling_of(found: dict[str, Any]) -> float:
     return next(cell["images_per_second"] for cell in found["cells"] if cell["way"] == "ceiling")
 
