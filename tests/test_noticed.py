@@ -189,18 +189,6 @@ def clone(stubbed, tmp_path) -> Clone:
     return stubbed.copied(tmp_path / "clone")
 
 
-def test_a_weights_file_replaced_under_its_name_trains_again(clone):
-    weights = clone.folder.parent / "w.pth"
-    weights.write_bytes(b"first")
-    write_params(clone.folder, **TINY | {"weights": "../w.pth"})
-    clone("dvc repro")
-    weights.write_bytes(b"other")
-    assert "data/sample/inputs/weights" in clone("dvc status")
-    assert stages_run(clone("dvc repro")) - {"winner"} == {"inputs"} | TRAINED
-    weights.write_bytes(b"other")
-    assert not stages_run(clone("dvc repro"))
-
-
 @pytest.mark.parametrize("change", [{"checkpoint_seconds": 5.0}, {"device": "cpu"}])
 def test_keys_that_change_no_result_run_nothing(clone, change):
     write_params(clone.folder, **TINY | change)

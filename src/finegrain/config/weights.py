@@ -16,6 +16,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt")
 TIMM_CONFIG = "config.json"
 """Beside the weights in a Hub repository of timm: their architecture and normalization."""
 _TORCHVISION = re.compile(r"[A-Z][A-Z0-9_]*")
+_LIKE_TORCHVISION = re.compile(r"default|imagenet\w*", re.IGNORECASE)
 _HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)@([\w./-]+)", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMM = re.compile(r"timm/[\w.-]+", re.ASCII)
@@ -32,8 +33,16 @@ class HubRepository(NamedTuple):
         return f"{self.name}@{self.commit}"
 
 
-def _require_commit(weights: str) -> str:
-    """Reject a Hub repository without a commit: a branch moves, so that a result could not be repeated."""
+def _require_known_form(weights: str) -> str:
+    """Reject torchvision's names in small letters, which would be taken for folders, and NUL in paths.
+
+    Likewise a Hub repository without a commit: a branch moves, so that a result could not be repeated.
+    """
+    if "\0" in weights:
+        raise PydanticCustomError("name", "holds a NUL, which no path can")
+    if not is_torchvision(weights) and _LIKE_TORCHVISION.fullmatch(weights):
+        text = "no weights have this name; did you mean '{name}'?"
+        raise PydanticCustomError("name", text, {"name": weights.upper()})
     match = _HUB.fullmatch(weights)
     if (match and not _COMMIT.fullmatch(match[2])) or _TIMM.fullmatch(weights):
         name = match[1] if match else weights
@@ -43,7 +52,7 @@ def _require_commit(weights: str) -> str:
     return weights
 
 
-WeightsName = Annotated[str, Field(min_length=1), AfterValidator(_require_commit)]
+WeightsName = Annotated[str, Field(min_length=1), AfterValidator(_require_known_form)]
 Weights = Annotated[
     Annotated[WeightsName, Tag("@of all")] | Annotated[dict[ModelName, WeightsName], Tag("@by model")],
     Discriminator(lambda value: "@by model" if isinstance(value, dict) else "@of all"),
