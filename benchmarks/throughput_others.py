@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from throughput_task import Epoch, FirstStep, Task, bf16, device
+from throughput_task import Epoch, FirstStep, Task, auto_precision, device
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -186,7 +186,7 @@ def _fast_steps(task: Task, batches: Callable[[], Iterator[tuple[Any, Any]]], af
     import torchvision
 
     on = device()
-    autocast = bf16(on)
+    autocast = auto_precision(on) == "bf16"
     net = torchvision.models.get_model(task.model, num_classes=task.classes)
     net = net.to(on, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9, fused=True)

@@ -56,10 +56,9 @@ def device() -> Any:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def bf16(on: Any) -> bool:
-    """Whether the hardware multiplies bfloat16 natively."""
-    import torch
-
+def auto_precision(on: Any) -> str:
+    """What ``precision: auto`` means on the device: bf16, fp16 or fp32."""
     from finegrain.runtime import devices
 
-    return devices.autocast_dtype("auto", on) is torch.bfloat16
+    dtype = devices.autocast_dtype("auto", on)
+    return next(name for name, value in devices.DTYPES.items() if value == dtype)

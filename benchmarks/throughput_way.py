@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import throughput_others
-from throughput_task import Epoch, FirstStep, Task, bf16, device, synchronize
+from throughput_task import Epoch, FirstStep, Task, auto_precision, device, synchronize
 
 from finegrain.core import process
 
@@ -112,14 +112,15 @@ class Way:
     """Package that must be installed in addition to the project's own."""
     batch_size: int | None = None
     """Batch size, if the way sets it."""
-    mixed: Literal["fp32", "bf16", "fp16"] = "bf16"
-    """Autocast to bf16 if the hardware multiplies it natively, to fp16 on a GPU; fp32 means none."""
+    mixed: Literal["fp32", "bf16", "fp16", "auto"] = "bf16"
+    """Autocast: bf16 if the hardware multiplies it natively, fp16 on a GPU, none (fp32), or as ours does."""
 
     @property
     def precision(self) -> str:
         """Precision on this machine."""
-        native = {"fp32": False, "bf16": bf16(device()), "fp16": device().type == "cuda"}
-        return self.mixed if native[self.mixed] else "fp32"
+        auto = auto_precision(device())
+        native = {"fp32": False, "bf16": auto == "bf16", "fp16": device().type == "cuda", "auto": False}
+        return auto if self.mixed == "auto" else self.mixed if native[self.mixed] else "fp32"
 
 
 WAYS = {
@@ -131,8 +132,8 @@ WAYS = {
     "timm": Way(throughput_others.timm_loader, "timm's loader and augmentation, the same step", "timm"),
     "timm-script": Way(throughput_others.timm_script, "timm as its script sets it up", "timm", mixed="fp32"),
     "fastai": Way(throughput_others.fastai_learner, "fastai's Learner", "fastai", mixed="fp16"),
-    "ours": Way(ours, "ours"),
-    "ceiling": Way(ceiling, "ceiling: our step on one fixed batch"),
+    "ours": Way(ours, "ours", mixed="auto"),
+    "ceiling": Way(ceiling, "ceiling: our step on one fixed batch", mixed="auto"),
 }
 
 
