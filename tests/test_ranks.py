@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,12 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "s
 COMMAND = [sys.executable, str(ROOT / "src" / "train.py"), "--model", "resnet18", "--seed", "0"]
 
 
-def run_two(folder: Path) -> None:
+def run_two(folder: Path, script: Path | str = "train", words: Sequence[str] = COMMAND[2:]) -> None:
     """Run the two processes of a training, as torchrun starts them."""
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     each = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
     processes = [
-        fork_server.start("train", COMMAND[2:], folder, folder / "log", environment) for environment in each
+        fork_server.start(script, words, folder, folder / "log", environment) for environment in each
     ]
     for process in processes:
         process.join(100)
@@ -146,6 +146,54 @@ def test_a_whole_network_learns_as_well_on_two(project, tiny_pack):
     # of the third epoch; the first begins at ln 3 = 1.1; another seed alone changes it by 0.1
     assert together.iloc[-1] == pytest.approx(alone.iloc[-1], abs=0.25)
     assert together.tolist() != alone.tolist() and max(together.iloc[-1], alone.iloc[-1]) < 0.9
+
+
+OVERFLOWING = """
+import json
+from pathlib import Path
+from types import SimpleNamespace
+import torch
+from torch import nn
+from finegrain.config import params
+from finegrain.runtime.distributed import join_world
+from finegrain.training.train_step import PhaseContext, TrainingSetup, train_step
+from finegrain.training.optim import build_optimizer
+with join_world(torch.device("cpu")) as world:
+    torch.manual_seed(0)
+    body = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    net = nn.Sequential(*body, nn.Linear(8, 5))
+    train = SimpleNamespace(device=world.device, world=world, class_names=list("abcde"))
+    train.steps_per_epoch = lambda batch_size: 3
+    context = PhaseContext(TrainingSetup(net, params.load_params(), 0, train, torch.float16), "all")
+    optimizer = build_optimizer([(2, list(net.parameters()))], context.phase, 0.1, scales_gradients=True)
+    found = []
+    for step in range(6):
+        source = torch.Generator().manual_seed(10 * step + world.rank)
+        batch = torch.randn(8, 3, 8, 8, generator=source), torch.randint(5, (8,), generator=source)
+        spoiled = step in (0, 3) and world.rank == 1
+        hook = net[0].weight.register_hook(lambda gradient: gradient * torch.inf) if spoiled else None
+        train_step(context, optimizer, *batch)
+        if hook:
+            hook.remove()
+        weights = torch.cat([p.detach().flatten() for p in net.parameters()]).tolist()
+        found.append([context.scaler.skipped_steps(), weights])
+    Path(f"found-{world.rank}.json").write_text(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_an_overflow_in_one_process_skips_the_step_of_all(project):
+    phase = {**TINY["phases"]["all"], "accumulate": 2, "clip_norm": 1.0}
+    write_params(
+        project, **TINY | {"phases": {"all": phase}, "batch_size": 16, "precision": "fp16"}, devices=2
+    )
+    (project / "overflowing.py").write_text(OVERFLOWING)
+    run_two(project, project / "overflowing.py", [])
+    first, second = (json.loads((project / f"found-{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    assert [skipped for skipped, _ in first] == [1, 1, 1, 2, 2, 2]
+    moved = [before != after for (_, before), (_, after) in zip(first, first[1:], strict=False)]
+    assert moved == [True, True, False, True, True]
 
 
 @pytest.mark.slow
