@@ -18,9 +18,8 @@ IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"
 class _Lines(tqdm):
     """Progress as whole lines, which a log file keeps one below the other."""
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         print(self, file=self.fp, flush=True)
-        return True
 
     def close(self) -> None:
         """End without a last line: whoever started the work says what it came to."""
