@@ -156,7 +156,7 @@ class Experiments:
     def run(self, command: list[str]) -> int:
         self.ran.append(command[command.index("-n") + 1])
         if self.saves:
-            self.made[self.ran[-1]] = revision.ValidationResult(0.5, 1.0, 100)
+            self.made[self.ran[-1]] = revision.ValidationResult("top1", 0.5, 1.0, 100)
         return self.exits
 
 

@@ -45,7 +45,7 @@ def exported_model(folder: Path) -> tuple[Path, Path]:
 
 
 def winner_metrics(dataset: str) -> Path:
-    """JSON with the winner's name, top-1 and validation top-1: columns by which `dvc exp show` can sort."""
+    """JSON with the winner's name and its chosen metric on test and validation, to sort `dvc exp show` by."""
     return Path("metrics") / dataset / "winner.json"
 
 
