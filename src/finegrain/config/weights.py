@@ -34,12 +34,13 @@ class HubRepository(NamedTuple):
 
 
 def _require_known_form(weights: str) -> str:
-    """Reject torchvision's names in small letters, which would be taken for folders, and NUL in paths.
+    """Reject what no file can be called, and torchvision's names in small letters, taken for folders.
 
     Likewise a Hub repository without a commit: a branch moves, so that a result could not be repeated.
     """
-    if "\0" in weights:
-        raise PydanticCustomError("name", "holds a NUL, which no path can")
+    longest = max(len(part.encode("utf-8", "replace")) for part in weights.split("/"))
+    if "\0" in weights or longest > 255 or len(weights) > 1000:
+        raise PydanticCustomError("name", "no file can have such a name")
     if not is_torchvision(weights) and _LIKE_TORCHVISION.fullmatch(weights):
         text = "no weights have this name; did you mean '{name}'?"
         raise PydanticCustomError("name", text, {"name": weights.upper()})
