@@ -53,13 +53,13 @@ def enlarge(folder: Path, times: int, images: int = 40) -> None:
     rng = np.random.default_rng(0)
     with archive.ArchiveReader(folder) as reader, zipfile.ZipFile(folder / "large.zip.part", "w") as large:
         step = len(reader) // images
-        for image, data in reader.read(lambda image: image.index % step == 0):
+        for number, (_, data) in enumerate(reader.read(lambda image: image.index % step == 0)):
             photo = decoding.decode(data)
             pixels = np.asarray(photo.resize((times * photo.width, times * photo.height)), np.int16)
             noisy = pixels + rng.normal(0, 7, (*pixels.shape[:2], 1)).astype(np.int16)
             stream = io.BytesIO()
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=88)
-            large.writestr(f"{image.index % 2}/{image.index}.jpg", stream.getvalue())
+            large.writestr(f"{number % 2}/{number}.jpg", stream.getvalue())
     for part in folder.glob("*"):
         if part.is_symlink():
             part.unlink()
