@@ -123,7 +123,7 @@ class TrainingRun:
                 write_history(self.files, history)
             validation = f"val loss {row['val_loss']:.3f}, val top-1 {row['val_top1']:.2%}"
             if (chosen_by := f"val_{self.config.choose_by}") not in HISTORY:
-                validation += f", {chosen_by} {row[chosen_by]:.4f}"
+                validation += f", val {self.config.choose_by.replace('_', ' ')} {row[chosen_by]:.2%}"
             log.info(
                 f"{self.files.name} epoch {row['epoch']}: train loss {row['train_loss']:.3f}, {validation}"
             )
