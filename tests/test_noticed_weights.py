@@ -1,5 +1,7 @@
 """DVC notices changed initial weights and trains the model that begins with them alone; stages are stubs."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,21 @@ def test_version_two_of_a_dataset_begins_with_a_copy_of_version_one(clone):
     assert (clone.folder.parent / "sample-1/model.safetensors").is_file()
     clone.commit("version two")
     assert trained(clone("dvc exp run --temp -S lr=0.25")) == {"resnet18-0"}
+
+
+def test_what_is_recorded_stays_where_the_model_is_not_on_this_machine(project):
+    write_model(project / "v1", "first")
+    write_params(project, **TINY | {"weights": "v1"})
+    inputs.main([])
+    record = project / "reports/sample/inputs/weights/resnet18.json"
+    before = json.loads(record.read_text())
+    assert {kind: files[0]["name"] for kind, files in before.items()} == {
+        "weights": "model.safetensors",
+        "metadata": "model.json",
+    }
+    shutil.rmtree(project / "v1")
+    inputs.main([])
+    assert json.loads(record.read_text()) == before
+    write_params(project, **TINY | {"weights": "v2.pth"})
+    with pytest.raises(UserError, match=r"params.yaml: weights: v2\.pth: not found"):
+        inputs.main([])
