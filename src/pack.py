@@ -1,7 +1,7 @@
 """Stage pack: decode and resize every image once into uint8 arrays.
 
-Reads   params.yaml; data/<name>/archive, data/<name>/manifest.csv; the last pack in DVC's cache, as DVC has
-        removed data/<name>/pack
+Reads   params.yaml; data/<name>/archive, source.json and manifest.csv; the last pack in DVC's cache, as DVC
+        has removed data/<name>/pack
 Writes  data/<name>/pack; for its next run .checkpoints/packs
 """
 
@@ -20,8 +20,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = params.load_params()
     data = paths.Dataset(config.dataset.name)
     earlier = pack_writer.EarlierPack(dvc_cache.cached_members(data.pack), config.pack)
+    encoding = archive.recorded_encoding(data.download_record)
     with (
-        archive.ArchiveReader(data.archive, class_folders=False) as reader,  # the manifest has the classes
+        archive.ArchiveReader(data.archive, False, encoding) as reader,  # the manifest has the classes
         file_io.replace_folder(data.pack) as folder,
     ):
         pack_writer.write_pack(reader, data.manifest, folder, config.pack, earlier)

@@ -284,7 +284,7 @@ def test_the_error_of_a_missing_package_names_the_extra(monkeypatch):
     with pytest.raises(UserError, match=r"onnxscript.* not installed: `make app` .*'finegrain\[app\]'"):
         run()
     wanted = (ROOT / "requirements-app.txt").read_text()
-    assert all(f"\n{name}==" in wanted for name in ("onnx", "onnxscript", "onnxruntime", "huggingface_hub"))
+    assert all(f"\n{name}==" in wanted for name in ("onnx", "onnxscript", "onnxruntime", "huggingface-hub"))
 
 
 @pytest.mark.parametrize("text", ["Apache 2.0", "MIT\nx: 1", ""])
