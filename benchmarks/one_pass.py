@@ -135,15 +135,24 @@ def parameters(row: str, args: argparse.Namespace) -> dict[str, Any]:
     return data
 
 
+def finished(row: str, args: argparse.Namespace) -> dict[str, Any] | None:
+    """What an earlier run has recorded of a row with the same parameters."""
+    folder = args.out / row.replace(" ", "-")
+    if not (folder / "result.json").is_file():
+        return None
+    if yaml.safe_load((folder / "params.yaml").read_text()) != parameters(row, args):
+        return None
+    return dict(json.loads((folder / "result.json").read_text()))
+
+
 def run(row: str, args: argparse.Namespace) -> dict[str, Any]:
     """Seconds and test metrics of a row."""
+    if result := finished(row, args):
+        return result
     data = parameters(row, args)
     folder = args.out / row.replace(" ", "-")
-    result_file, text = folder / "result.json", yaml.safe_dump(data, sort_keys=False)
-    if result_file.is_file() and (folder / "params.yaml").read_text() == text:
-        return dict(json.loads(result_file.read_text()))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "params.yaml").write_text(text)
+    (folder / "params.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     packed = prepare(data, args)
     (folder / "data" / shared.CARS).mkdir(parents=True, exist_ok=True)
     for name in ("pack", "manifest.csv"):
@@ -161,7 +170,7 @@ def run(row: str, args: argparse.Namespace) -> dict[str, Any]:
         "bytes": (folder / files.weights).stat().st_size,
         "precision": metadata["environment"]["precision"],
     }
-    result_file.write_text(json.dumps(result))
+    (folder / "result.json").write_text(json.dumps(result))
     return result
 
 
@@ -202,7 +211,7 @@ def stage_seconds(stage: str, folder: Path, args: argparse.Namespace) -> float:
 
 def machine() -> str:
     """Threads, instruction set and torch's version, as a table's heading."""
-    environment = provenance.environment(torch.device("cpu"), False)
+    environment = provenance.environment(torch.device("cpu"), torch.float32)
     return f"{environment['threads']} threads, {environment['cpu_capability']}, torch {environment['torch']}"
 
 

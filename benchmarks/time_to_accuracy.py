@@ -13,6 +13,7 @@ test accuracy during a run, of its best epoch on validation so far.
 
 import argparse
 import csv
+import itertools
 import json
 import subprocess
 import sys
@@ -64,16 +65,17 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=ROOT / ".time-to-accuracy", help="folder for runs and results"
     )
+    parser.add_argument("--finished", action="store_true", help="run nothing more: show the finished runs")
     args = parser.parse_args()
     args.model, args.precision = "resnet18", "auto"
     args.out.mkdir(parents=True, exist_ok=True)
     points: list[dict[str, Any]] = []
     for budget in args.budgets:
-        if budget in OURS:
+        if budget in OURS and (not args.finished or one_pass.finished(OURS[budget], args)):
             points.append(our_point(budget, args))
             write_results(points, args.out)
-        for name in args.contenders:
-            for side in args.sides:
+        for name, side in itertools.product(args.contenders, args.sides):
+            if not args.finished or result_file(name, side, budget, args).is_file():
                 points.append(their_point(name, side, budget, args))
                 write_results(points, args.out)
     print((args.out / "time_to_accuracy.md").read_text())
@@ -95,7 +97,7 @@ def our_point(budget: int, args: argparse.Namespace) -> dict[str, Any]:
 
 def their_point(name: str, side: int, budget: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train a contender in a process of its own, unless its result is there."""
-    file = args.out / f"{name}-{side}-{budget}.json"
+    file = result_file(name, side, budget, args)
     if not file.is_file():
         command = [sys.executable, str(ROOT / "benchmarks" / "contenders.py"), name, "--side", str(side)]
         command += ["--budget", str(budget), "--photos", str(photo_folders(args)), "--out", str(file)]
@@ -116,6 +118,10 @@ def their_point(name: str, side: int, budget: int, args: argparse.Namespace) -> 
         "top1_low": low,
         "top1_high": high,
     }
+
+
+def result_file(name: str, side: int, budget: int, args: argparse.Namespace) -> Path:
+    return Path(args.out / f"{name}-{side}-{budget}.json")
 
 
 def photo_folders(args: argparse.Namespace) -> Path:
