@@ -99,6 +99,7 @@ def test_one_model_has_12_metric_columns(stubbed):
     assert found == files_of(["resnet18"]) and sum(map(len, found.values())) == 12
 
 
+@pytest.mark.long
 def test_experiments_can_be_sorted_by_the_winner_s_validation(stubbed, tmp_path):
     clone = stubbed.copied(tmp_path / "clone")
     for name, lr in (("one", 0.003), ("two", 0.004)):
@@ -111,6 +112,7 @@ def test_experiments_can_be_sorted_by_the_winner_s_validation(stubbed, tmp_path)
     assert {row["winner"] for row in rows} == {"resnet18"}
 
 
+@pytest.mark.long
 def test_a_change_of_lr_shows_a_row_for_each_model_and_metric_and_nothing_else(four, tmp_path):
     clone = four.copied(tmp_path / "clone")
     clone("dvc exp run -S lr=0.003")

@@ -134,6 +134,7 @@ def test_a_pinned_hash_rejects_a_changed_folder(local):
     assert f"dataset.sha256 is {sha256}" in local("dvc repro split", code=255)
 
 
+@pytest.mark.long
 def test_a_clone_without_the_photos_goes_on_with_what_is_recorded(local, tmp_path):
     local(f"dvc remote add -q -d team {tmp_path / 'remote'} && dvc push -q")
     local.commit("remote")
@@ -179,6 +180,7 @@ def test_dvc_never_removes_what_a_link_leads_to(local):
     assert len(list((local.folder.parent / "photos").rglob("*.jpg"))) == 40
 
 
+@pytest.mark.long
 def test_an_experiment_in_a_copy_sees_the_photos_too(local):
     output = local("dvc exp run --temp -S lr=0.5")
     assert not {"download", "split"} & stages_run(output) and f"train@{RUN}" in stages_run(output)

@@ -37,6 +37,7 @@ def clone(stubbed, tmp_path) -> Clone:
     return stubbed.copied(tmp_path / "clone")
 
 
+@pytest.mark.long
 def test_each_model_is_trained_again_when_its_own_weights_change(clone):
     top = clone.folder.parent
     write_params(clone.folder, **TWO | {"weights": {"resnet18": "../v1", "resnet34": "../w.pth"}})
@@ -55,6 +56,7 @@ def test_each_model_is_trained_again_when_its_own_weights_change(clone):
     assert stages_run(clone("dvc repro")) == {"inputs"}  # the same content elsewhere
 
 
+@pytest.mark.long
 def test_another_model_and_weights_by_name_train_nothing_else(clone):
     write_params(clone.folder, **TINY | {"weights": {"resnet18": "DEFAULT"}})
     assert trained(clone("dvc repro")) == {"resnet18-0"}
@@ -78,6 +80,7 @@ def test_models_that_the_pipeline_writes_are_copied_first(project, weights):
         inputs.main([])
 
 
+@pytest.mark.long
 def test_version_two_of_a_dataset_begins_with_a_copy_of_version_one(clone):
     """As docs/OWN_PHOTOS.md tells it."""
     clone("cp -r winner/sample ../sample-1")

@@ -282,7 +282,7 @@ def test_a_comment_keeps_within_the_limit(history, capsys, tmp_path):
     assert left_out > 0 and re.search(last_line, short)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_on_this_repository_s_pipeline(stubbed, tmp_path, monkeypatch, capsys):
     """Run on main and on a branch; the plots are those of git, and results of other code are reported."""
     clone = stubbed.copied(tmp_path / "mine")

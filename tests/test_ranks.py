@@ -132,7 +132,7 @@ def test_each_process_needs_a_gpu_and_has_random_numbers_of_its_own(monkeypatch)
     assert World().rng_key == () and World(0, 2).rng_key != World(1, 2).rng_key
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_whole_network_learns_as_well_on_two(project, tiny_pack):
     """Norm layers follow each process's own half of the batch: the same within what a seed changes."""
     # 12 images for each process: with 6 the statistics are so rough that learning suffers
@@ -318,7 +318,7 @@ def six_epochs(folder: Path, devices: int, **changes: Any) -> None:
     write_params(folder, **recipe | {"phases": {"all": phase}}, devices=devices, checkpoint_seconds=0.0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_compute_what_one_does_though_one_was_killed(project, tiny_pack):
     """Losses and weights within 1e-4: sums of float32 in another order. All end with the killed process.
 

@@ -15,7 +15,7 @@ from stub_stages import stages_run
 
 from recipes import shrunk
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 NAME, RUN = "stanford-cars-one-cycle", "resnet18-0"
 CHANGES = {"lr": "0.004", "phases.all.epochs": "2", "weights": "none", "models": "[resnet18]"}

@@ -200,6 +200,7 @@ def faster(team) -> Clone:
     return made
 
 
+@pytest.mark.long
 def test_an_experiment_of_a_colleague_is_taken_over_without_training(team, faster, tmp_path):
     author = team.author.copied(tmp_path / "author")
     author("dvc exp pull origin faster && dvc exp apply faster")
@@ -208,6 +209,7 @@ def test_an_experiment_of_a_colleague_is_taken_over_without_training(team, faste
     assert same(author, faster, [*SHARED, f"metrics/sample/{RUN}.json", "reports/leaderboard.md"])
 
 
+@pytest.mark.long
 def test_a_training_that_somebody_has_done_is_not_done_again(team, faster):
     """By the run-cache: dvc.lock of this clone knows nothing of the learning rate."""
     clone = team.colleague("repeats")

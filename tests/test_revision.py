@@ -211,7 +211,7 @@ def test_a_folder_of_a_larger_repository_is_rejected(history, monkeypatch):
         read("main")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_commits_experiments_a_remote_and_a_cache_that_was_cleared(stubbed, tmp_path, monkeypatch, capsys):
     """Real DVC, stub stages: what is compared is read from the cache, then from a remote, then is gone."""
     clone = stubbed.copied(tmp_path / "clone")

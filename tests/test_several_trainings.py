@@ -15,7 +15,7 @@ from params_file import write_params
 from pipeline import ROOT
 from stub_stages import stages_run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 RUNS = ("resnet34-0", "resnet50-0")
 AFTER_TRAINING = {*(f"evaluate@{run}" for run in RUNS), "compare", "winner"}

@@ -293,7 +293,7 @@ def clone(stubbed, tmp_path, monkeypatch) -> Clone:
     return made
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_trials_are_experiments_and_an_interrupted_one_is_run_again(clone, capfd):
     """Killed alone, in the middle of a training, which ends with it; and dvc's locks are left empty."""
     write_params(clone.folder, **TINY, phases__all__epochs=2)
