@@ -83,14 +83,14 @@ def test_a_tenth_is_listed_and_twenty_at_least(images, count):
     assert len(predictions([0.5] * images).doubtful()) == count
 
 
-def test_a_label_is_likely_wrong_where_another_class_is_as_probable_as_on_its_own_images():
+def test_a_label_is_suspect_where_another_class_is_as_probable_as_on_its_own_images():
     """The confident joint of the paper, counted image by image."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 500)
     logits = 2 * np.eye(3)[rng.integers(0, 3, 500)] + rng.normal(size=(500, 3)) + np.eye(3)[labels]
     probability = np.exp(outputs.log_softmax(logits))
     raw = outputs.from_logits(logits.astype(np.float32), labels)
-    found = doubtful_labels.held_out([raw]).likely_wrong(labels, 3)
+    found = doubtful_labels.held_out([raw]).suspect(labels, 3)
     average = [probability[labels == c, c].mean() for c in range(3)]
     for i in range(500):
         top = probability[i].argmax()
@@ -102,12 +102,12 @@ def test_a_sure_prediction_counts_though_others_are_surer_still():
     found = HeldOutPredictions(
         np.array([0.99, 0.99, 0.05]), np.array([1, 1, 1]), np.array([0.99, 0.99, 0.95])
     )
-    assert found.likely_wrong(np.array([1, 1, 0]), 2).tolist() == [False, False, True]
+    assert found.suspect(np.array([1, 1, 0]), 2).tolist() == [False, False, True]
 
 
 def test_a_class_without_an_image_is_no_error():
     found = HeldOutPredictions(np.array([0.1, 0.8]), np.array([2, 1]), np.array([0.9, 0.8]))
-    assert found.likely_wrong(np.array([1, 1]), 3).tolist() == [True, False]
+    assert found.suspect(np.array([1, 1]), 3).tolist() == [True, False]
 
 
 def test_nothing_is_read_where_no_phase_was_solved(project):
@@ -137,7 +137,7 @@ def test_a_wrong_label_is_first_in_the_list(project, images):
     file_io.write_csv(Path("manifest.csv"), ("path", "class", "split"), table)
     first, second, *_ = listed(Path("manifest.csv"), (["train"], found))
     assert (first.path, first.label, first.predicted) == ("11.jpg", "007", "owl")
-    assert first.label_probability < 0.2 and first.probability > 0.6 and first.likely_wrong
+    assert first.label_probability < 0.2 and first.probability > 0.6 and first.suspect
     assert second.label_probability > first.label_probability + 0.2
 
 
@@ -185,7 +185,7 @@ def test_stage_evaluate_lists_and_shows_them(project, labeled_pack, refit):
     first = {row["path"]: row for row in rows[:4]}
     for path in ("train/8.png", "test/5.png"):
         assert (first[path]["label"], first[path]["class"]) == ("bars", "plain")
-        assert first[path]["likely_wrong"] == "yes"
+        assert first[path]["suspect"] == "yes"
     assert [tile["path"] for tile in shown] == [row["path"] for row in rows[: gallery.DOUBTFUL_IMAGES]]
     sidecar = paths.Run("tiny", "resnet18", 0).sidecar
     assert json.loads(sidecar.read_text())["leave_one_out"]["images"] == (57 if refit else 42)

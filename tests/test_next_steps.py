@@ -39,7 +39,7 @@ def test_where_nothing_is_wrong_nothing_is_advised():
 @pytest.mark.parametrize(
     ("facts", "advised"),
     [
-        ({"weights": "none"}, "weights: IMAGENET1K_V1"),
+        ({"weights": "none"}, "weights: DEFAULT"),
         ({"val_top1": (0.5, 0.8, 0.85)}, "more epochs"),
         ({"near_duplicates": 3}, "split.near_duplicates: keep_together"),
         ({"smallest": 20}, "class_weights: balanced, choose_by: macro_f1"),

@@ -63,7 +63,7 @@ GALLERY = {
         {
             "image": "data:image/jpeg;base64,ee", "path": f"{HOSTILE}.jpg", "split": "test", "row": 4,
             "label": HOSTILE, "label_probability": 0.02, "predicted": "Aero Sedan 2012", "probability": 0.93,
-            "likely_wrong": True,
+            "suspect": True,
         }
     ],
 }  # fmt: skip

@@ -56,7 +56,7 @@ def _steps(
     if recipe["weights"] == "none":
         yield Step(
             "The networks began from random weights; on photos, pretrained ones usually bring the most.",
-            "weights: IMAGENET1K_V1",
+            "weights: DEFAULT",
         )
     smallest, largest = split["smallest_class"], split["largest_class"]
     if recipe.get("class_weights", "none") == "none" and largest >= UNBALANCED * smallest:

@@ -16,7 +16,7 @@ import pandas as pd
 from finegrain.models.outputs import Floats, Ints, Predictions
 
 COLUMNS = (
-    "path", "action", "class", "label", "label_probability", "class_probability", "likely_wrong", "split"
+    "path", "action", "class", "label", "label_probability", "class_probability", "suspect", "split"
 )  # fmt: skip
 """``class`` is the predicted one and ``action`` is empty: with actions, it is a table of corrections."""
 SURE = 0.9
@@ -45,7 +45,7 @@ class HeldOutPredictions:
         listed = max(LISTED_AT_LEAST, int(len(self) * LISTED_SHARE))
         return np.argsort(self.label_probability, kind="stable")[:listed]
 
-    def likely_wrong(self, labels: Ints, num_classes: int) -> npt.NDArray[np.bool_]:
+    def suspect(self, labels: Ints, num_classes: int) -> npt.NDArray[np.bool_]:
         """Whether each label is off the diagonal of the confident joint of labels and true classes, ``[N]``.
 
         It is if another class is predicted with at least the probability that images labeled as that class
@@ -72,13 +72,13 @@ class DoubtfulLabel:
     predicted: str
     probability: float
     """Of ``predicted``."""
-    likely_wrong: bool
+    suspect: bool
 
     @property
     def table_row(self) -> tuple[Any, ...]:
         """Values of ``COLUMNS``."""
         scores = round(self.label_probability, 6), round(self.probability, 6)
-        wrong = "yes" if self.likely_wrong else "no"
+        wrong = "yes" if self.suspect else "no"
         return self.path, "", self.predicted, self.label, *scores, wrong, self.split
 
 
@@ -116,7 +116,7 @@ def find_doubtful(
     for splits, predictions in found:
         rows = pd.concat([table[table["split"] == split].reset_index(drop=True) for split in splits])
         labels = np.array([ids[name] for name in rows["class"]], np.int64)
-        wrong = predictions.likely_wrong(labels, len(names))
+        wrong = predictions.suspect(labels, len(names))
         paths, split_names, places = rows["path"].tolist(), rows["split"].tolist(), rows.index.tolist()
         listed += [
             DoubtfulLabel(
@@ -127,7 +127,7 @@ def find_doubtful(
                 label_probability=float(predictions.label_probability[i]),
                 predicted=names[predictions.top_class[i]],
                 probability=float(predictions.top_probability[i]),
-                likely_wrong=bool(wrong[i]),
+                suspect=bool(wrong[i]),
             )
             for i in predictions.doubtful().tolist()
         ]
