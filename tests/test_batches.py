@@ -18,9 +18,7 @@ def train(tiny_pack) -> batches.PackedSplit:
 
 
 def split(folder, names: str) -> batches.PackedSplit:
-    return batches.PackedSplit(
-        folder, names, CPU, *batches.normalization_mean_std(folder, "train", None)
-    )
+    return batches.PackedSplit(folder, names, CPU, *batches.normalization_mean_std(folder, "train", None))
 
 
 def collect(batches) -> tuple[torch.Tensor, torch.Tensor]:
