@@ -82,7 +82,7 @@ demo: $(VENV)/.installed-app ## Open a page on this machine that answers photos 
 	finegrain demo
 pr-report: $(VENV)/.installed ## What this branch changes (BASE=main), as its pull request's comment: pr-report.md
 	finegrain review --out pr-report.md $(REVIEW) -- "$$BASE"
-test: $(VENV)/.installed-dev ## Run every test but the long ones, in eight minutes on two cores
+test: $(VENV)/.installed-dev ## Run every test but the long ones, in six minutes on two cores
 	python -m pytest $(IN_PARALLEL)
 test-all: $(VENV)/.installed-dev ## Run every test, with random kills, toy benchmarks and queues
 	python -m pytest $(IN_PARALLEL) -m ""
