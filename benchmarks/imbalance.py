@@ -4,7 +4,7 @@
 
 Draws the embedded sample, and leaves a tenth of the train and validation images of two thirds of its classes;
 the test split stays whole, so that small classes are measured as well as large ones. The network then learns
-by the recipe of params.yaml from all images alike, and three epochs more at a lower rate: with
+by the recipe of params.yaml from all images with equal weights, and three epochs more at a lower rate: with
 `class_weights: none` and `choose_by: top1`, or with each of --weights and `choose_by: macro_f1`. --throughout
 adds rows with weights from the first step on. All this with several seeds, by the project's real stages in a
 temporary folder. Prints, as Markdown, the test results, and the difference of macro-F1 on the same test

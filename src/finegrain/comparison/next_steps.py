@@ -1,11 +1,11 @@
-"""What is worth trying next, from a comparison's results: at most a few steps, each with its reason."""
+"""What is worth trying next, from a comparison's results, each with its reason."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 MOST_STEPS = 4
+"""Number of steps that the report shows."""
 STILL_RISING = 0.01
 """Gain of validation top-1 in the last epoch from which more epochs are advised."""
 OVERFITTED = 0.15
@@ -32,8 +32,8 @@ def next_steps(
     split: Mapping[str, Any],
     recipe: Mapping[str, Any],
     val_top1: Sequence[float],
-) -> list[Step]:
-    """Choose the steps whose reason holds, the most promising first.
+) -> Iterator[Step]:
+    """Yield the steps whose reason holds, the most promising first.
 
     Args:
         rows: of the leaderboard, winner first.
@@ -42,16 +42,6 @@ def next_steps(
         recipe: of the winner, as its sidecar has it.
         val_top1: of the winner by epoch.
     """
-    return list(islice(_steps(rows, pairs, split, recipe, val_top1), MOST_STEPS))
-
-
-def _steps(
-    rows: Sequence[Mapping[str, Any]],
-    pairs: Sequence[Mapping[str, Any]],
-    split: Mapping[str, Any],
-    recipe: Mapping[str, Any],
-    val_top1: Sequence[float],
-) -> Iterator[Step]:
     winner, test = rows[0], split["images"]["test"]
     if recipe["weights"] == "none":
         yield Step(
@@ -70,7 +60,7 @@ def _steps(
     duplicated = split["test_images_with_near_duplicate"]
     if duplicated > MANY_NEAR_DUPLICATES * test:
         yield Step(
-            f"{duplicated:,} of {test:,} test images look almost like another image, which can flatter "
+            f"{duplicated:,} of {test:,} test images are near-duplicates of other images, which can flatter "
             "the test accuracy.",
             "split.near_duplicates: keep_together",
         )
@@ -83,7 +73,7 @@ def _steps(
             "augment",
         )
     if winner["seeds"] == 1:
-        yield Step("One seed cannot show how much chance there is in a training.", "seeds: [0, 1, 2]")
+        yield Step("One seed does not show the seed variance.", "seeds: [0, 1, 2]")
 
 
 def _tell_apart(

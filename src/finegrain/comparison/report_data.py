@@ -10,7 +10,7 @@ import pandas as pd
 
 from finegrain.comparison import plots
 from finegrain.comparison.leaderboard import Leaderboard
-from finegrain.comparison.next_steps import Step, next_steps
+from finegrain.comparison.next_steps import MOST_STEPS, Step, next_steps
 from finegrain.core import file_io, paths
 from finegrain.evaluation import car_groups, class_plots, metrics, plot_style, predictions
 from finegrain.evaluation.car_groups import GroupRow
@@ -105,13 +105,14 @@ def read_report_data(
     data, best = paths.Dataset(dataset), best_runs[board.winner]
     metadata, split = file_io.read_json(best.sidecar), file_io.read_json(data.split_summary)
     val_top1 = read_table(best.history)["val_top1"].tolist()
+    steps = next_steps(board.rows, board.pairs, split, metadata["recipe"], val_top1)
     balance = class_plots.class_balance_plot(read_table(data.class_balance))
     return ReportData(
         dataset=dataset,
         rows=board.rows,
         pairs=board.pairs,
         runs=board.runs,
-        steps=next_steps(board.rows, board.pairs, split, metadata["recipe"], val_top1),
+        steps=list(steps)[:MOST_STEPS],
         curves=curves,
         accuracy_vs_time=accuracy_vs_time,
         models=[read_model_figures(run) for run in best_runs.values()],
