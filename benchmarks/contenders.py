@@ -109,11 +109,10 @@ def fastai(args: argparse.Namespace, score: Score) -> None:
         learner.fine_tune(max(1, epochs - 1))
 
 
-def timm(args: argparse.Namespace, score: Score) -> None:
-    """The defaults of timm's train.py: SGD with momentum, cosine, label smoothing 0.1.
+def timm(args: argparse.Namespace, score: Score, lr_base: float = 0.1) -> None:
+    """The defaults of timm's train.py: SGD with momentum, cosine, label smoothing 0.1; no warm-up, for want of epochs.
 
-    The learning rate is a tenth of the default, as its author advises for fine-tuning
-    (https://github.com/huggingface/pytorch-image-models/issues/25); no warm-up, for want of epochs.
+    ``lr_base`` is the learning rate for batches of 256 images; 0.1 is the default.
     """
     from timm.data import create_dataset, create_loader
     from timm.loss import LabelSmoothingCrossEntropy
@@ -143,13 +142,21 @@ def timm(args: argparse.Namespace, score: Score) -> None:
     criterion = LabelSmoothingCrossEntropy(0.1)
     epochs = score.epochs_that_fit(net, train, val, criterion)
     optimizer = create_optimizer_v2(
-        net, opt="sgd", lr=0.01 * batch_size / 256, weight_decay=2e-5, momentum=0.9
+        net, opt="sgd", lr=lr_base * batch_size / 256, weight_decay=2e-5, momentum=0.9
     )
     scheduler, _ = create_scheduler_v2(optimizer, "cosine", num_epochs=epochs, min_lr=0.0, warmup_epochs=0)
     for epoch in range(epochs):
         train_epoch(net, train, criterion, optimizer)
         scheduler.step(epoch + 1)
         score.epoch_ended(top1(net, val), net, test)
+
+
+def timm_tenth(args: argparse.Namespace, score: Score) -> None:
+    """The same with a tenth of the default learning rate, as timm's author advises for fine-tuning.
+
+    Source: https://github.com/huggingface/pytorch-image-models/issues/25
+    """
+    timm(args, score, lr_base=0.01)
 
 
 def tutorial(args: argparse.Namespace, score: Score) -> None:
@@ -185,6 +192,7 @@ def tutorial(args: argparse.Namespace, score: Score) -> None:
 CONTENDERS: dict[str, Callable[[argparse.Namespace, Score], None]] = {
     "fastai": fastai,
     "timm": timm,
+    "timm-tenth": timm_tenth,
     "tutorial": tutorial,
 }
 

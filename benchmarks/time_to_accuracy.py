@@ -47,6 +47,7 @@ OURS = {
 THEIRS = {
     "fastai": "fastai, fine_tune",
     "timm": "timm, train.py's defaults",
+    "timm-tenth": "timm, a tenth of the default lr",
     "tutorial": "PyTorch's tutorial",
 }
 
