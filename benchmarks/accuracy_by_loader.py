@@ -112,14 +112,20 @@ class Files:
         return -(-len(self) // batch_size)
 
     def train_batches(
-        self, epoch: int | str, batch_size: int, side: int, config: AugmentParams, seed: int, first: int = 0
+        self,
+        epoch: int | str,
+        batch_size: int,
+        image_size: int,
+        config: AugmentParams,
+        seed: int,
+        first: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        crop = v2.RandomResizedCrop(side, config.crop_scale, config.crop_ratio, antialias=True)
+        crop = v2.RandomResizedCrop(image_size, config.crop_scale, config.crop_ratio, antialias=True)
         source = sampling.make_generator(seed, "files", epoch)
         return self._batches(v2.Compose([crop, v2.RandomHorizontalFlip()]), batch_size, source)
 
-    def eval_batches(self, batch_size: int, side: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return self._batches(v2.Resize((side, side), antialias=True), batch_size, None)
+    def eval_batches(self, batch_size: int, image_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return self._batches(v2.Resize((image_size, image_size), antialias=True), batch_size, None)
 
     def _batches(
         self, load: Callable[[Tensor], Tensor], batch_size: int, shuffled: torch.Generator | None

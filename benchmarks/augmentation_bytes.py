@@ -1,6 +1,6 @@
 """GPU memory traffic of augmentation, as a share of a training step's traffic; counted without a GPU.
 
-    python benchmarks/augmentation_bytes.py [--side 224] [--batch-size 256]
+    python benchmarks/augmentation_bytes.py [--image-size 224] [--batch-size 256]
 
 For operators it counts the inputs and outputs of each, once (gpu_bound.Bytes). For kernels it counts the
 tensors of each launch, once, and as a whole even if only a part is read. Only shapes are computed.
@@ -34,12 +34,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--image-size", type=int, default=224, help="in pixels")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--models", nargs="+", default=gpu.MODELS)
     parser.add_argument("--out", type=Path, help="folder for augmentation_bytes.md")
     args = parser.parse_args(argv)
-    size, n = args.side, args.batch_size
+    size, n = args.image_size, args.batch_size
     steps = {name: step_bytes(name, size, n) / n for name in args.models}
     text = f"{size} px, batches of {n}, torch {torch.__version__}; MB per image.\n\n"
     text += f"| | augmentation | {' | '.join(f'of a {name} step' for name in steps)} |\n"
@@ -58,7 +58,7 @@ def augmentation_bytes(image_size: int, n: int) -> dict[str, float]:
     moved: dict[str, float] = {}
     for name, values in AUGMENTATIONS.items():
         config = AugmentParams(**values)
-        pack_size = shared.pack_side(image_size)
+        pack_size = shared.pack_image_size(image_size)
         sampled = sampling.sample_augmentation(n, pack_size, pack_size, image_size, config, (0, 1, 1))
         images = torch.empty(n, pack_size, pack_size, 3, dtype=torch.uint8, device=META)
         for how, count in {"operators": operator_bytes, "kernels": kernel_bytes}.items():

@@ -64,8 +64,8 @@ def shrunk(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
         phase["lr_range_test"] = False
         one = isinstance(phase["image_size"], int)
         small = [
-            max(32, round(side / args.divide))
-            for side in ([phase["image_size"]] if one else phase["image_size"])
+            max(32, round(image_size / args.divide))
+            for image_size in ([phase["image_size"]] if one else phase["image_size"])
         ]
         phase["image_size"] = small[0] if one else small
     data["split"]["val_ratio"] = 0.15  # so that all recipes train on the same number of images

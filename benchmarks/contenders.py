@@ -1,6 +1,6 @@
 """Fine-tune a pretrained ResNet-18 as another project documents it; time_to_accuracy.py runs this.
 
-    python contenders.py fastai --photos FOLDER --weights resnet18.safetensors --side 224 --budget 300 --out a
+    python contenders.py fastai --photos FOLDER --weights FILE --image-size 224 --budget 300 --out fastai.json
 
 Each run is a process of its own. It times a few of its own batches, chooses the largest number of epochs that
 fits the budget, trains its schedule over them, validates after each epoch and keeps the epoch with the best
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("contender", choices=CONTENDERS)
     parser.add_argument("--photos", type=Path, required=True, help="folder with train, val and test folders")
     parser.add_argument("--weights", type=Path, required=True, help="torchvision's ResNet-18, .safetensors")
-    parser.add_argument("--side", type=int, required=True, help="image size in pixels")
+    parser.add_argument("--image-size", type=int, required=True, help="in pixels")
     parser.add_argument("--budget", type=float, required=True, help="seconds, with start and validation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the result")
@@ -97,7 +97,7 @@ def fastai(args: argparse.Namespace, score: Score) -> None:
     loaders = fast.ImageDataLoaders.from_folder(
         args.photos,
         valid="val",
-        item_tfms=fast.Resize(args.side),
+        item_tfms=fast.Resize(args.image_size),
         batch_tfms=fast.aug_transforms(),
         seed=args.seed,
     )
@@ -110,9 +110,9 @@ def fastai(args: argparse.Namespace, score: Score) -> None:
 
 
 def timm(args: argparse.Namespace, score: Score, lr_base: float = 0.1) -> None:
-    """The defaults of timm's train.py: SGD with momentum, cosine, label smoothing 0.1; no warm-up, for want of epochs.
+    """The defaults of timm's train.py: SGD with momentum, cosine, label smoothing 0.1.
 
-    ``lr_base`` is the learning rate for batches of 256 images; 0.1 is the default.
+    There is no warm-up, for want of epochs. ``lr_base`` is the learning rate for batches of 256 images.
     """
     from timm.data import create_dataset, create_loader
     from timm.loss import LabelSmoothingCrossEntropy
@@ -125,7 +125,7 @@ def timm(args: argparse.Namespace, score: Score, lr_base: float = 0.1) -> None:
         data = create_dataset("", root=str(args.photos), split=split, is_training=split == "train")
         return create_loader(
             data,
-            input_size=(3, args.side, args.side),
+            input_size=(3, args.image_size, args.image_size),
             batch_size=batch_size,
             is_training=split == "train",
             mean=MEAN,
@@ -169,8 +169,8 @@ def tutorial(args: argparse.Namespace, score: Score) -> None:
     from torchvision import datasets, transforms
 
     to_tensor = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
-    crop = [transforms.RandomResizedCrop(args.side), transforms.RandomHorizontalFlip()]
-    center = [transforms.Resize(round(args.side * 256 / 224)), transforms.CenterCrop(args.side)]
+    crop = [transforms.RandomResizedCrop(args.image_size), transforms.RandomHorizontalFlip()]
+    center = [transforms.Resize(round(args.image_size * 256 / 224)), transforms.CenterCrop(args.image_size)]
 
     def loader(split: str) -> Any:
         steps = (crop if split == "train" else center) + to_tensor

@@ -34,15 +34,15 @@ def main() -> None:
     )
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
     parser.add_argument("--images", type=int, default=320, help="images per epoch")
-    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--image-size", type=int, default=224, help="in pixels")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         photos = Path(folder, "photos")
-        shared.write_photos([file.resolve() for file in args.archive], photos, args.images, args.side)
+        shared.write_photos([file.resolve() for file in args.archive], photos, args.images, args.image_size)
         os.chdir(folder)
-        settings = shared.settings(photos, args.side, args.batch_size)
+        settings = shared.settings(photos, args.image_size, args.batch_size)
         Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
         for stage in ("download", "split", "pack"):
             subprocess.run([sys.executable, str(shared.ROOT / "src" / f"{stage}.py")], check=True)

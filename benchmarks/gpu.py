@@ -42,7 +42,10 @@ from finegrain.runtime import devices
 from finegrain.training.cuda_graph import GraphedFunction
 
 MODELS = ["resnet18", "resnet34", "resnet50", "wide_resnet50_2", "resnext50_32x4d"]
-TOY = {"models": ["resnet18"], "batch_sizes": [8], "side": 64, "images": 16, "seconds": 0.0, "minutes": 0.7}
+TOY = {
+    "models": ["resnet18"], "batch_sizes": [8], "image_size": 64, "images": 16, "seconds": 0.0,
+    "minutes": 0.7,
+}  # fmt: skip
 ALL_AUGMENTATION = {
     "crop_scale": [0.5, 1.0], "rotate_degrees": 10.0, "zoom": 1.1, "perspective": 0.2,
     "warp_probability": 0.75,
@@ -65,8 +68,8 @@ class Bench:
         self.args, self.folder, self.photos = args, folder, folder / "photos"
         self.device = devices.select_device("auto")
         started = time.monotonic()
-        shared.write_photos(args.archives, self.photos, args.images, args.side, repeat=True)
-        gpu_measure.pack(self.photos, folder / "pack", shared.pack_side(args.side))
+        shared.write_photos(args.archives, self.photos, args.images, args.image_size, repeat=True)
+        gpu_measure.pack(self.photos, folder / "pack", shared.pack_image_size(args.image_size))
         self.split = throughput_way.our_split(self.config(args.batch_sizes[0]), folder / "pack", self.device)
         self.results: dict[str, Any] = {
             **gpu_measure.facts(self.device, args),
@@ -83,7 +86,7 @@ class Bench:
 
     def config(self, batch_size: int, **changes: Any) -> params.Params:
         """The plain SGD recipe with changes; the name ``a__b`` means the key a.b."""
-        data = shared.settings(self.photos, self.args.side, batch_size)
+        data = shared.settings(self.photos, self.args.image_size, batch_size)
         data["precision"] = "bf16" if self.device.type == "cuda" else "auto"
         for key, value in changes.items():
             *parents, last = key.split("__")
@@ -97,7 +100,7 @@ class Bench:
 
     def way(self, name: str, model: str, batch_size: int) -> Epoch:
         if name == "torchvision":
-            task = Task(self.photos, model, self.args.side, batch_size, self.args.workers)
+            task = Task(self.photos, model, self.args.image_size, batch_size, self.args.workers)
             return throughput_others.torchvision_v2(task, FirstStep(0.0))
         config = self.config(batch_size, augment=ALL_AUGMENTATION if name == "ours, all augmentation" else {})
         job = throughput_way.our_job(config, self.split, model)
@@ -121,8 +124,8 @@ class Bench:
 
     def growing(self, model: str, batch_size: int) -> None:
         """Progressive resizing up to the full size, with all augmentation; each epoch is timed separately."""
-        sides = [max(32, 32 * round(self.args.side * 5 / 7 / 32)), self.args.side]
-        phase = {"epochs": GROWING_EPOCHS, "image_size": sides}
+        image_sizes = [max(32, 32 * round(self.args.image_size * 5 / 7 / 32)), self.args.image_size]
+        phase = {"epochs": GROWING_EPOCHS, "image_size": image_sizes}
         config = self.config(batch_size, augment=ALL_AUGMENTATION, phases__all=phase)
         job = throughput_way.our_job(config, self.split, model)
         epoch = throughput_way.our_epochs(job, FirstStep(0.0))
@@ -139,7 +142,7 @@ class Bench:
         job = self.augmented_job("all augmentation" in name, batch_size)
 
         def epoch(number: int) -> int:
-            return sum(len(labels) for _, labels in job.batches(number, self.args.side))
+            return sum(len(labels) for _, labels in job.batches(number, self.args.image_size))
 
         row = {"augmentation": name, "batch_size": batch_size}
         with gpu_measure.by_operators() if gpu_table.BY_OPERATORS in name else contextlib.nullcontext():
@@ -155,9 +158,9 @@ class Bench:
         if transform._triton_transform(self.split.device) is None:
             raise RuntimeError("the kernels do not run here; see the message above")
         job = self.augmented_job(True, batch_size)
-        ours, _ = next(job.batches(1, self.args.side))
+        ours, _ = next(job.batches(1, self.args.image_size))
         with gpu_measure.by_operators():
-            slow, _ = next(job.batches(1, self.args.side))
+            slow, _ = next(job.batches(1, self.args.image_size))
         _, factor = self.split.normalization
         largest = ((ours - slow).abs() / factor[:, None, None]).max().item()
         if not largest < AGREE:
@@ -227,7 +230,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("archives", type=Path, nargs="*", help="zips of class folders of JPEGs")
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[256, 64])
-    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--image-size", type=int, default=224, help="in pixels")
     parser.add_argument(
         "--images", type=int, default=4096, help="images per epoch; photos are repeated if there are fewer"
     )

@@ -24,7 +24,7 @@ from finegrain.runtime import provenance
 from finegrain.sources import archive
 
 
-def pack(photos: Path, folder: Path, side: int) -> None:
+def pack(photos: Path, folder: Path, image_size: int) -> None:
     """Pack the photos with the project's own code, but without the checks of stage split."""
     with tempfile.TemporaryDirectory() as temporary:
         archive.store_local([str(photos)], Path(temporary))
@@ -35,7 +35,7 @@ def pack(photos: Path, folder: Path, side: int) -> None:
         file_io.write_csv(table, manifest.COLUMNS, rows)
         folder.mkdir()
         with archive.ArchiveReader(Path(temporary)) as reader:
-            pack_writer.write_pack(reader, table, folder, PackParams(image_size=side))
+            pack_writer.write_pack(reader, table, folder, PackParams(image_size=image_size))
 
 
 def timed(epoch: Epoch, seconds: float) -> dict[str, Any]:
@@ -95,5 +95,5 @@ def facts(device: torch.device, args: argparse.Namespace) -> dict[str, Any]:
         "torchvision": torchvision.__version__,
         "cudnn": torch.backends.cudnn.version() if cuda else None,
         "photos": [file.name for file in args.archives] or "drawn",
-        **{name: getattr(args, name) for name in ("side", "images", "workers", "seconds")},
+        **{name: getattr(args, name) for name in ("image_size", "images", "workers", "seconds")},
     }

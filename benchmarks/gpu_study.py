@@ -38,8 +38,9 @@ from finegrain.runtime import provenance
 MODELS = ["resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d"]
 RECIPES = {kind: "stanford-cars-sgd" if kind == REFERENCE else "stanford-cars" for kind in KINDS}
 TOY = {
-    "models": ["resnet18"], "side": 32, "best_side": [32, 64], "epochs": 2, "resume_epochs": 2, "images": 24,
-    "best_minutes": 0.25, "checkpoint_seconds": 0.0, "least_seconds": 0.0, "reserve_seconds": 20.0,
+    "models": ["resnet18"], "image_size": 32, "best_image_sizes": [32, 64], "epochs": 2, "resume_epochs": 2,
+    "images": 24, "best_minutes": 0.25, "checkpoint_seconds": 0.0, "least_seconds": 0.0,
+    "reserve_seconds": 20.0,
 }  # fmt: skip
 
 
@@ -57,7 +58,7 @@ class Study:
         self.results = file_io.read_json(kept) if kept.is_file() else {
             **facts, "revision": provenance.git_revision(), "runs": [], "resumes": [],
         }  # fmt: skip
-        if facts != {name: self.results[name] for name in facts}:
+        if facts != {name: self.results.get(name) for name in facts}:
             sys.exit(f"{self.work}: contains results for other photos or image sizes; use another --work")
         self.results["runs"] = [
             run for run in self.results["runs"] if "test" in run or self._run(run).finished
@@ -72,21 +73,21 @@ class Study:
     def prepare(self) -> None:
         """Pack the photos, or generated images if no photos were given."""
         if not self.args.archives and not self.photos[0].is_dir():
-            shared.write_photos([], self.photos[0], self.args.images, self.args.side)
-        self.results["prepare_seconds"] = self._pack(shared.pack_side(self.args.side))
+            shared.write_photos([], self.photos[0], self.args.images, self.args.image_size)
+        self.results["prepare_seconds"] = self._pack(shared.pack_image_size(self.args.image_size))
         counts = file_io.read_json(
-            self._packed(shared.pack_side(self.args.side)) / f"data/{shared.CARS}/pack/pack.json"
+            self._packed(shared.pack_image_size(self.args.image_size)) / f"data/{shared.CARS}/pack/pack.json"
         )
         self.results["images"] = counts["counts"]
 
-    def _packed(self, side: int) -> Path:
-        return self.work / f"prepared-{side}"
+    def _packed(self, image_size: int) -> Path:
+        return self.work / f"prepared-{image_size}"
 
-    def _pack(self, side: int) -> dict[str, float]:
+    def _pack(self, image_size: int) -> dict[str, float]:
         data = shared.recipe(RECIPES[REFERENCE], self.photos, self.args.models[0], 0)
-        data["pack"]["image_size"] = side
-        first = shared.pack_side(self.args.side)
-        return prepare(self._packed(side), data, None if side == first else self._packed(first))
+        data["pack"]["image_size"] = image_size
+        first = shared.pack_image_size(self.args.image_size)
+        return prepare(self._packed(image_size), data, None if image_size == first else self._packed(first))
 
     def _run(self, known: dict[str, Any]) -> Run:
         name = f"{known['kind']}-{known['model']}-{known['seed']}"
@@ -106,8 +107,8 @@ class Study:
             planned = self.plan(kind, model, seed)
             if planned is None:
                 return False
-            epochs, sides = planned
-            self._set_up(run, kind, epochs, sides)
+            epochs, image_sizes = planned
+            self._set_up(run, kind, epochs, image_sizes)
         self._go_on(run)
         found = known | run.learnt()
         if self.results.setdefault("environment", found["environment"]) != found["environment"]:
@@ -115,14 +116,14 @@ class Study:
         self.results["runs"].append(found)
         return True
 
-    def _set_up(self, run: Run, kind: str, epochs: int, sides: list[int], **changes: Any) -> None:
+    def _set_up(self, run: Run, kind: str, epochs: int, image_sizes: list[int], **changes: Any) -> None:
         data = shared.recipe(RECIPES[kind], self.photos, run.files.model, run.files.seed) | changes
         shared.lengthen(data, epochs)
-        pack = max(shared.pack_side(self.args.side), sides[-1])
+        pack = max(shared.pack_image_size(self.args.image_size), image_sizes[-1])
         self._pack(pack)
         data["pack"]["image_size"] = pack
         for phase in data["phases"].values():
-            phase["image_size"] = sides[0] if len(sides) == 1 else sides
+            phase["image_size"] = image_sizes[0] if len(image_sizes) == 1 else image_sizes
         run.set_up(data, self._packed(pack))
 
     def _go_on(self, run: Run, break_off: bool = False) -> None:
@@ -135,16 +136,17 @@ class Study:
 
     def plan(self, kind: str, model: str, seed: int) -> tuple[int, list[int]] | None:
         """Number of epochs, and first and last image size; None if the runs that decide them are missing."""
-        args, side = self.args, [self.args.side]
+        args, fixed = self.args, [self.args.image_size]
         if kind in (REFERENCE, EPOCHS):
-            return args.epochs, side
+            return args.epochs, fixed
         known, reference = self.find(EPOCHS, model, seed), self.find(REFERENCE, model, seed)
         if known is None or reference is None:
             return None
         if kind == TIME:
-            return epochs_within(reference["wall_seconds"], known, side), side
+            return epochs_within(reference["wall_seconds"], known, fixed), fixed
         spent = sum(self.results["prepare_seconds"].values())
-        return epochs_within(60 * args.best_minutes - spent, known, args.best_side), args.best_side
+        growing = args.best_image_sizes
+        return epochs_within(60 * args.best_minutes - spent, known, growing), growing
 
     def train_best(self, seed: int) -> bool:
         """Train the network that is best on validation after equal time; one already started is kept."""
@@ -167,7 +169,9 @@ class Study:
         unbroken, broken = (Run(folder / name, model, seed) for name in ("unbroken", "broken"))
         often = {"checkpoint_seconds": self.args.checkpoint_seconds}
         for run, changes in ((unbroken, {}), (broken, often)):
-            self._set_up(run, kind, self.args.resume_epochs, [self.args.side], deterministic=True, **changes)
+            self._set_up(
+                run, kind, self.args.resume_epochs, [self.args.image_size], deterministic=True, **changes
+            )
         self._go_on(unbroken)
         if not broken.track["pieces"]:
             self._go_on(broken, break_off=True)
@@ -250,13 +254,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--image-size", type=int, default=224, help="in pixels")
     parser.add_argument(
         "--epochs", type=int, default=25, help="epochs of the reference, and of ours at equal epochs"
     )
     parser.add_argument("--best-minutes", type=float, default=8.0, help="from photos to trained network")
     parser.add_argument(
-        "--best-side", type=int, nargs="+", default=[224, 320], help="first and last image size of that run"
+        "--best-image-sizes",
+        type=int,
+        nargs="+",
+        default=[224, 320],
+        help="first and last image size of that run",
     )
     both = [EPOCHS, REFERENCE]
     parser.add_argument("--resume-kinds", nargs="+", choices=both, default=both, help="kinds of run to kill")
@@ -276,7 +284,7 @@ def _facts(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "cores": os.cpu_count(),
         "photos": [file.name for file in args.archives] or "drawn",
-        **{name: getattr(args, name) for name in ("side", "epochs")},
+        **{name: getattr(args, name) for name in ("image_size", "epochs")},
     }
 
 

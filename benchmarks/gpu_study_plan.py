@@ -63,18 +63,18 @@ def plan(study: Runs, args: argparse.Namespace) -> Iterator[Work]:
                 yield from train(kind, model, another)
 
 
-def epochs_within(seconds: float, known: dict[str, Any], sides: Sequence[int]) -> int:
+def epochs_within(seconds: float, known: dict[str, Any], image_sizes: Sequence[int]) -> int:
     """Number of epochs that fit into ``seconds``, including start and end of the process.
 
     Args:
         known: a run of the same network and recipe at one image size. The cost of larger images is assumed to
             be proportional to their pixels; in fact it is a little less.
-        sides: image sizes, the first and the last one.
+        image_sizes: the first and the last one.
     """
     each, reached = epoch_seconds(known), known["reached_seconds"]
     around = known["wall_seconds"] - each * len(reached)
-    a, b, side = sides[0], sides[-1], known["image_size"][0]
-    each *= (a * a + a * b + b * b) / (3 * side * side)
+    first, last, known_size = image_sizes[0], image_sizes[-1], known["image_size"][0]
+    each *= (first**2 + first * last + last**2) / (3 * known_size**2)
     return max(1, int((MARGIN * seconds - around) / each))
 
 

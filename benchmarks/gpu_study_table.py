@@ -121,7 +121,7 @@ def _accuracy(runs: Sequence[Run]) -> Iterator[str]:
     yield "| model | protocol | seed | epochs | px | seconds | val top-1 | test top-1 [95 %] | top-5 |"
     yield "|---|---|---:|---:|---|---:|---:|---:|---:|"
     for run in in_order(runs):
-        sides = sorted({run["image_size"][0], run["image_size"][-1]})
+        image_sizes = sorted({run["image_size"][0], run["image_size"][-1]})
         test = run.get("test")
         scored = (
             f"{_share(test['top1'], test['top1_low'], test['top1_high'])} | {test['top5']:.1%}"
@@ -130,7 +130,7 @@ def _accuracy(runs: Sequence[Run]) -> Iterator[str]:
         )
         yield (
             f"| {run['model']} | {KINDS[run['kind']]} | {run['seed']} | {len(run['val_top1'])} "
-            f"| {' to '.join(map(str, sides))} | {run['wall_seconds']:.0f} "
+            f"| {' to '.join(map(str, image_sizes))} | {run['wall_seconds']:.0f} "
             f"| {max(run['val_top1']):.1%} | {scored} |"
         )
 

@@ -18,7 +18,7 @@ def markdown(results: dict[str, Any]) -> str:
     photos = "generated images" if results["photos"] == "drawn" else "photos"
     lines = [
         f"{results['device']}, {results['cores']} cores; torch {results['torch']}, torchvision "
-        f"{results['torchvision']}; {results['images']} {photos} per epoch, {results['side']} px.",
+        f"{results['torchvision']}; {results['images']} {photos} per epoch, {results['image_size']} px.",
         "Images per second of whole epochs, medians.",
         "",
         *_speeds(results["cells"]),

@@ -28,18 +28,18 @@ SOLVED = {"solve": {"solve": "ridge", "image_size": 32}}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("images", type=int, nargs="*", default=[1_600, 6_500, 100_000])
-    parser.add_argument("--side", type=int, default=64, help="image size in pixels, generated and packed")
+    parser.add_argument("--image-size", type=int, default=64, help="in pixels, generated and packed")
     parser.add_argument("--archive", nargs="+", type=Path, default=[], help="part files of one archive")
     parser.add_argument("--source", type=Path, default=ROOT / "src", help="folder with the stage scripts")
     args = parser.parse_args()
     print("| images | stage | seconds | images/s | peak memory, MiB | relative to the first row |")
     print("|---:|---|---:|---:|---:|---:|")
     first: dict[str, int] = {}
-    for parts in archives(args.images, args.side, [file.resolve() for file in args.archive]):
+    for parts in archives(args.images, args.image_size, [file.resolve() for file in args.archive]):
         with tempfile.TemporaryDirectory() as folder:
             params = yaml.safe_load((ROOT / "params.yaml").read_text())
             dataset = {"name": "d", "source": "archive", "path": [str(file) for file in parts]}
-            params |= {"dataset": dataset, "pack": {"image_size": args.side}, "batch_size": 32}
+            params |= {"dataset": dataset, "pack": {"image_size": args.image_size}, "batch_size": 32}
             params["phases"]["all"] |= {"epochs": 1, "image_size": 32}
             Path(folder, "params.yaml").write_text(yaml.safe_dump(params))
             run(args.source / "download.py", folder)
@@ -63,7 +63,7 @@ def main() -> None:
                 )
 
 
-def archives(numbers: list[int], side: int, photos: list[Path]) -> Iterator[list[Path]]:
+def archives(numbers: list[int], image_size: int, photos: list[Path]) -> Iterator[list[Path]]:
     """The part files of each archive to measure."""
     if photos:
         yield photos
@@ -71,13 +71,15 @@ def archives(numbers: list[int], side: int, photos: list[Path]) -> Iterator[list
     for images in numbers:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "patterns.zip"
-            process = multiprocessing.get_context("spawn").Process(target=draw, args=(file, images, side))
+            process = multiprocessing.get_context("spawn").Process(
+                target=draw, args=(file, images, image_size)
+            )
             process.start()
             process.join()
             yield [file]
 
 
-def draw(file: Path, images: int, side: int) -> None:
+def draw(file: Path, images: int, image_size: int) -> None:
     """Write a zip with this many JPEGs in class folders, no two of them byte-identical.
 
     Runs in its own process, because Linux counts the memory of the process that starts a stage as the
@@ -91,7 +93,7 @@ def draw(file: Path, images: int, side: int) -> None:
         for number in range(images):
             cells = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
             content = io.BytesIO()
-            pattern = Image.fromarray(cells).resize((side, side), Image.Resampling.BICUBIC)
+            pattern = Image.fromarray(cells).resize((image_size, image_size), Image.Resampling.BICUBIC)
             pattern.save(content, "JPEG", quality=90)
             name = f"patterns/Pattern of Class {number % CLASSES:03d}/{number:06d}.jpg"
             archive.writestr(name, content.getvalue())

@@ -33,7 +33,7 @@ THREADS = os.cpu_count() or 1
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("parts", type=Path, nargs="+", help="part files of an archive of photos")
-    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--image-size", type=int, default=256, help="in pixels")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--torchvision", action="store_true")
     parser.add_argument("--enlarge", type=int, default=1, help="factor of width and height")
@@ -45,7 +45,7 @@ def main() -> None:
         if args.enlarge > 1:
             enlarge(Path(folder), args.enlarge)
         with archive.ArchiveReader(Path(folder)) as reader:
-            measure(reader, Path(folder), args.side, args.rounds, args.torchvision)
+            measure(reader, Path(folder), args.image_size, args.rounds, args.torchvision)
 
 
 def enlarge(folder: Path, times: int, images: int = 40) -> None:
@@ -66,8 +66,10 @@ def enlarge(folder: Path, times: int, images: int = 40) -> None:
     (folder / "large.zip.part").rename(folder / "large.zip")
 
 
-def measure(reader: archive.ArchiveReader, folder: Path, side: int, rounds: int, torchvision: bool) -> None:
-    table, config, first = folder / "manifest.csv", params.PackParams(image_size=side), folder / "first"
+def measure(
+    reader: archive.ArchiveReader, folder: Path, image_size: int, rounds: int, torchvision: bool
+) -> None:
+    table, config, first = folder / "manifest.csv", params.PackParams(image_size=image_size), folder / "first"
     first.mkdir()
     result = assignment.assign_splits(
         inspection.inspect_images(reader), params.SplitParams(val_ratio=0.15, test_ratio=0.15), seed=0
@@ -85,7 +87,7 @@ def measure(reader: archive.ArchiveReader, folder: Path, side: int, rounds: int,
 
     lanes: dict[str, Callable[[], None]] = {
         "decode, Pillow": each(decoding.decode),
-        "decode and resize, Pillow": each(lambda data: decoding.decode_square(data, side)),
+        "decode and resize, Pillow": each(lambda data: decoding.decode_square(data, image_size)),
         "check": lambda: inspection.inspect_images(reader),
         "pack": lambda: pack_writer.write_pack(reader, table, folder, config),
     }
@@ -97,7 +99,7 @@ def measure(reader: archive.ArchiveReader, folder: Path, side: int, rounds: int,
         reader, table, folder, config, pack_writer.EarlierPack(packed, config)
     )
     if torchvision:
-        decode, square = torchvision_lanes(side)
+        decode, square = torchvision_lanes(image_size)
         lanes |= {"decode, torchvision": each(decode), "decode and resize, torchvision": each(square)}
 
     best = dict.fromkeys(lanes, (float("inf"), float("inf")))
@@ -107,13 +109,13 @@ def measure(reader: archive.ArchiveReader, folder: Path, side: int, rounds: int,
             run()
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             best[name] = min(best[name][0], wall), min(best[name][1], cpu)
-    print(f"{len(reader):,} images, {THREADS} threads, {side} px\n")
+    print(f"{len(reader):,} images, {THREADS} threads, {image_size} px\n")
     print("| | seconds | CPU seconds | CPU relative to decoding with Pillow |\n|---|---:|---:|---:|")
     for name, (wall, cpu) in best.items():
         print(f"| {name} | {wall:.2f} | {cpu:.2f} | {cpu / best['decode, Pillow'][1]:.2f} |")
 
 
-def torchvision_lanes(side: int) -> tuple[Callable[[bytes], object], Callable[[bytes], object]]:
+def torchvision_lanes(image_size: int) -> tuple[Callable[[bytes], object], Callable[[bytes], object]]:
     import torch
     from torch.nn.functional import interpolate
     from torchvision.io import ImageReadMode, decode_image
@@ -129,7 +131,7 @@ def torchvision_lanes(side: int) -> tuple[Callable[[bytes], object], Callable[[b
         image = pixels.as_strided(
             (1, channels, height, width), (pixels.numel(), 1, width * channels, channels)
         )
-        small = interpolate(image, size=(side, side), mode="bilinear", antialias=True)
+        small = interpolate(image, size=(image_size, image_size), mode="bilinear", antialias=True)
         return small[0].permute(1, 2, 0).contiguous().numpy().tobytes()
 
     return decode, square

@@ -49,7 +49,7 @@ WAYS = {
     "zip": "predict, a zip of them",
     "decode": "reading and decoding alone",
 }
-TOY = {"models": ["resnet18"], "side": 64, "images": 32, "piece": 20, "rounds": 2}
+TOY = {"models": ["resnet18"], "image_size": 64, "images": 32, "piece": 20, "rounds": 2}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.out = args.out.resolve()
     with tempfile.TemporaryDirectory(prefix="predict-") as temporary:
         project = Path(temporary, "project")
-        shared.write_photos(args.archive, Path(temporary, "photos"), args.images, args.side)
+        shared.write_photos(args.archive, Path(temporary, "photos"), args.images, args.image_size)
         enlarge(Path(temporary, "photos"), args.enlarge)
         throughput.pack(Path(temporary, "photos"), project, args)
         with contextlib.chdir(project):
@@ -83,7 +83,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--archive", type=Path, nargs="+", default=[], help="zips of class folders of JPEGs")
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
-    parser.add_argument("--side", type=int, default=224, help="image size of the network, in pixels")
+    parser.add_argument("--image-size", type=int, default=224, help="of the network, in pixels")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--piece", type=int, default=128, help="photos per piece; a batch is 64")
     parser.add_argument(
@@ -150,10 +150,11 @@ def prepare(name: str, flip: bool) -> dict[str, Callable[[Piece], None]]:
     facts = file_io.read_json(pack / "pack.json")
     mean, std = batches.normalization_mean_std(pack, config.normalization, None)
     run, device = paths.Run(shared.DATASET, name, 0), devices.select_device(config.device)
-    dtype, side = devices.autocast_dtype(config.precision, device), config.phases["all"].image_size_at(0)
+    dtype = devices.autocast_dtype(config.precision, device)
+    image_size = config.phases["all"].image_size_at(0)
     sidecar = {
         "model": name, "seed": 0, "classes": facts["classes"], "mean": mean, "std": std, "refit": False,
-        "image_size": side, "pack_image_size": facts["image_size"], "pack_fit": facts["fit"],
+        "image_size": image_size, "pack_image_size": facts["image_size"], "pack_fit": facts["fit"],
         "temperature": 1.0, "unknown_below": 0.0,
         "recipe": {"head": config.head.model_dump(mode="json")},
     }  # fmt: skip
@@ -164,7 +165,7 @@ def prepare(name: str, flip: bool) -> dict[str, Callable[[Piece], None]]:
 
     def evaluate(piece: Piece) -> None:
         split = batches.PackedSplit(piece.folder, SPLIT, device, mean, std)
-        logits, labels = inference.predict_split(net, split, side, dtype, flip)
+        logits, labels = inference.predict_split(net, split, image_size, dtype, flip)
         given = outputs.from_logits(logits.numpy(), labels.numpy())
         names, shares = (facts["classes"][i] for i in given.predicted), (f"{p:.6g}" for p in given.confidence)
         piece.said["evaluate"] = pd.DataFrame({"class_1": list(names), "p_1": list(shares)})
@@ -203,8 +204,9 @@ def write(args: argparse.Namespace, pieces: Sequence[Piece], runs: Sequence[dict
     size = statistics.mean(file.stat().st_size for file in files) / 1e3
     lines = [
         f"{len(files):,} {'photos' if args.archive else 'generated images'} of {size:,.0f} kB on average, "
-        f"the first one {width} x {height}; image size {args.side} px{', with horizontal flip' * args.flip}; "
-        f"{args.rounds} rounds; {os.cpu_count()} x {throughput.cpu()}.",
+        f"the first one {width} x {height}; image size {args.image_size} px"
+        f"{', with horizontal flip' * args.flip}; {args.rounds} rounds; "
+        f"{os.cpu_count()} x {throughput.cpu()}.",
         "Medians over the rounds, smallest and largest in brackets; at best: sum of each piece's best time.",
         "",
         "| model | | images/s | relative to evaluate | images/s at best | relative to evaluate "
@@ -230,7 +232,7 @@ def write(args: argparse.Namespace, pieces: Sequence[Piece], runs: Sequence[dict
     facts = {
         "revision": provenance.git_revision(),
         "images": args.images,
-        "side": args.side,
+        "image_size": args.image_size,
         "enlarge": args.enlarge,
     }
     file_io.write_json(args.out / "predict.json", {**facts, "runs": list(runs)})

@@ -36,17 +36,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--gigabytes", type=float, default=4.0)
-    parser.add_argument("--side", type=int, default=256, help="image size in pixels")
+    parser.add_argument("--image-size", type=int, default=256, help="in pixels")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="folder on the disk to measure; default: TMPDIR")
     args = parser.parse_args()
-    image_bytes = 3 * args.side**2
+    image_bytes = 3 * args.image_size**2
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         file = Path(folder) / "train.npy"
-        write(file, int(args.gigabytes * 1e9 / image_bytes), args.side)
+        write(file, int(args.gigabytes * 1e9 / image_bytes), args.image_size)
         pixels = PackReader([file])
-        print(f"{len(pixels):,} images of {args.side} px, {len(pixels) * image_bytes / 1e9:.1f} GB\n")
+        print(f"{len(pixels):,} images of {args.image_size} px, {len(pixels) * image_bytes / 1e9:.1f} GB\n")
         print("| threads | from memory, images/s | from the disk, images/s | MB/s |")
         print("|---:|---:|---:|---:|")
         for threads in args.threads:
@@ -61,13 +61,13 @@ def main() -> None:
             hashlib.file_digest(stream, "md5")
         speed = file.stat().st_size / 1e6 / (time.perf_counter() - start)
         print(f"\nmd5, which DVC computes of every output: {speed:,.0f} MB/s\n")
-    sizes(args.side)
+    sizes(args.image_size)
 
 
-def write(file: Path, images: int, side: int) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (64, side, side, 3), np.uint8)
+def write(file: Path, images: int, image_size: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, image_size, image_size, 3), np.uint8)
     with file.open("wb") as stream:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (images, side, side, 3)}
+        header = {"descr": "|u1", "fortran_order": False, "shape": (images, image_size, image_size, 3)}
         np.lib.format.write_array_header_1_0(stream, header)
         for start in range(0, images, len(noise)):
             stream.write(noise[: images - start])
@@ -83,12 +83,12 @@ def forget(file: Path) -> None:
 def read(pixels: PackReader, threads: int, seed: int) -> float:
     """Images per second when each image is read once, in batches."""
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed)).split(BATCH)
-    side = pixels.image_size
-    buffers = np.zeros((threads, BATCH, side, side, 3), np.uint8)
+    image_size = pixels.image_size
+    buffers = np.zeros((threads, BATCH, image_size, image_size, 3), np.uint8)
 
     def work(number: int) -> None:
         for chosen in order[number::threads]:
-            pixels.read(chosen, crop.full_boxes(len(chosen), side, side), buffers[number])
+            pixels.read(chosen, crop.full_boxes(len(chosen), image_size, image_size), buffers[number])
 
     start = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
@@ -100,10 +100,10 @@ def told(rates: list[float]) -> str:
     return f"{np.median(rates):,.0f} [{min(rates):,.0f}, {max(rates):,.0f}]"
 
 
-def sizes(side: int) -> None:
-    image_bytes = 3 * side**2
+def sizes(image_size: int) -> None:
+    image_bytes = 3 * image_size**2
     columns = [f"epoch at {rate:,} images/s" for rate in RATES]
-    print(f"| | images | pack at {side} px, GB | {' | '.join(columns)} |")
+    print(f"| | images | pack at {image_size} px, GB | {' | '.join(columns)} |")
     print("|---|---:|---:|" + "---:|" * len(RATES))
     for name, images in DATASETS.items():
         epochs = [minutes(images / rate) for rate in RATES]

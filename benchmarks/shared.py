@@ -29,7 +29,7 @@ CLASSES_DRAWN = 12
 
 
 def write_photos(
-    archives: Sequence[Path], folder: Path, images: int, side: int, repeat: bool = False
+    archives: Sequence[Path], folder: Path, images: int, image_size: int, repeat: bool = False
 ) -> None:
     """Fill ``folder/<train, val or test>/<class>/`` from class folders, or with generated images.
 
@@ -37,7 +37,7 @@ def write_photos(
         archives: zips of class folders; if empty, images are generated.
         images: number of train images. They come from the archives' own train folder, if they have one,
             spread over the classes; no two are byte-identical, since stage split would leave one out.
-        side: image size of training; generated images are larger, to leave room for crops.
+        image_size: image size of training; generated images are larger, to leave room for crops.
         repeat: repeat photos if the archives hold too few.
 
     Raises:
@@ -46,7 +46,7 @@ def write_photos(
     if archives:
         found = iter(_from_archives(archives, images, repeat))
     else:
-        found = _drawn(images + 2 * OTHERS, pack_side(side))
+        found = _drawn(images + 2 * OTHERS, pack_image_size(image_size))
     for number, (name, data) in enumerate(found):
         split = "train" if number < images else "val" if number < images + OTHERS else "test"
         file = folder / split / name / f"{number:05d}.jpg"
@@ -92,31 +92,31 @@ def _spread(images: Sequence[layout.ArchiveImage]) -> list[layout.ArchiveImage]:
     return sorted(mixed, key=lambda image: rank[image.path])
 
 
-def _drawn(images: int, side: int) -> Iterator[tuple[str, bytes]]:
+def _drawn(images: int, image_size: int) -> Iterator[tuple[str, bytes]]:
     """Generate smooth color patterns, with enough noise that the files are as large as those of photos."""
     rng = np.random.default_rng(0)
-    width = side * 4 // 3
+    width = image_size * 4 // 3
     for number in range(images):
         cells = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        cloud = np.asarray(Image.fromarray(cells).resize((width, side), Image.Resampling.BICUBIC))
+        cloud = np.asarray(Image.fromarray(cells).resize((width, image_size), Image.Resampling.BICUBIC))
         noisy = cloud + rng.integers(-14, 15, cloud.shape)
         stream = io.BytesIO()
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=85)
         yield f"class {number % CLASSES_DRAWN:02d}", stream.getvalue()
 
 
-def pack_side(side: int) -> int:
+def pack_image_size(image_size: int) -> int:
     """Image size that the recipe packs for a training image size: 256 for 224."""
-    return round(side * 256 / 224)
+    return round(image_size * 256 / 224)
 
 
-def settings(photos: Path, side: int, batch_size: int) -> dict[str, Any]:
+def settings(photos: Path, image_size: int, batch_size: int) -> dict[str, Any]:
     """The plain SGD recipe on these photos, from random weights."""
     data: dict[str, Any] = yaml.safe_load((ROOT / "recipes" / "stanford-cars-sgd.yaml").read_text())
     data |= {"weights": "none", "batch_size": batch_size}
     data["dataset"] = {"name": DATASET, "source": "archive", "path": str(photos)}
-    data["pack"]["image_size"] = pack_side(side)
-    data["phases"]["all"]["image_size"] = side
+    data["pack"]["image_size"] = pack_image_size(image_size)
+    data["phases"]["all"]["image_size"] = image_size
     return data
 
 

@@ -21,7 +21,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
-    parser.add_argument("--side", type=int, default=64, help="image size in pixels")
+    parser.add_argument("--image-size", type=int, default=64, help="in pixels")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=3)
@@ -53,8 +53,8 @@ def together(args: argparse.Namespace, model: str, count: int, threads: int) -> 
     words = [
         "--models",
         model,
-        "--side",
-        args.side,
+        "--image-size",
+        args.image_size,
         "--batch-size",
         args.batch_size,
         "--seconds",
@@ -85,7 +85,9 @@ def train(args: argparse.Namespace) -> float:
         memory_format=torch.channels_last
     )
     optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, fused=True)
-    images = torch.randn(args.batch_size, 3, args.side, args.side).to(memory_format=torch.channels_last)
+    images = torch.randn(args.batch_size, 3, args.image_size, args.image_size).to(
+        memory_format=torch.channels_last
+    )
     labels = torch.arange(args.batch_size) % 10
     dtype = devices.autocast_dtype("auto", device)
     steps = 0

@@ -33,7 +33,7 @@ from throughput_way import WAYS
 from finegrain.core import file_io
 from finegrain.runtime import provenance
 
-TOY = {"models": ["resnet18"], "side": 64, "images": 32, "batch_size": 8, "rounds": 1}
+TOY = {"models": ["resnet18"], "image_size": 64, "images": 32, "batch_size": 8, "rounds": 1}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{name}: not installed, left out; pip install -r benchmarks/requirements.txt", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="throughput-") as temporary:
         photos, project = Path(temporary, "photos"), Path(temporary, "project")
-        shared.write_photos(args.archive, photos, args.images, args.side)
+        shared.write_photos(args.archive, photos, args.images, args.image_size)
         facts = settings(args) | {"pack_seconds": pack(photos, project, args)}
         runs: list[throughput_table.Run] = []
         for round_ in range(1, args.rounds + 1):
@@ -67,7 +67,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--archive", type=Path, nargs="+", default=[], help="zips of class folders of JPEGs")
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
-    parser.add_argument("--side", type=int, default=224, help="image size of training, in pixels")
+    parser.add_argument("--image-size", type=int, default=224, help="of training, in pixels")
     parser.add_argument("--images", type=int, default=512, help="images per epoch")
     parser.add_argument("--batch-size", type=int, default=32, help="for the ways that do not set their own")
     parser.add_argument("--rounds", type=int, default=3)
@@ -100,7 +100,7 @@ def installed(way: str) -> bool:
 def settings(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that the figures depend on except the code."""
     packages = ["torch", "torchvision", *sorted({w.package for w in WAYS.values() if w.package})]
-    names = ("models", "side", "images", "batch_size", "rounds", "workers")
+    names = ("models", "image_size", "images", "batch_size", "rounds", "workers")
     return {
         "revision": provenance.git_revision(),
         "photos": [file.name for file in args.archive] or "drawn",
@@ -130,7 +130,7 @@ def version(package: str) -> str | None:
 def pack(photos: Path, project: Path, args: argparse.Namespace) -> dict[str, float]:
     """Run the project's own stages on the photos; returns the seconds of each, which are spent once."""
     project.mkdir()
-    data = shared.settings(photos, args.side, args.batch_size)
+    data = shared.settings(photos, args.image_size, args.batch_size)
     (project / "params.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     seconds = {}
     for stage in ("download", "split", "pack"):
@@ -153,7 +153,7 @@ def measure(
     load = os.getloadavg()[0]
     command = [
         *(sys.executable, str(shared.ROOT / "benchmarks" / "throughput_way.py"), way),
-        *("--photos", str(photos), "--model", model, "--side", str(args.side)),
+        *("--photos", str(photos), "--model", model, "--image-size", str(args.image_size)),
         *("--batch-size", str(batch_size), "--workers", str(args.workers)),
         *("--spawned", repr(time.monotonic())),
     ]

@@ -22,7 +22,7 @@ def tutorial(task: Task, after_step: FirstStep) -> Epoch:
     on = device()
     transform = transforms.Compose(
         [
-            transforms.RandomResizedCrop(task.side),
+            transforms.RandomResizedCrop(task.image_size),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
             transforms.Normalize(MEAN, STD),
@@ -61,7 +61,7 @@ def torchvision_v2(task: Task, after_step: FirstStep) -> Epoch:
     from torchvision.transforms import v2
 
     on = device()
-    transform = v2.Compose([v2.RandomResizedCrop(task.side, antialias=True), v2.RandomHorizontalFlip()])
+    transform = v2.Compose([v2.RandomResizedCrop(task.image_size, antialias=True), v2.RandomHorizontalFlip()])
     data = datasets.ImageFolder(str(task.photos / "train"), transform, loader=read_jpeg)
     loader = torch.utils.data.DataLoader(
         data,
@@ -131,7 +131,7 @@ def _timm_batches(task: Task) -> Any:
     on = device()
     return create_loader(
         create_dataset("", root=str(task.photos), split="train", is_training=True),
-        input_size=(3, task.side, task.side),
+        input_size=(3, task.image_size, task.image_size),
         batch_size=task.batch_size,
         is_training=True,
         num_workers=task.workers,
@@ -160,7 +160,7 @@ def fastai_learner(task: Task, after_step: FirstStep) -> Epoch:
     loaders = fastai.ImageDataLoaders.from_folder(
         task.photos,
         valid="val",
-        item_tfms=fastai.RandomResizedCrop(task.side),
+        item_tfms=fastai.RandomResizedCrop(task.image_size),
         batch_tfms=fastai.Normalize.from_stats(*fastai.imagenet_stats),
         bs=task.batch_size,
     )

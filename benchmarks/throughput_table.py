@@ -42,7 +42,7 @@ def markdown(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     packing = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in facts["pack_seconds"].items())
     machine, photos = facts["machine"], "generated images" if facts["photos"] == "drawn" else "photos"
     lines = [
-        f"{facts['images']} {photos} per epoch, {facts['side']} px, rounds: {facts['rounds']}; "
+        f"{facts['images']} {photos} per epoch, {facts['image_size']} px, rounds: {facts['rounds']}; "
         f"{machine['cores']} x {machine['cpu']}; {packages}.",
         "Medians over the rounds, smallest and largest in brackets.",
         f"Ours packs the images once, before its first epoch: {packing}.",

@@ -18,7 +18,7 @@ class Task:
     """Folder with JPEGs in train/<class>/ and val/<class>/."""
     model: str
     """Name in torchvision.models."""
-    side: int
+    image_size: int
     batch_size: int
     workers: int
     """Number of loader processes, if the way does not set it."""

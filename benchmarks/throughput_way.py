@@ -1,6 +1,6 @@
 """Train in one of several ways and print its times as JSON; benchmarks/throughput.py runs this.
 
-    python throughput_way.py torchvision --photos FOLDER --model resnet18 --side 224 --batch-size 32
+    python throughput_way.py torchvision --photos FOLDER --model resnet18 --image-size 224 --batch-size 32
 
 Each way gets its own process: the allocator settings, worker processes and thread pools of one must not
 affect another. For the same reason nothing here imports torch before the way itself does.
@@ -146,12 +146,12 @@ def main() -> None:
         "--photos", type=Path, required=True, help="folder with JPEGs in train/<class>/ and val/<class>/"
     )
     parser.add_argument("--model", required=True)
-    parser.add_argument("--side", type=int, required=True)
+    parser.add_argument("--image-size", type=int, required=True, help="in pixels")
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--spawned", type=float, default=time.monotonic(), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    task = Task(args.photos, args.model, args.side, args.batch_size, args.workers)
+    task = Task(args.photos, args.model, args.image_size, args.batch_size, args.workers)
     first = FirstStep(args.spawned)
     with contextlib.redirect_stdout(sys.stderr):  # libraries may print to stdout
         epoch = WAYS[args.way].start(task, first)

@@ -61,7 +61,9 @@ def main() -> None:
     )
     parser.add_argument("--weights", type=Path, required=True, help="torchvision's ResNet-18, .safetensors")
     parser.add_argument("--budgets", type=int, nargs="+", default=list(OURS), help="seconds")
-    parser.add_argument("--sides", type=int, nargs="+", default=[128, 224], help="image sizes of the others")
+    parser.add_argument(
+        "--image-sizes", type=int, nargs="+", default=[128, 224], help="of the others, in pixels"
+    )
     parser.add_argument("--contenders", nargs="+", default=list(THEIRS), choices=list(THEIRS))
     parser.add_argument(
         "--out", type=Path, default=ROOT / ".time-to-accuracy", help="folder for runs and results"
@@ -75,9 +77,9 @@ def main() -> None:
         if budget in OURS and (not args.finished or one_pass.finished(OURS[budget], args)):
             points.append(our_point(budget, args))
             write_results(points, args.out)
-        for name, side in itertools.product(args.contenders, args.sides):
-            if not args.finished or result_file(name, side, budget, args).is_file():
-                points.append(their_point(name, side, budget, args))
+        for name, image_size in itertools.product(args.contenders, args.image_sizes):
+            if not args.finished or result_file(name, image_size, budget, args).is_file():
+                points.append(their_point(name, image_size, budget, args))
                 write_results(points, args.out)
     print((args.out / "time_to_accuracy.md").read_text())
 
@@ -87,7 +89,7 @@ def our_point(budget: int, args: argparse.Namespace) -> dict[str, Any]:
     test = result["test"]
     return {
         "who": "finegrain",
-        "side": OURS[budget],
+        "how": OURS[budget],
         "budget": budget,
         "seconds": result["prepared_seconds"] + result["seconds"],
         "epochs": "",
@@ -96,21 +98,21 @@ def our_point(budget: int, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def their_point(name: str, side: int, budget: int, args: argparse.Namespace) -> dict[str, Any]:
+def their_point(name: str, image_size: int, budget: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train a contender in a process of its own, unless its result is there."""
-    file = result_file(name, side, budget, args)
+    file = result_file(name, image_size, budget, args)
     if not file.is_file():
-        command = [sys.executable, str(ROOT / "benchmarks" / "contenders.py"), name, "--side", str(side)]
-        command += ["--budget", str(budget), "--photos", str(photo_folders(args)), "--out", str(file)]
-        command += ["--weights", str(args.weights)]
-        print(f"{name}, {side} px, {budget} s", file=sys.stderr, flush=True)
+        command = [sys.executable, str(ROOT / "benchmarks" / "contenders.py"), name]
+        command += ["--image-size", str(image_size), "--budget", str(budget), "--out", str(file)]
+        command += ["--photos", str(photo_folders(args)), "--weights", str(args.weights)]
+        print(f"{name}, {image_size} px, {budget} s", file=sys.stderr, flush=True)
         subprocess.run(command, check=True)
     epochs = json.loads(file.read_text())["epochs"]
     correct, images = epochs[-1]["test_correct"], epochs[-1]["test_images"]
     low, high = metrics.wilson_interval(correct, images)
     return {
         "who": THEIRS[name],
-        "side": f"{side} px",
+        "how": f"{image_size} px",
         "budget": budget,
         "seconds": epochs[-1]["seconds"],
         "epochs": len(epochs),
@@ -121,8 +123,8 @@ def their_point(name: str, side: int, budget: int, args: argparse.Namespace) -> 
     }
 
 
-def result_file(name: str, side: int, budget: int, args: argparse.Namespace) -> Path:
-    return Path(args.out / f"{name}-{side}-{budget}.json")
+def result_file(name: str, image_size: int, budget: int, args: argparse.Namespace) -> Path:
+    return Path(args.out / f"{name}-{image_size}-{budget}.json")
 
 
 def photo_folders(args: argparse.Namespace) -> Path:
@@ -159,7 +161,7 @@ def markdown(points: list[dict[str, Any]]) -> str:
     for point in points:
         accuracy = f"{point['top1']:.1%} [{point['top1_low']:.1%}, {point['top1_high']:.1%}]"
         lines.append(
-            f"| {point['budget']} s | {point['who']} | {point['side']} | {point['epochs']} "
+            f"| {point['budget']} s | {point['who']} | {point['how']} | {point['epochs']} "
             f"| {point['seconds']:.0f} | {accuracy} |"
         )
     return "\n".join(lines) + "\n"
@@ -171,7 +173,7 @@ def draw(points: list[dict[str, Any]], file: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.2), dpi=120, layout="constrained")
     lines: dict[str, list[dict[str, Any]]] = {}
     for point in points:
-        label = point["who"] if point["who"] == "finegrain" else f"{point['who']}, {point['side']}"
+        label = point["who"] if point["who"] == "finegrain" else f"{point['who']}, {point['how']}"
         lines.setdefault(label, []).append(point)
     for label, line in lines.items():
         minutes = [point["seconds"] / 60 for point in line]

@@ -131,7 +131,7 @@ def test_the_bytes_of_operators_are_their_inputs_and_outputs(module):
 
 
 def test_the_kernels_move_a_fraction_of_what_operators_move(module, tmp_path, capsys):
-    options = ["--side", "64", "--batch-size", "8", "--models", "resnet18"]
+    options = ["--image-size", "64", "--batch-size", "8", "--models", "resnet18"]
     module("augmentation_bytes").main([*options, "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().out
     assert printed.strip() == (tmp_path / "out" / "augmentation_bytes.md").read_text().strip()
