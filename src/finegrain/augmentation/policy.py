@@ -17,7 +17,7 @@ OPERATORS = (
     "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
     "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize",
 )  # fmt: skip
-"""By their names in torchvision, in the order in which ``sample_operators`` numbers them."""
+"""torchvision's names of the operators, in the order in which ``sample_operators`` numbers them."""
 SIGNED = 10
 """The magnitudes of the operators before this number take either sign."""
 BINS = 31

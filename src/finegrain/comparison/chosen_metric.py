@@ -53,7 +53,7 @@ class Outcomes:
 
     @property
     def correct(self) -> Bools:
-        """``[seeds, N]``."""
+        """Whether each prediction is correct, ``[seeds, N]``."""
         return self.predicted == self.labels
 
     @property

@@ -12,12 +12,12 @@ METRIC_NAMES = {
 
 
 def metric_value(metric: str, value: float, digits: int = 2) -> str:
-    """In percent, but a loss in nats."""
+    """A metric as text: in percent, or a loss in nats."""
     return f"{value:.3f}" if metric == "loss" else percent(value, digits)
 
 
 def metric_difference(metric: str, difference: float) -> str:
-    """In points, but of a loss in nats; with its sign."""
+    """A difference of a metric as text, with its sign: in percentage points, or of a loss in nats."""
     return _minus(f"{difference:+.3f}") if metric == "loss" else points(difference)
 
 

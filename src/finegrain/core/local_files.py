@@ -20,7 +20,7 @@ KNOWN_HASHES = "local-files.json"
 
 
 def name(path: Path | str) -> str:
-    """Last part of a path; of ``.`` that of the current folder."""
+    """Last part of a path; for ``.``, the name of the current folder."""
     return Path(os.path.abspath(path)).name
 
 
@@ -67,7 +67,7 @@ def remove_link(place: Path) -> None:
 
 
 def lost_links(folder: Path) -> list[Path]:
-    """Places in ``folder`` made by ``link`` of which a target is no longer there."""
+    """Places in ``folder`` that ``link`` made and of which a target no longer exists."""
     places = sorted(folder.iterdir()) if folder.is_dir() else []
     return [
         place

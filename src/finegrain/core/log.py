@@ -1,4 +1,4 @@
-"""Progress bars and messages on standard error, for the person who watches a run."""
+"""Progress bars and messages on standard error."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ class _Lines(tqdm):
         print(self, file=self.fp, flush=True)
 
     def close(self) -> None:
-        """End without a last line: whoever started the work says what it came to."""
+        """End without a last line: the caller prints the result."""
         self.disable = True
 
 
@@ -43,7 +43,7 @@ def progress_bar(
 
 
 def info(line: str) -> None:
-    """Print a line for the person who watches; results are written to files instead."""
+    """Print a message on standard error, above any progress bar; the main process alone prints."""
     if not IS_MAIN_PROCESS:
         return
     if sys.stderr.isatty():

@@ -86,7 +86,7 @@ class Dataset:
 
     @property
     def download_record(self) -> Path:
-        """What ``source`` says, as stage download writes it.
+        """The content of ``source``, as stage download writes it.
 
         Kept by DVC alone: with an output that git tracks the stage would have no run cache, and going back to
         an earlier dataset would download it again.

@@ -100,7 +100,7 @@ def _exclude_duplicates(database: sqlite3.Connection) -> int:
 
 
 def _describe_copies(database: sqlite3.Connection) -> dict[str, str]:
-    """For each split with images left out as duplicates, how many of how many, and of what."""
+    """For each split, a text on how many of its images are copies, and of images in which split or class."""
     query = """
         SELECT split, kept_split, count(*), (SELECT count(*) FROM image WHERE image.split = duplicate.split)
             + (SELECT count(*) FROM duplicate AS other WHERE other.split = duplicate.split)

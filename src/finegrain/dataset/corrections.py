@@ -1,7 +1,7 @@
-"""Drop images and change labels, as a table of corrections says.
+"""Drop images and change labels according to a table of corrections.
 
-The splits are then assigned by the labels as they were, dropped images included, so that a correction moves
-no other image to another split.
+The splits are then assigned by the old labels, with the dropped images, so that a correction moves no other
+image to another split.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ COLUMNS = ("path", "action", "class")
 
 
 class Correction(NamedTuple):
-    """What one row says about one image."""
+    """The correction of one image, from one row."""
 
     where: str
     """File and line, such as ``corrections.csv line 3``."""
     class_name: str | None
-    """The right class; None means that the image is dropped."""
+    """The correct class; None means that the image is dropped."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ class Corrections:
     """A table of corrections."""
 
     name: str
-    """Of the file."""
+    """Name of the file."""
     rows: dict[str, Correction]
-    """By the path of the image."""
+    """Correction of each image, by its path."""
     without_action: int
-    """Number of rows that leave their image as it is."""
+    """Number of rows without an action."""
 
 
 @dataclass(frozen=True)
 class AppliedCorrections:
-    """What the corrections have changed."""
+    """The changes that the corrections made."""
 
     database: sqlite3.Connection
     name: str
@@ -80,7 +80,7 @@ class AppliedCorrections:
         }
 
     def report(self) -> None:
-        """Tell the user, once the splits are assigned."""
+        """Print the changes, once the splits are assigned."""
         counts = self.metrics()
         log.info(
             f"{self.name}: {counts['dropped']} images dropped, {counts['relabeled']} given another class; "

@@ -60,7 +60,7 @@ _UPRIGHT = {
 
 _MODE_OF_SPACE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _MODES_OF = {"RGB": ("RGB", "P", "L", "1"), "L": ("L", "1"), "CMYK": ("CMYK",)}
-"""Modes of the images that a profile can belong to, by the profile's own."""
+"""Image modes that a profile can belong to, by the mode of the profile."""
 _SRGB_TOLERANCE = 3
 """A profile that changes no color by more than this, of 255, is sRGB under one of its many names."""
 

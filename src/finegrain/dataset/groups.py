@@ -1,6 +1,6 @@
 """Groups of images that stay in one split, and the assignment of whole groups to test and val.
 
-What is assigned is a unit: the copies of an image within a class and, with groups or near-duplicates, all
+A unit is assigned as a whole: the copies of an image within a class and, with groups or near-duplicates, all
 that these connect, directly or through others.
 """
 
@@ -241,7 +241,7 @@ class _Filling:
         return all(self._free[name] > self._spare[name] for name in images)
 
     def _change(self, images: Mapping[str, int]) -> float:
-        """Change of the distance of the unit's classes to what they want, relative to that."""
+        """Change of the relative distance to the wanted numbers of images, summed over the classes."""
         missing, wanted = self._missing, self._wanted
         return sum((abs(missing[c] - n) - abs(missing[c])) / wanted[c] for c, n in images.items())
 

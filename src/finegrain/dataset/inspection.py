@@ -1,6 +1,6 @@
 """Open every image of an archive once: decode it, hash it, list the bad ones.
 
-What the last run has found out about a photo is not found out again: see ``KnownPhotos``.
+Photos that the last run has inspected are not decoded again: see ``KnownPhotos``.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ _KNOWN = np.dtype([("photo", "S32"), ("width", "<u4"), ("height", "<u4"), ("phas
 
 
 def decoder_version() -> str:
-    """Text that changes with all that an image's pixels depend on besides its bytes, size and fit."""
+    """Text that changes with everything besides bytes, size and fit that an image's pixels depend on."""
     codecs = [f"{name} {features.version(name)}" for name in CODECS]
     heif = getattr(decoding.pi_heif, "__version__", None)
     return f"{file_io.sha256(Path(decoding.__file__))}, Pillow {PIL.__version__}, {codecs}, pi-heif {heif}"

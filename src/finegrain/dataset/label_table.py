@@ -1,6 +1,6 @@
 """Read tables of labels, and the files with labels of known datasets.
 
-They say which image is of which class, and perhaps of which split and group.
+They give the class of each image, and may give its split and group.
 """
 
 import csv
@@ -24,12 +24,12 @@ _USUAL_NAMES = {
 
 
 class LabelRow(NamedTuple):
-    """What a table says about one image."""
+    """The row of one image in a table."""
 
     where: str
     """File and line, such as ``labels.csv line 3``."""
     image: str
-    """As in the table."""
+    """Name or path as in the table."""
     class_name: str
     """Empty if the table gives none."""
     split: SplitName | None = None

@@ -26,7 +26,7 @@ from finegrain.sources import archive
 from finegrain.sources.layout import ArchiveImage
 
 MAX_KEPT = 5
-"""Packs of which ``.checkpoints/packs`` says where each photo is, in 49 bytes a photo."""
+"""Number of packs for which ``.checkpoints/packs`` holds the place of each photo, 49 bytes a photo."""
 _ROW = np.dtype([("photo", "S32"), ("pixels", "<u8"), ("split", "u1"), ("position", "<u8")])
 """``photo_key`` of a photo; hash of its pixels, and their place: split, and position in its file."""
 
@@ -104,16 +104,16 @@ class _PackPlan:
 class EarlierPack:
     """The pixels of a pack that was made before, by the content of the photos' files.
 
-    Where each photo is in it is kept in ``.checkpoints/packs``, with a hash of its pixels: others than those
-    that were written are not taken.
+    ``.checkpoints/packs`` holds the place of each photo and a hash of its pixels; pixels with another hash
+    are not used.
     """
 
     def __init__(self, files: Mapping[str, Path], config: PackParams) -> None:
         """Open the pack.
 
         Args:
-            files: of the pack, by name; may be empty.
-            config: by which it must have been made.
+            files: files of the pack by name; may be empty.
+            config: parameters that the pack must have been made with.
         """
         self._row_bytes = 3 * config.image_size**2
         self._rows: PhotoRows | None = None

@@ -102,7 +102,7 @@ class Difference:
     classes: int
     """Number of classes of these images."""
     metric: str
-    """By which they are compared, from ``comparable_metric``."""
+    """The metric of the comparison, from ``comparable_metric``."""
     models: list[ModelChange]
     """The models that both revisions have."""
     winners: ModelChange | None

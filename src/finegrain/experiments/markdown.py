@@ -74,7 +74,7 @@ def results_table(revision: RevisionResults) -> str:
 
 
 def _unit(metric: str) -> str:
-    """Of a difference."""
+    """Unit of a difference in the metric."""
     return "nats" if metric == "loss" else "points"
 
 

@@ -18,16 +18,16 @@ from finegrain.models.pooling import AvgMaxPool
 
 @dataclass(frozen=True, eq=False)
 class InitialWeights:
-    """Weights that a network begins with, as ``pretrained.read_weights`` has read them."""
+    """Weights that a network starts from, as ``pretrained.read_weights`` reads them."""
 
     name: str
-    """As in params.yaml."""
+    """Value of the parameter ``weights``."""
     state: dict[str, Tensor]
-    """Under torchvision's names."""
+    """State dict with torchvision's names."""
     mean_std: MeanStd
     """The normalization that they expect."""
     origin: dict[str, Any]
-    """What a model that begins with them records of them."""
+    """Their record in the sidecar of a model that starts from them."""
     head: HeadParams | None = None
     """The head of a trained model of finegrain; None for any other weights, whose head is not used."""
     classes: list[str] = field(default_factory=list)

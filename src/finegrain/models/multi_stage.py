@@ -69,7 +69,7 @@ class MultiStageNet(nn.Module):
 
 
 def body_blocks(net: nn.Module) -> dict[str, nn.Module]:
-    """What runs before the pooling of a torchvision network, by name, in order."""
+    """The blocks before the pooling of a torchvision network by name, in order."""
     children = dict(net.named_children())
     if "features" in children:
         return dict(children["features"].named_children())

@@ -31,7 +31,7 @@ class ArchiveReader:
     Args:
         class_folders: the folders of the images are the classes; otherwise ``use_labels`` gives them, and
             until then all images are of the class ``""``.
-        name_encoding: of the names that are not marked as UTF-8; None means a guess.
+        name_encoding: encoding of the names that are not marked as UTF-8; None means a guess.
 
     Raises:
         UserError: no archive, or one that is damaged or encrypted, contains links, or has no class folders.
@@ -45,7 +45,7 @@ class ArchiveReader:
         self._parts = [open_archive(file, name_encoding) for file in files]
         self._index = ImageIndex(self._parts, class_folders)
         self.ignored = IgnoredFiles()
-        """The files that are not images, without what is left beside photos."""
+        """The files that are not images, except side files (``layout.is_side_file``)."""
         for part in self._parts:
             self.ignored.join(part.ignored)
 
@@ -60,7 +60,7 @@ class ArchiveReader:
 
     @property
     def classes(self) -> list[str]:
-        """Sorted."""
+        """Names of the classes, sorted."""
         return self._index.classes
 
     def paths(self) -> Iterator[str]:
@@ -142,7 +142,7 @@ def only_path(name: str, paths: Collection[str], seen: Sequence[str]) -> str:
 
 
 def recorded_encoding(download_record: Path) -> str | None:
-    """The ``dataset.name_encoding`` with which stage download has read the archive."""
+    """The ``dataset.name_encoding`` with which stage download read the archive."""
     found: str | None = file_io.read_json(download_record).get("name_encoding")
     return found
 
@@ -207,7 +207,7 @@ def store_local(
 
     Args:
         class_folders: check that the folders of the images are classes.
-        name_encoding: of the names that are not marked as UTF-8; None means a guess.
+        name_encoding: encoding of the names that are not marked as UTF-8; None means a guess.
 
     Raises:
         UserError: a path that does not exist or is not an archive, is damaged, has no class folders, or is
@@ -238,7 +238,7 @@ def _open_local(path: Path, name_encoding: str | None) -> _LocalArchive | _Local
 
 
 def report_ignored(ignored: IgnoredFiles) -> None:
-    """Print what was passed over, so that missing photos are noticed."""
+    """Print which files were skipped, so that missing photos are noticed."""
     if photos := ignored.photos():
         log.info(f"NOT READ, convert them to JPEG or give them another name: {photos}")
     if others := ignored.others():

@@ -1,6 +1,6 @@
-"""Which files are images and which are passed over; an index of an archive's images, on disk.
+"""Which files are images and which are skipped; an index of an archive's images, on disk.
 
-On disk because names alone would make memory grow with the archive.
+It is on disk because memory would grow with the names alone.
 """
 
 import os
@@ -21,12 +21,12 @@ RAW_SUFFIXES = frozenset(
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf "
     ".raw .rw2 .rwl .sr2 .srf .srw .x3f".split()
 )
-"""What a sensor has seen: the colors of a photo depend on the program that develops it."""
+"""RAW files hold sensor data: the colors depend on the program that develops them."""
 UNREAD_SUFFIXES = RAW_SUFFIXES.union(
     ".avifs .heics .j2k .jp2 .jpf .jpx .jxl .jxr .wdp .dcm .exr .hdr .pcx .psb .psd .svg .tga .xcf "
     ".icloud".split()
 )
-"""Photos and pictures of kinds that are not read: RAW, JPEG XL, JPEG 2000; not yet fetched from iCloud."""
+"""Images that are not read: RAW, JPEG XL, JPEG 2000 and others, and photos not yet fetched from iCloud."""
 LINKED_FOLDER = "link to a folder"
 _DEVELOP = (
     "; RAW is what the sensor saw, not a picture yet: develop all photos in the same way, as to JPEG by "
@@ -35,7 +35,7 @@ _DEVELOP = (
 
 
 class IgnoredFiles(Counter[str]):
-    """Number of files that are passed over, by kind: a suffix such as ``.cr2``, ``hidden .jpg``, a link."""
+    """Number of skipped files by kind: a suffix such as ``.cr2``, ``hidden .jpg``, a link."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,13 +58,13 @@ class IgnoredFiles(Counter[str]):
             self[kind] += number - 1
 
     def photos(self) -> str:
-        """What may be photos, with examples: of kinds that are not read, hidden, in linked folders; or ''."""
+        """Text on the files that may be photos (unread format, hidden, in linked folders), or ''."""
         kinds = sorted(filter(_may_be_photo, self))
         listed = some((f"{self[kind]} {kind} (such as {self.examples[kind]})" for kind in kinds), 20)
         return listed + _DEVELOP * any(kind.split()[-1] in RAW_SUFFIXES for kind in kinds)
 
     def others(self) -> str:
-        """The other files; or ''."""
+        """Text on the other skipped files, or ''."""
         return some((f"{self[kind]} {kind}" for kind in sorted(self) if not _may_be_photo(kind)), 20)
 
 
@@ -89,10 +89,10 @@ def find_images(top: Path, name_encoding: str | None = None) -> tuple[dict[str, 
     """Find the images of a folder at any depth. Links to photos are followed, links to folders are not.
 
     Args:
-        name_encoding: of the names that are not UTF-8; None means a guess, which is reported.
+        name_encoding: encoding of the names that are not UTF-8; None means a guess, which is reported.
 
     Returns:
-        Path below ``top``, as text with forward slashes -> file, in order; what is passed over.
+        Path below ``top``, as text with forward slashes -> file, in order; the skipped files.
 
     Raises:
         OSError: a folder cannot be read.
@@ -132,7 +132,7 @@ def _raise(error: OSError) -> NoReturn:
 
 
 class ArchivePart(Protocol):
-    """One archive file, or a folder that is going to be one."""
+    """One archive file, or a folder that becomes one."""
 
     name: str
     ignored: "IgnoredFiles"
@@ -143,11 +143,11 @@ class ArchivePart(Protocol):
 
 
 class Labels(Protocol):
-    """What gives the class of each image: its folders, or a table."""
+    """Source of the class of each image: its folders, or a table."""
 
     @property
     def classes(self) -> list[str]:
-        """Sorted."""
+        """Names of the classes, sorted."""
 
     def parse(self, path: str) -> tuple[SplitName | None, str] | None:
         """Official split and class of an image; None if it has no label."""
@@ -191,7 +191,7 @@ class ImageIndex:
 
     @property
     def classes(self) -> list[str]:
-        """Sorted."""
+        """Names of the classes, sorted."""
         return self._labels.classes
 
     def use_labels(self, labels: Labels) -> None:

@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = tuple(
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .avif .heic .heif .hif .bmp .dib .gif .tif .tiff .ppm .pgm "
     ".pbm .pnm".split()
 )
-"""Files of these names are images; what they hold is found by decoding."""
+"""Files with these suffixes count as images; decoding shows what they hold."""
 MAX_IMAGE_BYTES = 200_000_000
 """A larger member is rejected: it may be a decompression bomb."""
 
@@ -85,7 +85,7 @@ def path_parts(name: str) -> list[str]:
 
 
 def is_side_file(parts: Sequence[str]) -> bool:
-    """Whether a path is, or is in, what a NAS, an operating system or a tool leaves beside photos."""
+    """Whether a path is, or is in, something that a NAS, operating system or tool leaves beside photos."""
     return any(_SIDE_FILE.fullmatch(part) for part in parts)
 
 
@@ -116,7 +116,7 @@ class Layout:
     class_depths: Mapping[str, int]
     """Number of folders above the class folder, by the same name; ``top`` if there are no splits."""
     classes: list[str] = field(default_factory=list)
-    """Sorted."""
+    """Names of the classes, sorted."""
 
     def depth(self, folders: Sequence[str]) -> int:
         """Number of folders above the class folder of a path."""
@@ -132,7 +132,7 @@ class Layout:
 def detect_layout(
     paths: Callable[[], Iterable[str]], parts: Sequence[Callable[[], Iterable[str]]] = ()
 ) -> Layout:
-    """Find out from the folders of all images where class and official split are.
+    """Find the folders that are class and official split, from the paths of all images.
 
     Folders that all images share are skipped, and so are those of several parts that differ in a number. If
     the next folder of every image is called train, val or test, or similarly, it is the official split and

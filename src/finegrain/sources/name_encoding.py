@@ -1,4 +1,4 @@
-"""Which encoding the names of an archive or of a folder are in."""
+"""The encoding of the file names in an archive or a folder."""
 
 import functools
 import re
@@ -15,7 +15,7 @@ _CANDIDATES = {
 }
 """In order of preference where they fit equally well. Every name is valid in the first one."""
 _OTHERS = {"big5": "Big5 (Chinese)", "cp866": "DOS's code page 866 (Cyrillic)"}
-"""Encodings that charset-normalizer is asked about where no candidate fits."""
+"""Encodings that charset-normalizer chooses from where no candidate fits."""
 _FITS = 0.5
 """Share of common characters below which no candidate fits."""
 _MAX_PARTS = 1_000
@@ -26,15 +26,15 @@ _WORD = re.compile(r"[@-\U0010ffff]+")
 
 
 class NameEncoding:
-    """Which encoding the names of an archive are in that are not UTF-8.
+    """The encoding of those names of an archive that are not UTF-8.
 
     Every candidate that can decode all of them is rated by its share of common characters among those that
     are not ASCII: Chinese characters of GB 2312; kana and the kanji of JIS level 1; accented letters, less
     than half of their word. Others, such as box-drawing characters, come from decoding wrongly. The best one
-    is used for all of them; if even it fits badly, charset-normalizer is asked about Big5 and code page 866.
+    is used for all of them; if even it fits badly, charset-normalizer chooses from Big5 and code page 866.
 
     Args:
-        given: the encoding of all names that are not marked as UTF-8, by Python's name; None means a guess.
+        given: Python's name of the encoding of all names that are not marked as UTF-8; None means a guess.
     """
 
     def __init__(self, given: str | None = None) -> None:
@@ -71,7 +71,7 @@ class NameEncoding:
 
     @property
     def name(self) -> str:
-        """As Python calls it; code page 437 if no name was considered."""
+        """Python's name of the encoding; code page 437 if no name was considered."""
         if self._guess is None:
             self._guess = self._given or self._best_guess()
         return self._guess
@@ -94,7 +94,7 @@ class NameEncoding:
         names that are not UTF-8 if that gives nothing but common characters.
 
         Args:
-            flagged: the archive says that it is UTF-8.
+            flagged: whether the archive marks the name as UTF-8.
 
         Raises:
             UserError: it is neither in the given encoding nor UTF-8.
@@ -126,7 +126,7 @@ class NameEncoding:
         raise UserError(f"dataset.name_encoding: {self.name}: the name {shown} is in another encoding")
 
     def report(self, file: Path) -> None:
-        """Tell the user what was assumed, if there was any name that is not UTF-8."""
+        """Print which encoding was assumed, if there was any name that is not UTF-8."""
         if self.count and not self._given:
             known = _CANDIDATES | _OTHERS
             log.info(

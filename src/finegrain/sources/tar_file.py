@@ -1,8 +1,8 @@
 """Read one tar file, compressed or not, in streaming passes from its beginning.
 
-``tarfile`` decodes the headers. Kept around it is what it leaves out: it takes a damaged header, or the end
-of the file, for the end of the archive; reads only the first of several gzip streams or tars; and compares
-no checksum of a compressed stream.
+``tarfile`` decodes the headers. The code around it is needed because ``tarfile`` treats a damaged header, or
+the end of the file, as the end of the archive; reads only the first of several gzip streams or tars; and
+compares no checksum of a compressed stream.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class TarArchive:
     """The images of a tar file.
 
     Args:
-        name_encoding: of the names that are not ASCII; None means UTF-8 or a guess.
+        name_encoding: encoding of the names that are not ASCII; None means UTF-8 or a guess.
 
     Raises:
         UserError: the file is damaged or cut off, or contains links or devices.

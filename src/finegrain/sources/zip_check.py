@@ -1,7 +1,7 @@
 """Compare a zip's directory with the files that it holds.
 
-Kept because readers of zips believe the directory. If it was damaged, or the zip joined with another, they
-give fewer files without an error.
+Readers of zips trust the directory: if it was damaged, or the zip was joined with another one, they find
+fewer files without an error.
 """
 
 import itertools
@@ -21,7 +21,7 @@ _LOCAL_SIGNATURE = b"PK\3\4"
 
 
 class Content:
-    """What an open zip holds before its directory, compared with the entries of the directory.
+    """The content of an open zip before its directory, compared with the entries of the directory.
 
     The file is read only where there is room for more between two entries, and to compare the names of files
     that are not images; ``zipfile`` compares those of the images.
