@@ -12,17 +12,23 @@ import copy
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from throughput_others import MEAN, STD, timm_epoch, tutorial_epoch, tutorial_loader
+from throughput_task import device
+
 STARTED = time.monotonic()
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 WARM_BATCHES, TIMED_BATCHES = 2, 6
 
 
 class Score:
-    """The clock of a run, and its test accuracy at the epoch with the best validation top-1 so far."""
+    """The clock of a run, and its test accuracy at the epoch with the best validation top-1 so far.
+
+    Args:
+        budget: seconds from the start of the process.
+    """
 
     def __init__(self, budget: float) -> None:
         self.budget = budget
@@ -30,6 +36,7 @@ class Score:
         self._best, self._test, self._stopped = -1.0, (0, 1), 0.0
 
     def seconds(self) -> float:
+        """Counted seconds since the start of the process."""
         return time.monotonic() - STARTED - self._stopped
 
     def uncounted(self, work: Callable[[], Any]) -> Any:
@@ -46,6 +53,7 @@ class Score:
         return max(1, int((self.budget - self.seconds()) / (train_batch * len(train) + val_batch * len(val))))
 
     def epoch_ended(self, val_top1: float, net: Any, test: Iterable[Any]) -> None:
+        """Record an epoch, and test the network if it is the best on validation so far."""
         seconds = self.seconds()
         if val_top1 > self._best:
             self._best, self._test = val_top1, self.uncounted(lambda: count_correct(net, test))
@@ -55,7 +63,7 @@ class Score:
         print(f"{seconds:.0f} s: val {val_top1:.1%}, test {correct / images:.1%}", flush=True)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -66,7 +74,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, required=True, help="seconds, with start and validation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the result")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     import torch
 
     torch.manual_seed(args.seed)
@@ -134,7 +142,7 @@ def timm(args: argparse.Namespace, score: Score, lr_base: float = 0.1) -> None:
             crop_pct=0.875,
             num_workers=4,
             pin_memory=False,
-            device=torch_device(),
+            device=device(),
         )
 
     train, val, test = (loader(split) for split in ("train", "val", "test"))
@@ -146,7 +154,7 @@ def timm(args: argparse.Namespace, score: Score, lr_base: float = 0.1) -> None:
     )
     scheduler, _ = create_scheduler_v2(optimizer, "cosine", num_epochs=epochs, min_lr=0.0, warmup_epochs=0)
     for epoch in range(epochs):
-        train_epoch(net, train, criterion, optimizer)
+        timm_epoch(net, train, criterion, optimizer)
         scheduler.step(epoch + 1)
         score.epoch_ended(top1(net, val), net, test)
 
@@ -166,25 +174,18 @@ def tutorial(args: argparse.Namespace, score: Score) -> None:
     training, a center crop of an image enlarged by 256/224 otherwise; float32.
     """
     import torch
-    from torchvision import datasets, transforms
 
-    to_tensor = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
-    crop = [transforms.RandomResizedCrop(args.image_size), transforms.RandomHorizontalFlip()]
-    center = [transforms.Resize(round(args.image_size * 256 / 224)), transforms.CenterCrop(args.image_size)]
-
-    def loader(split: str) -> Any:
-        steps = (crop if split == "train" else center) + to_tensor
-        data = datasets.ImageFolder(str(args.photos / split), transforms.Compose(steps))
-        return torch.utils.data.DataLoader(data, batch_size=4, shuffle=split == "train", num_workers=4)
-
-    train, val, test = (loader(split) for split in ("train", "val", "test"))
+    train, val, test = (
+        tutorial_loader(args.photos, split, args.image_size, batch_size=4)
+        for split in ("train", "val", "test")
+    )
     net = pretrained(args.weights, classes=count_classes(args.photos))
     criterion = torch.nn.CrossEntropyLoss()
     epochs = score.epochs_that_fit(net, train, val, criterion)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
     for _ in range(epochs):
-        train_epoch(net, train, criterion, optimizer)
+        tutorial_epoch(net, train, criterion, optimizer)
         scheduler.step()
         score.epoch_ended(top1(net, val), net, test)
 
@@ -207,26 +208,11 @@ def pretrained(weights: Path, classes: int | None = None) -> Any:
     assert set(missing) <= {"fc.weight", "fc.bias"} and not unexpected, weights
     if classes is not None:
         net.fc = type(net.fc)(net.fc.in_features, classes)
-    return net.to(torch_device())
-
-
-def torch_device() -> Any:
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return net.to(device())
 
 
 def count_classes(photos: Path) -> int:
     return sum(1 for _ in (photos / "train").iterdir())
-
-
-def train_epoch(net: Any, loader: Iterable[Any], criterion: Any, optimizer: Any) -> None:
-    net.train()
-    device = torch_device()
-    for images, labels in loader:
-        optimizer.zero_grad()
-        criterion(net(images.to(device)), labels.to(device)).backward()
-        optimizer.step()
 
 
 def top1(net: Any, loader: Iterable[Any]) -> float:
@@ -239,10 +225,10 @@ def count_correct(net: Any, loader: Iterable[Any]) -> tuple[int, int]:
     import torch
 
     net.eval()
-    device, correct, total = torch_device(), 0, 0
+    on, correct, total = device(), 0, 0
     with torch.no_grad():
         for images, labels in loader:
-            correct += int((net(images.to(device)).argmax(1) == labels.to(device)).sum())
+            correct += int((net(images.to(on)).argmax(1) == labels.to(on)).sum())
             total += len(labels)
     return correct, total
 
@@ -251,15 +237,15 @@ def seconds_per_batch(net: Any, loader: Iterable[Any], criterion: Any) -> float:
     """Mean seconds of a batch, forward and, with a criterion, backward; the network is left as it was."""
     import torch
 
-    state, device = copy.deepcopy(net.state_dict()), torch_device()
+    state, on = copy.deepcopy(net.state_dict()), device()
     net.train(criterion is not None)
     began = time.monotonic()
     count = 0
     for images, labels in itertools.islice(loader, WARM_BATCHES + TIMED_BATCHES):
         with torch.set_grad_enabled(criterion is not None):
-            logits = net(images.to(device))
+            logits = net(images.to(on))
             if criterion is not None:
-                criterion(logits, labels.to(device)).backward()
+                criterion(logits, labels.to(on)).backward()
         count += 1
         if count == WARM_BATCHES:
             began = time.monotonic()

@@ -1,7 +1,11 @@
-"""Training loops of other projects: PyTorch's tutorial, plain torchvision, timm and fastai."""
+"""Training loops of other projects: PyTorch's tutorial, plain torchvision, timm and fastai.
+
+contenders.py trains with the tutorial's loader and epoch, and with timm's epoch, too.
+"""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from throughput_task import Epoch, FirstStep, Task, auto_precision, device
@@ -17,41 +21,48 @@ def tutorial(task: Task, after_step: FirstStep) -> Epoch:
     """
     import torch
     import torchvision
-    from torchvision import datasets, transforms
 
-    on = device()
-    transform = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(task.image_size),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-        ]
-    )
-    data = datasets.ImageFolder(str(task.photos / "train"), transform)
-    loader = torch.utils.data.DataLoader(data, batch_size=task.batch_size, shuffle=True, num_workers=4)
-    net = torchvision.models.get_model(task.model, num_classes=task.classes).to(on)
+    loader = tutorial_loader(task.photos, "train", task.image_size, task.batch_size)
+    net = torchvision.models.get_model(task.model, num_classes=task.classes).to(device())
     criterion = torch.nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
     optimizer.register_step_post_hook(after_step)
+    return lambda number: tutorial_epoch(net, loader, criterion, optimizer)
 
-    def epoch(number: int) -> int:
-        net.train()
-        images, running_loss, running_corrects = 0, 0.0, torch.zeros((), device=on)
-        for inputs, labels in loader:
-            inputs, labels = inputs.to(on), labels.to(on)
-            optimizer.zero_grad()
-            outputs = net(inputs)
-            _, predicted = torch.max(outputs, 1)
-            loss = criterion(outputs, labels)
-            loss.backward()
-            optimizer.step()
-            running_loss += loss.item() * inputs.size(0)
-            running_corrects += torch.sum(predicted == labels.data)
-            images += len(labels)
-        return images
 
-    return epoch
+def tutorial_loader(photos: Path, split: str, image_size: int, batch_size: int) -> Any:
+    """Random crops of the train photos; center crops of the others, enlarged by 256/224."""
+    import torch
+    from torchvision import datasets, transforms
+
+    if split == "train":
+        crop = [transforms.RandomResizedCrop(image_size), transforms.RandomHorizontalFlip()]
+    else:
+        crop = [transforms.Resize(round(image_size * 256 / 224)), transforms.CenterCrop(image_size)]
+    transform = transforms.Compose([*crop, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    data = datasets.ImageFolder(str(photos / split), transform)
+    return torch.utils.data.DataLoader(data, batch_size, shuffle=split == "train", num_workers=4)
+
+
+def tutorial_epoch(net: Any, loader: Iterable[Any], criterion: Any, optimizer: Any) -> int:
+    """Train one epoch as the tutorial's ``train_model``; returns the number of images."""
+    import torch
+
+    on = device()
+    net.train()
+    images, running_loss, running_corrects = 0, 0.0, torch.zeros((), device=on)
+    for inputs, labels in loader:
+        inputs, labels = inputs.to(on), labels.to(on)
+        optimizer.zero_grad()
+        outputs = net(inputs)
+        _, predicted = torch.max(outputs, 1)
+        loss = criterion(outputs, labels)
+        loss.backward()
+        optimizer.step()
+        running_loss += loss.item() * inputs.size(0)
+        running_corrects += torch.sum(predicted == labels.data)
+        images += len(labels)
+    return images
 
 
 def torchvision_v2(task: Task, after_step: FirstStep) -> Epoch:
@@ -111,18 +122,19 @@ def timm_script(task: Task, after_step: FirstStep) -> Epoch:
     optimizer = timm.optim.create_optimizer_v2(net, opt="sgd", lr=0.001, momentum=0.9)
     optimizer.register_step_post_hook(after_step)
     criterion = torch.nn.CrossEntropyLoss()
+    return lambda number: timm_epoch(net, loader, criterion, optimizer)
 
-    def epoch(number: int) -> int:
-        net.train()
-        images = 0
-        for x, y in loader:
-            optimizer.zero_grad()
-            criterion(net(x), y).backward()
-            optimizer.step()
-            images += len(y)
-        return images
 
-    return epoch
+def timm_epoch(net: Any, loader: Iterable[Any], criterion: Any, optimizer: Any) -> int:
+    """Train one epoch on the batches of timm's loader, on their device; returns the number of images."""
+    net.train()
+    images = 0
+    for x, y in loader:
+        optimizer.zero_grad()
+        criterion(net(x), y).backward()
+        optimizer.step()
+        images += len(y)
+    return images
 
 
 def _timm_batches(task: Task) -> Any:
