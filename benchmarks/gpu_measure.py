@@ -1,4 +1,4 @@
-"""How benchmarks/gpu.py packs its photos, times whole epochs, and says what was measured on."""
+"""How benchmarks/gpu.py packs its photos, times whole epochs, and records the machine."""
 
 import argparse
 import contextlib

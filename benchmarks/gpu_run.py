@@ -14,7 +14,7 @@ from finegrain.core import file_io, paths
 
 POLL_SECONDS = 0.01
 _popen = subprocess.Popen
-FINISHED, BROKEN_OFF, FAILED = "finished", "broken off", "failed"
+FINISHED, INTERRUPTED, FAILED = "finished", "interrupted", "failed"
 
 
 class Run:
@@ -50,16 +50,16 @@ class Run:
         """Wall time of all pieces, each from the start of its process to the end."""
         return sum(piece["seconds"] for piece in self.track["pieces"] if piece["ended"] != FAILED)
 
-    def go_on(self, deadline: float, break_off: bool = False) -> None:
+    def go_on(self, deadline: float, interrupt: bool = False) -> None:
         """Train until the run is finished or the deadline, on the monotonic clock, has passed.
 
         Args:
-            break_off: kill the run as soon as it has written a checkpoint after its first epoch.
+            interrupt: kill the run as soon as it has written a checkpoint after its first epoch.
 
         Raises:
             RuntimeError: the stage failed.
         """
-        piece = {"seconds": 0.0, "ended": BROKEN_OFF}
+        piece = {"seconds": 0.0, "ended": INTERRUPTED}
         earlier, started = self.seconds, time.monotonic()
         self.track["pieces"].append(piece)
         read = self._log.stat().st_size if self._log.is_file() else 0
@@ -69,13 +69,13 @@ class Run:
                 time.sleep(POLL_SECONDS)
                 piece["seconds"] = time.monotonic() - started
                 read = self._notice(read, earlier + piece["seconds"])
-                enough = time.monotonic() > deadline or (break_off and self._has_more_than_an_epoch())
+                enough = time.monotonic() > deadline or (interrupt and self._has_more_than_an_epoch())
         finally:
             process.kill()
             code = process.wait()
         piece["seconds"] = time.monotonic() - started
         self._notice(read, self.seconds)
-        piece["ended"] = FINISHED if code == 0 else BROKEN_OFF if enough else FAILED
+        piece["ended"] = FINISHED if code == 0 else INTERRUPTED if enough else FAILED
         self._save()
         if piece["ended"] == FAILED:
             raise self.failure()
@@ -86,16 +86,16 @@ class Run:
             return _popen(command, cwd=self.folder, stdout=log, stderr=log)
 
     def _notice(self, start: int, now: float) -> int:
-        """Record what the log shows from ``start`` on; returns where its last whole line ends."""
+        """Record the epochs in the log from ``start`` on; returns where its last whole line ends."""
         with self._log.open("rb") as log:
             log.seek(start)
             text = log.read()
         text = text[: text.rfind(b"\n") + 1]
-        said = text.decode(errors="replace")
-        epochs = re.findall(rf"{self.files.name} epoch (\d+): train loss", said)
+        printed = text.decode(errors="replace")
+        epochs = re.findall(rf"{self.files.name} epoch (\d+): train loss", printed)
         for epoch in epochs:
             self.track["reached"].setdefault(epoch, now)  # a resumed run prints its epochs again
-        self.track["resumed"] += re.findall(r"resumed after epoch .*", said)
+        self.track["resumed"] += re.findall(r"resumed after epoch .*", printed)
         if epochs:
             self._save()
         return start + len(text)
@@ -117,8 +117,8 @@ class Run:
         """Start stage evaluate."""
         return self._start("evaluate")
 
-    def learnt(self) -> dict[str, Any]:
-        """What training recorded: when each epoch ended, its losses and validation top-1, and the cost."""
+    def training_results(self) -> dict[str, Any]:
+        """Results of stage train: when each epoch ended, its losses and validation top-1, and the cost."""
         history = pd.read_csv(self.folder / self.files.history)
         sidecar = file_io.read_json(self.folder / self.files.sidecar)
         reached = self.track["reached"]
@@ -140,7 +140,7 @@ class Run:
             "right": (self.folder / self.files.correct).read_text(),
         }
 
-    def results(self) -> dict[str, str]:
+    def file_hashes(self) -> dict[str, str]:
         """Hash of each file that must be bit-identical in every run with the same parameters."""
         files = {"weights": self.files.weights, "facts": self.files.sidecar, "history": self.files.history}
         return {name: file_io.sha256(self.folder / file) for name, file in files.items()}

@@ -110,7 +110,7 @@ class Study:
             epochs, image_sizes = planned
             self._set_up(run, kind, epochs, image_sizes)
         self._go_on(run)
-        found = known | run.learnt()
+        found = known | run.training_results()
         if self.results.setdefault("environment", found["environment"]) != found["environment"]:
             raise RuntimeError("this machine differs from the one of the results so far")
         self.results["runs"].append(found)
@@ -126,12 +126,12 @@ class Study:
             phase["image_size"] = image_sizes[0] if len(image_sizes) == 1 else image_sizes
         run.set_up(data, self._packed(pack))
 
-    def _go_on(self, run: Run, break_off: bool = False) -> None:
+    def _go_on(self, run: Run, interrupt: bool = False) -> None:
         if not run.finished:
             if time.monotonic() + self.args.least_seconds > self.training_deadline:
                 raise OutOfTime
-            run.go_on(self.training_deadline, break_off)
-        if not run.finished and not break_off:
+            run.go_on(self.training_deadline, interrupt)
+        if not run.finished and not interrupt:
             raise OutOfTime
 
     def plan(self, kind: str, model: str, seed: int) -> tuple[int, list[int]] | None:
@@ -174,9 +174,9 @@ class Study:
             )
         self._go_on(unbroken)
         if not broken.track["pieces"]:
-            self._go_on(broken, break_off=True)
+            self._go_on(broken, interrupt=True)
         self._go_on(broken)
-        ours, theirs = unbroken.results(), broken.results()
+        ours, theirs = unbroken.file_hashes(), broken.file_hashes()
         return {
             "kind": kind,
             "model": model,
@@ -184,7 +184,10 @@ class Study:
             "resumed": broken.track["resumed"],
             "files": ours,
             "differ": [name for name in ours if ours[name] != theirs[name]],
-            "epoch_seconds": {"deterministic": epoch_seconds(unbroken.learnt()), "not": epoch_seconds(usual)},
+            "epoch_seconds": {
+                "deterministic": epoch_seconds(unbroken.training_results()),
+                "not": epoch_seconds(usual),
+            },
         }
 
     def evaluate(self) -> None:

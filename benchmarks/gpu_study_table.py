@@ -61,8 +61,8 @@ def markdown(results: Results) -> str:
         *_section("Killed and resumed, `deterministic: true`", _resumed(results["resumes"])),
     ]
     for what in ("left_out", "failed"):
-        said = results[what] or ["nothing"]
-        lines += ["", f"{what.replace('_', ' ').capitalize()}: {'; '.join(said)}."]
+        items = results[what] or ["nothing"]
+        lines += ["", f"{what.replace('_', ' ').capitalize()}: {'; '.join(items)}."]
     return "\n".join(lines) + "\n"
 
 

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         for way, work in ways.items():
                             key = {"model": name, "round": round_, "piece": number, "way": way}
                             runs.append(key | {"images": len(piece.files)} | timed(work, piece))
-                        piece.refuse_other_answers()
+                        piece.reject_other_predictions()
                     text = write(args, pieces, runs)
     print(text)
 
@@ -126,12 +126,12 @@ class Piece:
         with zipfile.ZipFile(self.folder / "photos.zip", "w") as archive:
             for file in files:
                 archive.write(file, file.name)
-        self.said: dict[str, pd.DataFrame] = {}
+        self.predictions: dict[str, pd.DataFrame] = {}
         """Way -> class and probability of each photo, with the digits that predict writes."""
 
-    def refuse_other_answers(self) -> None:
-        for way, said in self.said.items():
-            if not said.equals(self.said["evaluate"]):
+    def reject_other_predictions(self) -> None:
+        for way, predictions in self.predictions.items():
+            if not predictions.equals(self.predictions["evaluate"]):
                 raise SystemExit(f"{way}: predictions differ from those of evaluate")
 
 
@@ -168,14 +168,14 @@ def prepare(name: str, flip: bool) -> dict[str, Callable[[Piece], None]]:
         logits, labels = inference.predict_split(net, split, image_size, dtype, flip)
         given = outputs.from_logits(logits.numpy(), labels.numpy())
         names, shares = (facts["classes"][i] for i in given.predicted), (f"{p:.6g}" for p in given.confidence)
-        piece.said["evaluate"] = pd.DataFrame({"class_1": list(names), "p_1": list(shares)})
+        piece.predictions["evaluate"] = pd.DataFrame({"class_1": list(names), "p_1": list(shares)})
 
-    def ask(way: str, piece: Piece, sources: Sequence[Path]) -> None:
+    def run_predict(way: str, piece: Piece, sources: Sequence[Path]) -> None:
         out = piece.folder / f"{way}.csv"
         words = ["--model", run.name, "--format", "csv", "--out", str(out)]
         if predict.run(cli.build_parser().parse_args(["predict", *map(str, sources), *words])):
             raise SystemExit("photos were skipped")
-        piece.said[way] = pd.read_csv(out, dtype=str, usecols=["class_1", "p_1"])
+        piece.predictions[way] = pd.read_csv(out, dtype=str, usecols=["class_1", "p_1"])
 
     def decode(piece: Piece) -> None:
         sources = find_photos([str(file) for file in piece.files])
@@ -184,8 +184,8 @@ def prepare(name: str, flip: bool) -> dict[str, Callable[[Piece], None]]:
 
     return {
         "evaluate": evaluate,
-        "files": lambda piece: ask("files", piece, piece.files),
-        "zip": lambda piece: ask("zip", piece, [piece.folder / "photos.zip"]),
+        "files": lambda piece: run_predict("files", piece, piece.files),
+        "zip": lambda piece: run_predict("zip", piece, [piece.folder / "photos.zip"]),
         "decode": decode,
     }
 

@@ -55,7 +55,8 @@ def main() -> None:
             for seed in range(args.rounds):
                 forget(file)
                 cold.append(read(pixels, threads, seed))
-            print(f"| {threads} | {told(warm)} | {told(cold)} | {np.median(cold) * image_bytes / 1e6:,.0f} |")
+            megabytes = np.median(cold) * image_bytes / 1e6
+            print(f"| {threads} | {median_and_range(warm)} | {median_and_range(cold)} | {megabytes:,.0f} |")
         start = time.perf_counter()
         with file.open("rb") as stream:
             hashlib.file_digest(stream, "md5")
@@ -96,7 +97,7 @@ def read(pixels: PackReader, threads: int, seed: int) -> float:
     return len(pixels) / (time.perf_counter() - start)
 
 
-def told(rates: list[float]) -> str:
+def median_and_range(rates: list[float]) -> str:
     return f"{np.median(rates):,.0f} [{min(rates):,.0f}, {max(rates):,.0f}]"
 
 
