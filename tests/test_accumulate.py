@@ -5,21 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from params_file import write_params
+from params_file import PHASE, write_params
 from torch import nn
 
 from finegrain.config import params
 from finegrain.core.errors import UserError
 from finegrain.runtime.distributed import SINGLE_PROCESS, World
 from finegrain.training.train_step import PhaseContext, TrainingSetup, train_step
-
-PHASE: dict[str, Any] = {
-    "trainable": "all",
-    "epochs": 2,
-    "image_size": 32,
-    "optimizer": {"kind": "sgd", "momentum": 0.0},
-    "schedule": {"kind": "constant"},
-}
 
 
 def network(norm: type[nn.Module] = nn.Identity) -> nn.Sequential:

@@ -10,7 +10,7 @@ from typing import Any
 import narrow_resnet
 import pytest
 import torch
-from params_file import write_params
+from params_file import PHASE, write_params
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -107,10 +107,7 @@ class Watch(TorchDispatchMode):
 
 
 def test_a_step_puts_no_float64_on_the_device(tmp_path, monkeypatch):
-    phase = {
-        "trainable": "all", "epochs": 1, "image_size": 32, "clip_norm": 1.0, "accumulate": 2,
-        "optimizer": {"kind": "sgd"}, "schedule": {"kind": "constant"},
-    }  # fmt: skip
+    phase = PHASE | {"accumulate": 2, "clip_norm": 1.0}
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # meta has none
     config = params.load_params(write_params(tmp_path, phases={"all": phase}, batch_size=4))
     net = narrow_resnet.NarrowResNet()

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from params_file import write_params
+from params_file import SOLVED_PHASE, write_params
 from scripted_fit import run, split
 from sklearn.utils.class_weight import compute_class_weight
-from test_solved_phase import HEAD, SOLVE, TRAINED
+from test_solved_phase import HEAD, TRAINED
 from torch import Tensor
 
 from finegrain.config import params
@@ -115,7 +115,7 @@ def test_a_solved_head_finds_more_of_a_rare_class_with_weights(unbalanced, tmp_p
     narrow_resnet.use_instead_of(monkeypatch, "resnet18")
     found = {}
     for kind in ("none", "balanced"):
-        phase = copy.deepcopy(SOLVE) | ({"class_weights": kind} if per_phase else {})
+        phase = copy.deepcopy(SOLVED_PHASE) | ({"class_weights": kind} if per_phase else {})
         more = {} if per_phase else {"class_weights": kind}
         config = settings(tmp_path, phases={"solve": {**phase, "strength": 30.0}}, head=HEAD, **more)
         _, history = run(unbalanced, config)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from params_file import write_params
+from params_file import PHASE, write_params
 from torch import nn
 
 from finegrain.config import params
@@ -112,10 +112,7 @@ def test_a_recording_changes_nothing(stand_in):
 
 def test_a_recorded_step_adds_up_the_parts_of_each_batch(stand_in, tmp_path):
     """With ``accumulate``, one graph holds all parts, and replaces the gradients of the step before."""
-    phase = {
-        "trainable": "all", "epochs": 1, "image_size": 32, "accumulate": 2,
-        "optimizer": {"kind": "sgd"}, "schedule": {"kind": "constant"},
-    }  # fmt: skip
+    phase = PHASE | {"accumulate": 2}
     config = params.load_params(write_params(tmp_path, phases={"all": phase}, batch_size=4))
     nets = network(), network()
     for net, device in zip(nets, ("cuda", "cpu"), strict=True):

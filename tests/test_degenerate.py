@@ -7,9 +7,10 @@ import drawn
 import numpy as np
 import pytest
 import true_results
-from degenerate import COVARIANCE, SOLVED, TRAINED, image
+from degenerate import COVARIANCE, image
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from params_file import PHASE, SOLVED_PHASE
 
 from finegrain.comparison import significance
 from finegrain.dataset import pack_writer
@@ -44,11 +45,11 @@ def require_message_or_true_results(files: dict[str, bytes], changes: dict[str, 
     ("files", "changes"),
     [
         (official("red", 4, 2, 2), {"seeds": [0, 1]}),
-        (official("black", 3, 1, 1), {"seeds": [0, 1], "phases": {"null": TRAINED}}),
-        (official("same", 1, 1, 1), {"phases": {"1": SOLVED}, "head": COVARIANCE}),
+        (official("black", 3, 1, 1), {"seeds": [0, 1], "phases": {"null": PHASE}}),
+        (official("same", 1, 1, 1), {"phases": {"1": SOLVED_PHASE}, "head": COVARIANCE}),
         (
             official("pattern", 1, 1, 1, classes=40),
-            {"phases": {"true": SOLVED, "nan": TRAINED}, "refit": True},
+            {"phases": {"true": SOLVED_PHASE, "nan": PHASE}, "refit": True},
         ),
     ],
     ids=["one channel", "one test image", "one image a class", "40 classes"],

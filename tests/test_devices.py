@@ -1,4 +1,4 @@
-"""Only one process at a time may use all cores of a machine, or of its own part of them."""
+"""One process at a time uses all cores of a machine, or of its part of them; nondeterminism is an error."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ import pytest
 import torch
 from pipeline import ROOT
 
+from finegrain.core.errors import UserError
 from finegrain.runtime import devices
 
 CPU = torch.device("cpu")
@@ -102,3 +103,17 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(lock_folder):
         with devices.exclusive_cores(CPU):
             pass
     assert target.read_text() == "mine"
+
+
+def test_an_operation_that_is_not_deterministic_is_named_where_that_is_asked_for():
+    devices.set_deterministic(True)
+    try:
+        with (
+            pytest.raises(UserError, match="params.yaml: deterministic: put_ .*; set it to false"),
+            devices.explain_errors("batch_size: 2", "halve it"),
+        ):
+            torch.zeros(4).put_(torch.tensor([0]), torch.tensor([1.0]))  # refused on the CPU too
+    finally:
+        torch.use_deterministic_algorithms(False)
+    devices.set_deterministic(False)
+    assert not torch.are_deterministic_algorithms_enabled()

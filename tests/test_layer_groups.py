@@ -3,6 +3,7 @@
 import pytest
 import torch
 from architectures import FAMILIES, HEADS, LINEAR
+from params_file import PHASE
 
 from finegrain.config import phases
 from finegrain.models import build, layer_groups
@@ -32,15 +33,8 @@ def test_training_changes_only_what_is_trainable(trainable, frozen, head):
     layer_groups.set_trainable(net, trainable)
     layer_groups.set_train_mode(net, trainable, frozen)
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    phase = phases.Phase.model_validate(
-        {
-            "trainable": trainable,
-            "epochs": 1,
-            "image_size": 32,
-            "optimizer": {"kind": "adamw", "weight_decay": 0.1},
-            "schedule": {"kind": "constant"},
-        }
-    )
+    changes = {"trainable": trainable, "optimizer": {"kind": "adamw", "weight_decay": 0.1}}
+    phase = phases.Phase.model_validate(PHASE | changes)
     optimizer = optim.build_optimizer(layer_groups.layer_groups(net), phase, 0.1)
     for _ in range(2):
         net(torch.randn(4, 3, 32, 32)).square().sum().backward()

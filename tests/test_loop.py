@@ -7,7 +7,7 @@ import re
 import narrow_resnet
 import pytest
 import torch
-from params_file import write_params
+from params_file import PHASE, write_params
 from scripted_fit import Killed, deterministic, run, same_bits, split
 
 from finegrain.config import params
@@ -16,7 +16,6 @@ from finegrain.core import paths
 from finegrain.core.errors import UserError
 from finegrain.loading import batches
 from finegrain.models import build, inference, layer_groups
-from finegrain.runtime import devices
 from finegrain.runtime.distributed import World
 from finegrain.training import checkpoint, choose_lr, loop, lr_finder
 from finegrain.training.history import TrainingHistory
@@ -24,21 +23,8 @@ from finegrain.training.run import TrainingRun
 from finegrain.training.train_step import PhaseContext, TrainingSetup
 
 TWO_PHASES = {
-    "warm": {
-        "trainable": "head+norm",
-        "epochs": 1,
-        "image_size": 32,
-        "optimizer": {"kind": "adamw"},
-        "schedule": {"kind": "constant"},
-    },
-    "all": {
-        "trainable": "all",
-        "epochs": 3,
-        "image_size": 32,
-        "optimizer": {"kind": "sgd", "momentum": 0.9},
-        "schedule": {"kind": "one_cycle"},
-        "layer_lr_multipliers": [0.5, 1.0, 1.0],
-    },
+    "warm": PHASE | {"trainable": "head+norm", "optimizer": {"kind": "adamw"}},
+    "all": PHASE | {"epochs": 3, "schedule": {"kind": "one_cycle"}, "layer_lr_multipliers": [0.5, 1.0, 1.0]},
 }
 
 
@@ -48,12 +34,9 @@ def narrow(monkeypatch) -> None:
 
 
 def settings(tmp_path, **more) -> params.Params:
-    more = {
-        "phases": copy.deepcopy(TWO_PHASES),
-        "batch_size": 6,
-        "lr": 0.02,
-    } | more
-    return params.load_params(write_params(tmp_path, **more))
+    return params.load_params(
+        write_params(tmp_path, **{"phases": TWO_PHASES, "batch_size": 6, "lr": 0.02} | more)
+    )
 
 
 STEPS = 7
@@ -138,8 +121,8 @@ def test_a_loss_that_is_not_finite_stops_at_that_step_and_keeps_the_last_checkpo
     tiny_pack, tmp_path, monkeypatch
 ):
     """The rate of the third phase is absurd: its second step sees what the first has done."""
-    broken = {**copy.deepcopy(TWO_PHASES["all"]), "epochs": 1, "schedule": {"kind": "constant"}, "lr": 1e6}
-    config = settings(tmp_path, phases={**copy.deepcopy(TWO_PHASES), "broken": broken})
+    broken = {**TWO_PHASES["all"], "epochs": 1, "schedule": {"kind": "constant"}, "lr": 1e6}
+    config = settings(tmp_path, phases={**TWO_PHASES, "broken": broken})
     steps = []
     real = loop.train_step
     monkeypatch.setattr(loop, "train_step", lambda *args: steps.append(1) or real(*args))
@@ -157,14 +140,14 @@ def test_a_loss_that_is_not_finite_stops_at_that_step_and_keeps_the_last_checkpo
 
 
 def test_weights_that_break_in_the_last_step_are_noticed_by_validation(tiny_pack, tmp_path):
-    only = {**copy.deepcopy(TWO_PHASES["all"]), "epochs": 1, "schedule": {"kind": "constant"}, "lr": 1e6}
+    only = {**TWO_PHASES["all"], "epochs": 1, "schedule": {"kind": "constant"}, "lr": 1e6}
     config = settings(tmp_path, phases={"only": only}, batch_size=42)
     with pytest.raises(UserError, match=r"validation loss is (nan|inf) in phase only, epoch 1, lr 1e\+06"):
         run(tiny_pack, config)
 
 
 def test_weights_that_break_in_the_last_step_of_a_refit_are_noticed(tiny_pack, tmp_path):
-    only = {**copy.deepcopy(TWO_PHASES["all"]), "epochs": 1, "schedule": {"kind": "constant"}, "lr": 1e-3}
+    only = {**TWO_PHASES["all"], "epochs": 1, "schedule": {"kind": "constant"}, "lr": 1e-3}
     config = settings(tmp_path, phases={"only": only}, batch_size=42)
     _, plan = run(tiny_pack, config)
     plan.lrs["only"] = 1e300
@@ -245,7 +228,7 @@ def test_a_kill_during_the_refit_does_not_repeat_the_choosing_run(tiny_pack, tmp
 
 def test_clipping_bounds_what_a_step_can_do(tiny_pack, tmp_path):
     """Plain SGD moves the weights by lr times the gradient: its norm is at most lr * clip_norm."""
-    plain = {**copy.deepcopy(TWO_PHASES["all"]), "epochs": 1, "schedule": {"kind": "constant"}}
+    plain = {**TWO_PHASES["all"], "epochs": 1, "schedule": {"kind": "constant"}}
     plain |= {
         "optimizer": {"kind": "sgd", "momentum": 0.0},
         "clip_norm": 0.01,
@@ -257,27 +240,6 @@ def test_clipping_bounds_what_a_step_can_do(tiny_pack, tmp_path):
     net, _ = run(tiny_pack, config)
     moved = torch.stack([(p - start[name]).square().sum() for name, p in net.named_parameters()]).sum().sqrt()
     assert moved.item() == pytest.approx(0.01, rel=1e-3)
-
-
-def test_predict_gives_each_image_once_whatever_the_batch_size(tiny_pack):
-    net = build.build_model("resnet18", 3, "none", HeadParams(), 0)
-    test = split(tiny_pack, "test")
-    one, labels = inference.predict_split(net, test, 32, dtype=torch.float32, batch_size=5)
-    other, _ = inference.predict_split(net, test, 32, dtype=torch.float32)
-    assert one.shape == (18, 3) and torch.equal(labels, test.labels)
-    assert torch.allclose(one, other, atol=1e-5)
-
-
-def test_predict_with_flip_is_the_mean_over_both_views(tiny_pack):
-    net = build.build_model("resnet18", 3, "none", HeadParams(), 0)
-    test = split(tiny_pack, "test")
-    images = torch.cat([x for x, _ in test.eval_batches(18, 32)])
-    net.eval()
-    with torch.no_grad():
-        slow = (net(images) + net(images.flip(3))) / 2
-    ours, _ = inference.predict_split(net, test, 32, dtype=torch.float32, flip=True)
-    assert torch.allclose(ours, slow, atol=1e-5)
-    assert not torch.allclose(ours, inference.predict_split(net, test, 32, dtype=torch.float32)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -301,17 +263,3 @@ def test_too_little_memory_names_the_batch_size_that_counts(tiny_pack, tmp_path,
     own = settings(tmp_path, phases__warm__batch_size=4)
     with pytest.raises(UserError, match=f"params.yaml: phases.warm.batch_size: 4 images of 32 px {said}"):
         run(tiny_pack, own)
-
-
-def test_an_operation_that_is_not_deterministic_is_named_where_that_is_asked_for():
-    devices.set_deterministic(True)
-    try:
-        with (
-            pytest.raises(UserError, match="params.yaml: deterministic: put_ .*; set it to false"),
-            devices.explain_errors("batch_size: 2", "halve it"),
-        ):
-            torch.zeros(4).put_(torch.tensor([0]), torch.tensor([1.0]))  # refused on the CPU too
-    finally:
-        torch.use_deterministic_algorithms(False)
-    devices.set_deterministic(False)
-    assert not torch.are_deterministic_algorithms_enabled()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from params_file import write_params
+from params_file import PHASE, SOLVED_PHASE, write_params
 from scripted_fit import Killed, deterministic, run, same_bits, split
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
@@ -22,15 +22,7 @@ from finegrain.training.phase_networks import PhaseNetworks
 from finegrain.training.train_step import TrainingSetup
 
 HEAD = {"pool": "covariance", "stage": ["layer1", "layer2"]}
-SOLVE = {"solve": "ridge", "image_size": 32}
-TRAINED = {
-    "trainable": "all",
-    "epochs": 2,
-    "image_size": 32,
-    "optimizer": {"kind": "adamw"},
-    "schedule": {"kind": "constant"},
-    "lr": 0.002,
-}
+TRAINED = PHASE | {"epochs": 2, "optimizer": {"kind": "adamw"}, "lr": 0.002}
 OWN = {**TRAINED, "head": {"widths": [8]}}
 """A phase with another head; its network has layer3 and layer4, too."""
 
@@ -68,7 +60,7 @@ def added(monkeypatch) -> list[dict[str, Tensor]]:
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_head_is_a_ridge_regression_times_one_factor(tiny_pack, tmp_path, flip):
-    net, history = run(tiny_pack, settings(tmp_path, {"solve": {**SOLVE, "flip": flip}}))
+    net, history = run(tiny_pack, settings(tmp_path, {"solve": {**SOLVED_PHASE, "flip": flip}}))
     train, val = split(tiny_pack, "train"), split(tiny_pack, "val")
     images = torch.cat([images for images, _ in train.eval_batches(42, 32)])
     with torch.no_grad():
@@ -88,7 +80,7 @@ def test_the_head_is_a_ridge_regression_times_one_factor(tiny_pack, tmp_path, fl
 
 
 def test_the_row_of_the_history_is_leave_one_out(tiny_pack, tmp_path):
-    net, history = run(tiny_pack, settings(tmp_path, {"solve": SOLVE}))
+    net, history = run(tiny_pack, settings(tmp_path, {"solve": SOLVED_PHASE}))
     labels, loo, (row,) = split(tiny_pack, "train").labels, history.leave_one_out, history.rows
     assert (row["epoch"], row["phase"], row["image_size"], row["train_images"]) == (1, "solve", 32, 42)
     assert row["train_loss"] == pytest.approx(-loo["label_probability"].log().mean().item(), rel=1e-4)
@@ -107,12 +99,12 @@ def test_the_row_of_the_history_is_leave_one_out(tiny_pack, tmp_path):
 
 
 def test_a_strength_that_is_given_is_the_only_one_tried(tiny_pack, tmp_path):
-    _, history = run(tiny_pack, settings(tmp_path, {"solve": {**SOLVE, "strength": 0.3}}))
+    _, history = run(tiny_pack, settings(tmp_path, {"solve": {**SOLVED_PHASE, "strength": 0.3}}))
     assert [strength for strength, _ in history.solved["solve"]["losses"]] == [0.3]
 
 
 def test_a_refit_takes_the_strength_of_the_first_and_the_images_of_both(tiny_pack, tmp_path):
-    config = settings(tmp_path, {"own": OWN, "solve": SOLVE}, refit=True)
+    config = settings(tmp_path, {"own": OWN, "solve": SOLVED_PHASE}, refit=True)
     _, chosen = run(tiny_pack, config)
     net, final = run(tiny_pack, config, names=("train+val", None), plan=chosen)
     assert final.solved["solve"]["strength"] == chosen.solved["solve"]["strength"]
@@ -124,9 +116,9 @@ def test_a_refit_takes_the_strength_of_the_first_and_the_images_of_both(tiny_pac
 
 
 PHASES = {
-    "own, solve": {"own": OWN, "solve": SOLVE},
-    "solve, all": {"solve": SOLVE, "all": TRAINED},
-    "all, own, solve": {"all": TRAINED, "own": OWN, "solve": SOLVE},
+    "own, solve": {"own": OWN, "solve": SOLVED_PHASE},
+    "solve, all": {"solve": SOLVED_PHASE, "all": TRAINED},
+    "all, own, solve": {"all": TRAINED, "own": OWN, "solve": SOLVED_PHASE},
     "all, own, again": {"all": TRAINED, "own": OWN, "again": TRAINED},
 }
 # fit() asks eight times in an epoch of tiny_pack, whose batches are six, whether to save
@@ -172,7 +164,7 @@ def raise_killed(*_: Any) -> None:
 
 
 def test_the_same_training_gives_the_same_bits_with_cached_features_and_without(tiny_pack, tmp_path):
-    config = settings(tmp_path, {"own": OWN, "solve": SOLVE})
+    config = settings(tmp_path, {"own": OWN, "solve": SOLVED_PHASE})
     first_net, first = run(tiny_pack, config)
     for folder in Path(".checkpoints").glob("tiny-*"):
         shutil.rmtree(folder)
@@ -191,7 +183,7 @@ def body_of(state: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tens
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9], ids=["plain", "averaged"])
 def test_the_body_that_an_own_head_has_trained_is_handed_on(tiny_pack, tmp_path, added, ema_decay):
-    config = settings(tmp_path, {"own": OWN, "solve": SOLVE}, ema_decay=ema_decay)
+    config = settings(tmp_path, {"own": OWN, "solve": SOLVED_PHASE}, ema_decay=ema_decay)
     start = build.build_model("resnet18", 3, "none", config.head, 0).state_dict()
     net, history = run(tiny_pack, config)
     assert [row["phase"] for row in history.rows] == ["own", "own", "solve"]
@@ -214,14 +206,14 @@ def test_epochs_of_an_own_head_are_never_the_best(tiny_pack, tmp_path, monkeypat
         return {"val_loss": 0.1, "val_top1": top1[row["phase"]]}
 
     monkeypatch.setattr(loop, "_validation_scores", scores)
-    phases = {"first": SOLVE, "own": OWN, "last": SOLVE}
+    phases = {"first": SOLVED_PHASE, "own": OWN, "last": SOLVED_PHASE}
     net, history = run(tiny_pack, settings(tmp_path, phases))
     assert history.best["phase"] == "first" and history.weights.keys() == net.state_dict().keys()
 
 
 def test_rows_of_a_root_are_chosen_once_and_not_again_after_they_were_trained(tiny_pack, tmp_path, added):
     head = {**HEAD, "channels": 4}
-    for phases in ({"solve": SOLVE}, {"all": TRAINED, "own": OWN, "solve": SOLVE}):
+    for phases in ({"solve": SOLVED_PHASE}, {"all": TRAINED, "own": OWN, "solve": SOLVED_PHASE}):
         config = settings(tmp_path, phases, head=head)
         start = build.build_model("resnet18", 3, "none", config.head, 0).state_dict()
         run(tiny_pack, config)
@@ -234,7 +226,7 @@ def test_rows_of_a_root_are_chosen_once_and_not_again_after_they_were_trained(ti
 def test_phases_with_the_same_own_head_continue_one_network(tiny_pack, tmp_path, added):
     still = {**OWN, "lr": 1e-30, "norm_statistics": "frozen", "optimizer": {"kind": "sgd"}, "epochs": 1}
     other = {**still, "head": {"widths": [9]}}
-    phases = {"own": OWN, "same": still, "other": other, "solve": SOLVE}
+    phases = {"own": OWN, "same": still, "other": other, "solve": SOLVED_PHASE}
     run(tiny_pack, settings(tmp_path, phases))
     _, own, same, another, solved = added
     assert same_bits(own, same)
@@ -244,7 +236,7 @@ def test_phases_with_the_same_own_head_continue_one_network(tiny_pack, tmp_path,
 
 
 def test_a_moving_average_goes_on_with_its_network(tiny_pack, tmp_path):
-    phases = {"own": OWN, "same": OWN, "other": {**OWN, "head": {}}, "solve": SOLVE, "all": TRAINED}
+    phases = {"own": OWN, "same": OWN, "other": {**OWN, "head": {}}, "solve": SOLVED_PHASE, "all": TRAINED}
     networks = PhaseNetworks(setup_of(tiny_pack, settings(tmp_path, phases, ema_decay=0.9)))
     nets, averages = [], []
     for phase in networks.setup.config.phases.values():
@@ -259,7 +251,9 @@ def test_a_moving_average_goes_on_with_its_network(tiny_pack, tmp_path):
 def test_a_trained_phase_starts_from_the_solved_head(tiny_pack, tmp_path, added, ema_decay):
     """A learning rate of almost nothing keeps it."""
     still = {**TRAINED, "trainable": "head", "lr": 1e-30, "optimizer": {"kind": "sgd"}}
-    config = settings(tmp_path, {"before": TRAINED, "solve": SOLVE, "still": still}, ema_decay=ema_decay)
+    config = settings(
+        tmp_path, {"before": TRAINED, "solve": SOLVED_PHASE, "still": still}, ema_decay=ema_decay
+    )
     _, history = run(tiny_pack, config)
     solved = added[2]
     assert len(added) == 5 and all(same_bits(solved, state) for state in added[3:])

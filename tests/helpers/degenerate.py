@@ -19,6 +19,7 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from params_file import PHASE, SOLVED_PHASE
 from PIL import Image
 from pipeline import ROOT
 
@@ -26,21 +27,13 @@ from finegrain.core.errors import UserError
 from finegrain.evaluation import metrics, plot_style
 
 MODEL = "resnet18"
-TRAINED: dict[str, Any] = {
-    "trainable": "all",
-    "epochs": 1,
-    "image_size": 32,
-    "optimizer": {"kind": "sgd", "momentum": 0.9},
-    "schedule": {"kind": "constant"},
-}
-SOLVED: dict[str, Any] = {"solve": "ridge", "image_size": 32}
 COVARIANCE = {"pool": "covariance", "stage": ["layer1", "layer3"]}
 TINY: dict[str, Any] = {
     "dataset": {"name": "tiny", "source": "archive", "path": "photos.zip"},
     "split": {"val_ratio": 0.2, "test_ratio": 0.2},
     "pack": {"image_size": 32},
     "models": [MODEL],
-    "phases": {"all": TRAINED},
+    "phases": {"all": PHASE},
     "batch_size": 4,
     "device": "cpu",
 }
@@ -115,9 +108,9 @@ EXTREMES |= {
     f"dataset.{key}": values for key, values in {"name": ODD_NAMES, "path": ["x" * 300, "\0"]}.items()
 }
 EXTREMES["phases"] = [
-    *({name: phase} for name in ODD_NAMES for phase in (TRAINED,)),
+    *({name: phase} for name in ODD_NAMES for phase in (PHASE,)),
     *(
-        {"one": {**TRAINED, **changes}}
+        {"one": {**PHASE, **changes}}
         for changes in (
             {"epochs": 0}, {"epochs": 10**20}, {"image_size": 33}, {"image_size": [32, 64], "epochs": 2},
             {"image_size": 31}, {"trainable": "head"},
@@ -144,16 +137,16 @@ EXTREMES["phases"] = [
         )
     ),
     *(
-        {"one": {**SOLVED, **changes}}
+        {"one": {**SOLVED_PHASE, **changes}}
         for changes in (
             {}, {"flip": True}, {"strength": 1e-12}, {"strength": 1e12}, {"strength": 0}, {"strength": 1e300},
             {"strength": 5e-324}, {"class_weights": "balanced"}, {"image_size": 64}, {"image_size": 10**20},
         )
     ),
-    {"one": TRAINED, "two": SOLVED},
-    {"one": {**TRAINED, "head": {"widths": [2]}}, "two": {**SOLVED, "class_weights": "balanced"}},
-    {"one": {**TRAINED, "head": {"pool": "covariance"}}, "two": TRAINED},
-    {"one": SOLVED, "two": TRAINED, "null": SOLVED},
+    {"one": PHASE, "two": SOLVED_PHASE},
+    {"one": {**PHASE, "head": {"widths": [2]}}, "two": {**SOLVED_PHASE, "class_weights": "balanced"}},
+    {"one": {**PHASE, "head": {"pool": "covariance"}}, "two": PHASE},
+    {"one": SOLVED_PHASE, "two": PHASE, "null": SOLVED_PHASE},
     {},
 ]  # fmt: skip
 
