@@ -36,6 +36,7 @@ LEFT_OUT = {
     "cp recipes/stanford-cars-sgd.yaml params.yaml": "needs Kaggle; tests/test_kaggle.py has a stub, "
     "and tests/test_recipes.py runs the recipe",
     "dvc remote modify team endpointurl https://minio.example.org": "tests/test_remote.py has S3",
+    ".": "only puts the environment on the path, where the tests have it",
     "dvc checkout": "is for a fresh clone; tests/test_remote.py runs it there, with a filled cache",
 }
 """Commands that are not run, or programs that are not, and why."""
@@ -140,6 +141,7 @@ PROJECTS: dict[str, Callable[[Path], Clone]] = {
     "ONE_PASS.md": fresh,
     "OWN_PHOTOS.md": fresh,
     "PREDICT.md": trained,
+    "PULL_REQUESTS.md": shared,
     "REFERENCE_PROJECTS.md": fresh,
     "SCALING.md": two_models,
     "SHARING.md": shared,
