@@ -89,10 +89,10 @@ def sample_erasures(
     """Boxes of random erasing (https://arxiv.org/abs/1708.04896), as torchvision draws them.
 
     Where none of ten boxes is smaller than the image both ways, nothing is erased. The paper draws the ratio
-    uniformly, we its logarithm, so that upright and lying boxes are equally frequent.
+    uniformly, we its logarithm, so that tall and wide boxes are equally frequent.
 
     Args:
-        height: of the images in pixels, as ``width``.
+        height: height of the images in pixels, like ``width``.
         scale: smallest and largest area, as a share of the image.
         ratio: smallest and largest height : width, drawn uniformly in the logarithm.
 

@@ -49,7 +49,7 @@ def sample_sizes(
     """The two sides of ``TRIES`` random boxes an image, ``[n, TRIES]`` int64 each, in pixels.
 
     Args:
-        area: of the image in pixels.
+        area: area of the image in pixels.
         scale: smallest and largest area, as a share of the image; uniform.
         ratio: smallest and largest first side : second side; uniform in the logarithm.
     """
@@ -119,7 +119,7 @@ def crop_batched(
         crops: ``[N, 4]`` int64 of top, left, height, width.
         flips: ``[N]`` bool: flip horizontally.
         image_size: height and width of the result in pixels.
-        dtype: of the products; float16 is what tensor cores multiply, exact for pixels, and keeps weights to
+        dtype: result type; float16 is what tensor cores multiply, exact for pixels, and keeps weights to
             0.0005 of a result, a quarter of a rounding step at most.
 
     Returns:

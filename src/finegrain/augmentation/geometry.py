@@ -88,7 +88,7 @@ def sample_homographies(
             height from the input's corners, neighbors in opposite directions. fastai's ``Warp`` moves the
             input's corners in the output instead: much the same while small, but near 0.5 the horizon of the
             image plane comes into view.
-        probability: of each of the three, independently.
+        probability: probability of each of the three, independently.
         aspect: width : height of the images.
 
     Returns:

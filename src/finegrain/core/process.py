@@ -142,7 +142,7 @@ def _reject_changed_code() -> None:
 
 
 def _use_python_of_dvc() -> None:
-    """Go on with dvc's own Python where the first one on the PATH lacks the packages.
+    """Restart with dvc's own Python if the first one on the PATH lacks the packages.
 
     `.venv/bin/dvc repro` without an activated environment finds the system's Python.
     """
@@ -161,8 +161,8 @@ def _use_python_of_dvc() -> None:
 def _ignore_ranks_left_over() -> None:
     """Drop the variables by which torchrun numbers its processes, if it has not started this one.
 
-    A shell that a launcher has opened passes them on to all that runs in it: training would wait for
-    processes that are not there, and every process but rank 0 is silent.
+    A shell that was opened by a launcher passes them on to every process: training would wait for processes
+    that do not exist, and all ranks but 0 print nothing.
     """
     left = [name for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if name in os.environ]
     if not left or _is_started_by_torchrun():
@@ -194,10 +194,10 @@ def _ignore_what_is_meant_for_others() -> None:
 
 
 def _require_temporary_folder() -> None:
-    """End with one message where nothing temporary can be written, as SQLite and matplotlib need it.
+    """End with one message if no temporary file can be written: SQLite and matplotlib need some.
 
-    Python passes over folders that it cannot write into, or that are full, up to the current one. SQLite does
-    not pass over a full one, so it is told which one Python has found.
+    Python skips folders that it cannot write into, or that are full, down to the current folder. SQLite does
+    not skip a full one, so SQLITE_TMPDIR is set to the folder that Python has found.
     """
     try:
         os.environ.setdefault("SQLITE_TMPDIR", tempfile.gettempdir())
@@ -209,7 +209,7 @@ def _require_temporary_folder() -> None:
 
 
 def _print_what_the_terminal_lacks() -> None:
-    """Write letters that are not in the terminal's encoding as escapes instead of failing."""
+    """Print characters that the terminal's encoding lacks as escapes instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

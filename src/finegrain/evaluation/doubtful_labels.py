@@ -71,7 +71,7 @@ class DoubtfulLabel:
     label_probability: float
     predicted: str
     probability: float
-    """Of ``predicted``."""
+    """Probability of ``predicted``."""
     suspect: bool
 
     @property
@@ -106,7 +106,7 @@ def find_doubtful(
 
     Args:
         manifest: CSV with the images.
-        names: of the classes.
+        names: names of the classes.
         found: splits, and the predictions of their images, split after split in the order of the manifest. A
             share of each is listed: predictions by leave-one-out may be surer than others.
     """

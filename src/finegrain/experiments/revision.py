@@ -85,9 +85,9 @@ class ValidationResult:
     """The validation result of a revision's winner."""
 
     metric: str
-    """The one that chooses."""
+    """The metric that chooses."""
     value: float
-    """Of that metric."""
+    """Value of that metric."""
     loss: float
     images: int
     """Number of validation images."""

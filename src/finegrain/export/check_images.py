@@ -38,7 +38,7 @@ def find_check_images(metadata: dict[str, Any], pack: Path | None, photos: Seque
     """Take the user's photos, else the test images of the model's dataset, else random pixels.
 
     Args:
-        metadata: of the model's sidecar.
+        metadata: content of the model's sidecar.
         pack: folder of the pack that the model may have been trained on.
         photos: files, folders, globs and archives; may be empty.
 

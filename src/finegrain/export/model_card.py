@@ -1,4 +1,4 @@
-"""The model card: what a user of the model must know, taken from the project's files alone."""
+"""The model card, written from the project's files alone."""
 
 import string
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ FITS: dict[ImageFit, str] = {
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What the card is made of."""
+    """The content of a model card."""
 
     name: str
     metadata: dict[str, Any]
@@ -61,9 +61,9 @@ class _Metric:
     key: str
     """Below ``test`` in the metrics file."""
     name: str
-    """On the card."""
+    """Name on the card."""
     hub_type: str
-    """On the Hub: from its own list where that has the metric."""
+    """Name on the Hub: from its own list where that has the metric."""
     as_percent: bool
 
 

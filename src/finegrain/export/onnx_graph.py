@@ -79,7 +79,7 @@ def write_onnx(file: Path, net: nn.Module, metadata: dict[str, Any]) -> None:
     ``probabilities``.
 
     Args:
-        metadata: of the model's sidecar.
+        metadata: content of the model's sidecar.
     """
     size = metadata["image_size"]
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # one image would fix the batch size at one
@@ -116,7 +116,7 @@ def check_onnx(
     """Compare the graph in onnxruntime with the network as ``finegrain predict`` runs it, both in float32.
 
     Args:
-        metadata: of the model's sidecar.
+        metadata: content of the model's sidecar.
         images: ``[N, S, S, 3]`` uint8, at the pack's image size.
         labels: ``[N]`` class ids; None if they are not known.
 

@@ -13,7 +13,7 @@ from finegrain.serving import find_model
 
 @dataclass(frozen=True)
 class TestResults:
-    """What the project's files say of a model; a field is None if its file does not exist."""
+    """The project's results of a model; a field is None if its file does not exist."""
 
     metrics: dict[str, Any]
     """reports/<name>/results/<run>.json, which always exists."""
@@ -40,7 +40,7 @@ def find_results(weights: Path, metadata: dict[str, Any]) -> TestResults | None:
     """Read the test results of a model; None if this project has none.
 
     Args:
-        metadata: of the model's sidecar.
+        metadata: content of the model's sidecar.
 
     Raises:
         UserError: the results belong to another training of the run, or the split to other images.

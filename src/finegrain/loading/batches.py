@@ -74,7 +74,7 @@ class PackedSplit:
 
         Args:
             names: such as ``train``, or ``train+val`` for the images of both.
-            mean: of red, green and blue, of values in 0..1, for the normalization.
+            mean: mean of red, green and blue in 0..1, for the normalization.
             std: standard deviation, likewise.
             world: the processes that divide each training batch, and the evaluation batches, among them.
         """

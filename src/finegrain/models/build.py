@@ -41,7 +41,7 @@ class InitialWeights:
         """Check that a trained model has all stages that a head needs.
 
         Args:
-            key: of the head in params.yaml, for the message.
+            key: key of the head in params.yaml, for the message.
 
         Raises:
             UserError: the model ends with an earlier stage.

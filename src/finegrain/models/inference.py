@@ -24,7 +24,7 @@ class Preprocessor:
 
         Args:
             image_size: height and width of the network's input in pixels.
-            mean: of red, green and blue, of values in 0..1.
+            mean: mean of red, green and blue in 0..1.
             std: standard deviation, likewise.
         """
         self._image_size, self._device, self._on = image_size, device, devices.image_device(device)

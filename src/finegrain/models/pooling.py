@@ -36,7 +36,7 @@ class CovariancePool(nn.Module):
         """Prepare for stages with these numbers of channels.
 
         Args:
-            stage_channels: of each stage's feature maps.
+            stage_channels: number of channels of each stage's feature maps.
             channels: rows of each root that are kept; None means as many as give ``MAX_FEATURES``.
         """
         super().__init__()

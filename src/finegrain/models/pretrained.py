@@ -33,7 +33,7 @@ def read_weights(model: str, weights: str) -> InitialWeights | Literal["none"]:
 
     Args:
         model: name of the network.
-        weights: of ``config.weights.WeightsName``.
+        weights: a ``config.weights.WeightsName``.
 
     Raises:
         UserError: they are unknown, cannot be downloaded or read, or are those of another network.
@@ -50,11 +50,11 @@ def read_weights(model: str, weights: str) -> InitialWeights | Literal["none"]:
 def record(
     weights: InitialWeights | Literal["none"], classes: Sequence[str], head: HeadParams
 ) -> dict[str, Any]:
-    """What the metadata of a model say of the weights that it began with.
+    """The record of a model's initial weights, for its metadata.
 
     Args:
         classes: names of the model's classes.
-        head: of the model.
+        head: head of the model.
     """
     if weights == "none":
         return {"name": "none"}

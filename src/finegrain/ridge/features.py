@@ -60,7 +60,7 @@ def compute_features(
     """Compute what the cache lacks; the rows of the whole split, in the split's order.
 
     Args:
-        cache: of the main process; None in all others, which compute their share of the batches.
+        cache: cache of the main process; None in the others, which compute their share of the batches.
         label: text before the progress bar.
 
     Raises:

@@ -11,7 +11,7 @@ from finegrain.ridge.feature_cache import CachedRows
 from finegrain.ridge.regression import regression
 
 FRACTIONS = (0.125, 0.25, 0.5)
-"""Of each class's images. The others are predicted; a half takes a quarter of the time of all."""
+"""Shares of each class's images. The others are predicted; a half takes a quarter of the time of all."""
 
 
 def learning_curve(

@@ -49,7 +49,7 @@ def select_device(name: DeviceName) -> torch.device:
 
 
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """What a network's arithmetic is autocast to on the device; float32 means no autocast.
+    """Dtype that a network is autocast to on the device; float32 means no autocast.
 
     ``auto`` means bfloat16 where the hardware multiplies it natively, float16 on any other CUDA GPU, and
     float32 elsewhere; that choice is logged with its reason.
@@ -61,7 +61,7 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def _native_precision(device: torch.device) -> tuple[Precision, str]:
-    """The fastest precision that the device is made for, and why."""
+    """The fastest precision that the hardware supports natively, and why."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         if torch.cuda.is_bf16_supported(including_emulation=False):

@@ -18,7 +18,7 @@ class Trial:
     """In the form that `dvc exp run -S` takes."""
     state: Literal["running", "done", "failed"] = "running"
     value: float | None = None
-    """Of ``metric`` on validation, of the best model."""
+    """``metric`` of the best model on validation."""
     loss: float | None = None
     """Validation loss of the same model."""
     images: int | None = None

@@ -169,7 +169,7 @@ def model_loader(device: devices.DeviceName) -> LoadModel:
 
 
 def _enlarge(image: ImageArray) -> ImageArray:
-    """Resize a square image to at least ``MIN_SHOWN_PIXELS``: a page would show a small one tiny."""
+    """Resize a square image to at least ``MIN_SHOWN_PIXELS``, so that a small one is not tiny on the page."""
     size = max(MIN_SHOWN_PIXELS, len(image))
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
 

@@ -30,7 +30,7 @@ def build_page(load: demo.LoadModel, choices: dict[str, str], start: str | None)
     """Build the Gradio page: a photo and a model on the left, the result on the right.
 
     Args:
-        choices: of ``model_choices``.
+        choices: result of ``demo.model_choices``.
         start: the model that is selected first.
     """
     _, dataset_photos = load(start)
@@ -73,7 +73,7 @@ def _input_widgets(
 
 
 def _result_widgets() -> list[Any]:
-    """Add what ``_show_result`` fills: text, probabilities, the photo, its Grad-CAM and training photos."""
+    """Add the widgets that ``_show_result`` fills: text, probabilities, photo, Grad-CAM, training photos."""
     text = gr.Markdown(elem_id="result")
     top = gr.Label(label="Most probable classes", show_heading=False, visible=False, elem_id="top")
     with gr.Row():

@@ -1,4 +1,4 @@
-"""Find a trained model by its file, folder, run or model name, and check that it is the one that is meant."""
+"""Find a trained model by file, folder, run or model name, and check it against dvc.lock."""
 
 import hashlib
 import re
@@ -20,7 +20,7 @@ def find_model(name: str | None) -> tuple[Path, Path]:
     """Find the weights file of a model and its sidecar.
 
     A run or a model must be what dvc.lock records, and is printed. A file or a folder of this project that
-    dvc.lock does not record is used as asked, with a warning.
+    dvc.lock does not record is used with a warning.
 
     Args:
         name: a weights file (``file.safetensors``), an exported folder (``exported/resnet18``), a run

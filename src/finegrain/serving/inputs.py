@@ -55,8 +55,8 @@ def find_photos(paths: Sequence[str]) -> list[PhotoSource]:
     """Find the photos of each path; a photo that several paths name is listed once.
 
     A file is taken whatever its suffix, as only its content shows whether it is an image. Folders and
-    archives are searched by the names of the files, as in the pipeline. What systems leave beside photos is
-    no photo even if it is named: a shell's ``*`` names it.
+    archives are searched by the names of the files, as in the pipeline. Side files (``layout.is_side_file``)
+    are skipped even if they are named, as a shell's ``*`` does.
 
     Args:
         paths: files, folders, archives, or globs that the shell has not expanded.

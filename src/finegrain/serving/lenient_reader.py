@@ -1,4 +1,4 @@
-"""Read what can be read of a damaged archive, or of one without classes."""
+"""Read a damaged archive as far as possible, or one without classes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +34,7 @@ class LenientReader:
         """In reading order."""
 
     def contents(self) -> Iterator[bytes | BadMember]:
-        """The bytes of each image of ``paths``, or what is wrong with it."""
+        """The bytes of each image of ``paths``, or the reason why it cannot be read."""
         images = (
             (ArchiveImage(index, member.path, self._part.name, None, ""), member.entry)
             for index, member in enumerate(self._members)
