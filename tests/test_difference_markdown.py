@@ -32,7 +32,7 @@ def test_code_and_data_that_differ_are_listed_and_results_older_than_their_param
     assert found.inputs == ["split", "src/b.py", "src/c.py"]
     assert "Code of the stages: `src/b.py`, `src/c.py`." in text(found) and "Data: the split." in text(found)
     assert "The results of `y` (0123456) are from before `lr` changed: run `dvc repro` there." in text(found)
-    assert "Nothing: parameters, code and data are the same." in text(
+    assert "Nothing: both have results of the same parameters, code and data." in text(
         difference.compare_revisions(before, before)
     )
 

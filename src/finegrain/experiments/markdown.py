@@ -192,7 +192,7 @@ def _causes(difference: Difference) -> Iterator[str]:
     if data := [name for name in difference.inputs if name not in code]:
         yield f"Data: the {' and the '.join(data)}."
     if not difference.parameters and not difference.inputs:
-        yield "Nothing: parameters, code and data are the same."
+        yield "Nothing: both have results of the same parameters, code and data."
 
 
 def _parameter(parameter: dict[str, Any], key: str) -> str:
