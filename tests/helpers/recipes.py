@@ -1,14 +1,34 @@
 """The recipes of recipes/*.yaml, as they are and shrunk."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import yaml
 from pipeline import ROOT
 
+from finegrain.config import params
+
 RECIPES: dict[str, dict[str, Any]] = {
     file.stem: yaml.safe_load(file.read_text()) for file in sorted((ROOT / "recipes").glob("*.yaml"))
 }
+
+
+REFERENCES = {"stanford-cars-sgd", "stanford-cars-one-cycle", "cifar100-mlp-head", "stanford-cars-freeze"}
+"""Recipes that repeat public projects step by step."""
+PUBLISHED_TABLES = {
+    "cub-200-2011": "cub-200-2011",
+    "fgvc-aircraft": "fgvc-aircraft",
+    "stanford-cars-official": "stanford-cars",
+}
+"""Recipes of datasets whose classes and official splits are in published tables, and their layouts."""
+
+
+def read(data: dict[str, Any], folder: Path) -> params.Params:
+    """Write a recipe as params.yaml into the folder, and read it."""
+    file = folder / "params.yaml"
+    file.write_text(yaml.safe_dump(data, sort_keys=False))
+    return params.load_params(file)
 
 
 def shrunk(name: str) -> dict[str, Any]:
