@@ -9,15 +9,13 @@ from types import SimpleNamespace
 
 import dvc.cli
 import pytest
-import yaml
 from clone import TINY
 from history import History
 from params_file import write_params
 
 from finegrain import cli
 from finegrain.core import file_io
-from finegrain.core.errors import UserError
-from finegrain.experiments import git, pull_request, stale
+from finegrain.experiments import pull_request
 
 GOOD, BAD, OTHER = "1" * 20, "0" * 10 + "1" * 10, "01" + "1" * 18
 
@@ -253,24 +251,6 @@ def test_a_figure_that_is_not_yet_committed_is_named_instead(history, capsys):
     assert "![curves]" not in text and "`reports/curves.png` is not yet committed." in text
 
 
-def test_no_such_branch_and_no_common_commit(history):
-    with pytest.raises(UserError, match="nowhere is neither here nor at the remote `origin`"):
-        git.merge_base("nowhere")
-    with pytest.raises(UserError, match="--help is neither here nor at the remote"):
-        git.merge_base("--help")
-    history.git("checkout", "-q", "--orphan", "alone")
-    history.commit("alone")
-    with pytest.raises(UserError, match="main and this branch have no commit in common"):
-        git.merge_base("main")
-
-
-def test_a_lock_with_a_conflict_is_reported(history):
-    with (history.folder / "dvc.lock").open("a") as lock:
-        lock.write("<<<<<<< HEAD\n")
-    with pytest.raises(UserError, match="DVC cannot read this project: .*dvc.lock"):
-        stale.stale_stages()
-
-
 def test_a_comment_keeps_within_the_limit(history, capsys, tmp_path):
     history.results({"net-0": BAD}, models=["net"], seeds=[0], lr=0.2)
     history.commit("worse")
@@ -315,26 +295,3 @@ def test_on_this_repository_s_pipeline(stubbed, tmp_path, monkeypatch, capsys):
     mine = comment(capsys)[1]
     assert "Which images flipped is not known" in text and "Which images flipped is not known" not in mine
     assert headline(mine) == headline(text)
-
-
-@pytest.mark.slow
-def test_stages_that_have_not_run_or_lack_what_git_keeps(stubbed, tmp_path, monkeypatch):
-    clone = stubbed.copied(tmp_path / "mine")
-    monkeypatch.chdir(clone.folder)
-    assert stale.stale_stages() == {}
-    lock = clone.folder / "dvc.lock"
-    recorded = lock.read_text()
-    lock.unlink()
-    assert stale.stale_stages()["compare"] == ["it has not run"]
-    lock.write_text(recorded)
-    recorded = yaml.safe_load(recorded)
-    outs = recorded["stages"]["train@resnet18-0"]["outs"]
-    next(out for out in outs if out["path"].endswith(".safetensors"))["md5"] = "0" * 32
-    lock.write_text(yaml.safe_dump(recorded))
-    (clone.folder / "reports/leaderboard.md").unlink()
-    with (clone.folder / "src/split.py").open("a") as script:
-        script.write("# another line\n")
-    found = stale.stale_stages()
-    assert found.pop("split") == ["src/split.py has changed"]
-    assert found.pop("compare") == ["reports/leaderboard.md is missing"]
-    assert len(found.pop("evaluate@resnet18-0")) == 1 and not found

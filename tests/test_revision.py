@@ -13,7 +13,7 @@ from stub_stages import stages_run
 from finegrain import cli
 from finegrain.core import file_io, paths
 from finegrain.core.errors import UserError
-from finegrain.experiments import diff, revision
+from finegrain.experiments import diff, git, revision
 from finegrain.experiments.results import RevisionResults
 
 
@@ -122,12 +122,12 @@ def test_the_metric_that_chooses_is_read_unless_the_results_are_older(history, r
         (lambda f: (f / "params.yaml").write_text("a: [1"), "HEAD: params.yaml is not YAML"),
         (
             lambda f: (f / "params.yaml").write_text("dataset: {name: d}\nmodels: ['@all <b>']"),
-            "HEAD: params.yaml: models.0: String should match pattern",
+            "HEAD: params.yaml: models.0: '@all <b>': must match",
         ),
         (lambda f: (f / "params.yaml").write_text("[1]"), "HEAD: params.yaml must be a mapping"),
         (
             lambda f: (f / "params.yaml").write_text("dataset: {name: d}"),
-            "HEAD: params.yaml: models: Field required",
+            "HEAD: params.yaml: models: is missing",
         ),
         (
             lambda f: [
@@ -263,3 +263,15 @@ def test_commits_experiments_a_remote_and_a_cache_that_was_cleared(stubbed, tmp_
         in printed
     )
     assert f"`git checkout {commit}`, `dvc repro` and `dvc exp save -n again`" in printed
+
+
+def test_no_such_branch_and_no_common_commit(history):
+    with pytest.raises(UserError, match="nowhere is neither here nor at the remote `origin`"):
+        git.merge_base("nowhere")
+    with pytest.raises(UserError, match="--help is neither here nor at the remote"):
+        git.merge_base("--help")
+    history.commit("start")
+    history.git("checkout", "-q", "--orphan", "alone")
+    history.commit("alone")
+    with pytest.raises(UserError, match="main and this branch have no commit in common"):
+        git.merge_base("main")

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 from dvc.repo import Repo
+from history import History
 
+from finegrain.core.errors import UserError
 from finegrain.experiments import revision, stale
 
 TRAIN = {
@@ -108,3 +110,34 @@ def test_the_recorded_inputs_name_the_packages(stages):
     again_lock = yaml.safe_load(Path("dvc.lock").read_text())
     again, _ = revision._recorded_inputs(again_lock["stages"], ["a", "b"], "d", {})
     assert {name for name in inputs if inputs[name] != again[name]} == {"src/lib/training"}
+
+
+def test_a_lock_with_a_conflict_is_reported(project):
+    History(project).results({"net-0": "1"}, models=["net"], seeds=[0])
+    with (project / "dvc.lock").open("a") as lock:
+        lock.write("<<<<<<< HEAD\n")
+    with pytest.raises(UserError, match="DVC cannot read this project: .*dvc.lock"):
+        stale.stale_stages()
+
+
+@pytest.mark.slow
+def test_stages_that_have_not_run_or_lack_what_git_keeps(stubbed, tmp_path, monkeypatch):
+    clone = stubbed.copied(tmp_path / "mine")
+    monkeypatch.chdir(clone.folder)
+    assert stale.stale_stages() == {}
+    lock = clone.folder / "dvc.lock"
+    recorded = lock.read_text()
+    lock.unlink()
+    assert stale.stale_stages()["compare"] == ["it has not run"]
+    lock.write_text(recorded)
+    recorded = yaml.safe_load(recorded)
+    outs = recorded["stages"]["train@resnet18-0"]["outs"]
+    next(out for out in outs if out["path"].endswith(".safetensors"))["md5"] = "0" * 32
+    lock.write_text(yaml.safe_dump(recorded))
+    (clone.folder / "reports/leaderboard.md").unlink()
+    with (clone.folder / "src/split.py").open("a") as script:
+        script.write("# another line\n")
+    found = stale.stale_stages()
+    assert found.pop("split") == ["src/split.py has changed"]
+    assert found.pop("compare") == ["reports/leaderboard.md is missing"]
+    assert len(found.pop("evaluate@resnet18-0")) == 1 and not found
