@@ -1,16 +1,14 @@
-"""Trials as DVC experiments, interrupted and continued; their summary and importance plot."""
+"""Trials as DVC experiments, interrupted and continued."""
 
 import argparse
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 from clone import TINY, Clone
@@ -21,86 +19,11 @@ from stub_stages import stages_run
 from finegrain import cli
 from finegrain.config import params
 from finegrain.core.errors import UserError
-from finegrain.evaluation import plot_style
 from finegrain.experiments import repair, revision
-from finegrain.search import importance_plot, search_space, sweep
-from finegrain.search.trial import Trial, TrialLog
+from finegrain.search import search_space, sweep
+from finegrain.search.trial import Trial
 
 OWN_LR = str(params.load_yaml(ROOT / "params.yaml")["lr"])
-
-TRIED = search_space.parse_space(
-    ["lr=1e-4..1e-2:log", "batch_size=8,16", "phases.all.epochs=2..8"], params.load_yaml(ROOT / "params.yaml")
-)
-
-
-def trials(count: int, seed: int = 0) -> list[Trial]:
-    """Trials in which only the learning rate matters."""
-    rng, made = np.random.default_rng(seed), []
-    for number in range(count):
-        log_lr = rng.uniform(-4, -2)
-        values = {"lr": f"{10**log_lr:.4g}", "batch_size": str(rng.choice([8, 16]))}
-        values["phases.all.epochs"] = str(rng.integers(2, 9))
-        top1 = 0.8 - 0.3 * abs(log_lr + 3) + rng.normal(0, 0.01)
-        made.append(Trial(number, values, "done", top1, 1 - top1, 100))
-    return made
-
-
-def test_importances_find_the_parameter_that_matters():
-    shares = importance_plot.importances(TRIED, trials(30))
-    assert shares["lr"] > 0.8 and sum(shares.values()) == pytest.approx(1)
-    assert importance_plot.importances(TRIED, trials(7)) == {}
-    same = [Trial(trial.number, trial.values, "done", 0.5, 1.0, 100) for trial in trials(10)]
-    assert importance_plot.importances(TRIED, same) == {}
-
-
-def test_the_plot_has_a_panel_for_each_parameter_the_most_important_first():
-    made = trials(30)
-    figure = importance_plot.importance_plot(TRIED, made)
-    history, first, *rest = (
-        axes for axes in figure.axes if axes.get_visible() and axes.get_title(loc="left")
-    )
-    assert history.get_title(loc="left").startswith("30 trials")
-    assert re.match(r"lr: importance \d\d%", first.get_title(loc="left")) and first.get_xscale() == "log"
-    assert len(rest) == 2
-    dots = first.collections[0].get_offsets()
-    assert sorted(dots[:, 0]) == pytest.approx(sorted(float(trial.values["lr"]) for trial in made))
-    best = min(made, key=lambda trial: trial.rank)
-    assert first.collections[1].get_offsets().tolist() == [[float(best.values["lr"]), best.value]]
-    assert plot_style.render_png(figure) == plot_style.render_png(
-        importance_plot.importance_plot(TRIED, made)
-    )
-
-
-def test_the_summary_counts_the_trials_as_good_as_the_best(tmp_path):
-    trial_log = TrialLog(tmp_path / "tune", {}, trials(12))
-    trial_log.trials[3].state = "failed"
-    text = sweep.summary(trial_log).replace("\N{NO-BREAK SPACE}", " ")
-    best = min(trial_log.done, key=lambda trial: trial.rank)
-    assert f"| tune-{best.number:03d} | {best.value:.2%}".replace("%", " %") in text
-    # about 80 of 100 images are correct: the interval reaches some 9 points down
-    close = sum(trial.value > best.value - 0.09 for trial in trial_log.done)
-    assert 0 < close < 11
-    assert text.count("11 trials (1 more failed).") == 1
-    assert text.count(f"separate trials: {close - 1} others.") == 1
-    for trial in trial_log.trials:
-        trial.state = "failed"
-    assert sweep.summary(trial_log) == "12 trials, all of them failed.\n"
-
-
-def test_trials_are_ranked_by_their_metric(tmp_path):
-    """The loss falls with the top-1 that ``trials`` makes up, and the lowest is best."""
-    losses = [Trial(t.number, t.values, "done", t.loss, t.loss, 100, "loss") for t in trials(12)]
-    best = min(losses, key=lambda trial: trial.rank)
-    assert best.value == min(trial.value for trial in losses)
-    assert search_space.build_study(TRIED, losses).best_value == best.value
-    text = sweep.summary(TrialLog(tmp_path / "tune", {}, losses))
-    assert (
-        "| experiment | validation loss |" in text
-        and f"| tune-{best.number:03d} | {best.value:.3f} |" in text
-    )
-    figure = importance_plot.importance_plot(TRIED, losses)
-    assert figure.axes[0].get_ylabel() == "validation loss"
-    assert figure.axes[0].lines[0].get_ydata()[-1] == best.value
 
 
 def test_what_trials_are_compared_by_is_no_parameter_of_the_space():
@@ -227,7 +150,7 @@ def test_the_settings_for_all_trials_are_checked_with_the_space_before_the_first
 
 @pytest.mark.parametrize("lock", repair.LOCK_TABLES)
 def test_a_lock_that_a_killed_dvc_left_empty_is_removed_before_a_trial(lock, experiments):
-    """And no other: in a complete one dvc sees by the process whether it is stale."""
+    """A complete lock stays: dvc can see from its process whether it is stale."""
     lock.parent.mkdir(parents=True)
     lock.write_text("{}")
     assert sweep.run(args("tune", "lr=1e-4..1e-2", "--trials", "1")) == 0
@@ -274,7 +197,7 @@ def test_its_experiment_ends_when_the_sweep_alone_is_killed():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl")
 def test_its_experiment_does_not_start_when_the_sweep_was_killed_first():
-    """Killed before the new process asked Linux to end with it."""
+    """The sweep is killed before the new process has called prctl."""
     another = os.getppid()
     done = subprocess.run(
         [sys.executable, "-c", "print('on')"], preexec_fn=sweep._end_with(another), capture_output=True
