@@ -20,10 +20,8 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from pipeline import ROOT
 from trained_project import copy_trained_project
-from untrained import save_untrained
 
 from finegrain import cli
-from finegrain.config.training import HeadParams
 from finegrain.core import file_io, paths
 from finegrain.core.errors import UserError
 from finegrain.export import model_card, model_folder, onnx_graph, output_folder
@@ -204,25 +202,6 @@ def test_the_card_of_a_model_from_elsewhere_names_what_is_not_known(own, capsys)
 
 
 @pytest.mark.slow
-def test_the_card_of_a_solved_head_says_what_was_fitted(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    head = HeadParams(pool="covariance", stage=["layer1", "layer2"], channels=4)
-    solved = {"solve": {"strength": 0.316, "losses": [], "learning_curve": []}}
-    recipe = {"head": head.model_dump(), "weights": "mine.pth", "phases": {"solve": {"solve": "ridge"}}}
-    save_untrained(
-        Path("m.safetensors"), Path("m.json"), ["a", "b"], head=head, recipe=recipe, solved=solved,
-        leave_one_out={"images": 1234, "top1": 0.875},
-    )  # fmt: skip
-    Path("photo.jpg").write_bytes(PHOTO)
-    assert run("--model", "m.safetensors", "--check", "photo.jpg") == 0
-    text = body("exported/m/README.md")
-    assert "resnet18 up to layer2, with covariance pooling of layer1 and layer2," in text
-    assert "It keeps all layers but the last of the weights of the file mine.pth." in text
-    assert "strength 0.316." in text and "87.50 % of the 1,234 training images are correct" in text
-    assert len(Predictor.from_pretrained("exported/m")("photo.jpg")) == 2
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
@@ -292,23 +271,3 @@ def test_a_license_that_is_no_identifier_of_the_hub_is_rejected(text, capsys):
     with pytest.raises(SystemExit):
         cli.build_parser().parse_args(["export", "--license", text])
     assert "such as apache-2.0" in capsys.readouterr().err
-
-
-HUB = f"a/b@{'c' * 40}"
-
-
-@pytest.mark.parametrize(
-    ("weights", "begun", "words"),
-    [
-        ("DEFAULT", {"name": "IMAGENET1K_V2", "file": "r.pth"}, "torchvision's weights IMAGENET1K\\_V2."),
-        (HUB, {"name": HUB, "sha256": "0" * 64}, f"of the Hub's repository {HUB} (SHA-256 `0000"),
-        ("../v1", {"name": "v1", "head": "new", "sha256": "0" * 64}, "the trained model v1 (SHA-256 `0000"),
-        ("../v1", {"name": "v1", "head": "kept", "kept_classes": 1234}, "with its head for 1,234 classes"),
-        ("/srv/old.pth", None, "the weights of the file"),
-    ],
-)  # fmt: skip
-def test_the_card_says_what_the_model_began_with(weights, begun, words):
-    metadata = {"recipe": {"weights": weights}} | ({"initial_weights": begun} if begun else {})
-    assert words in model_card._origin(metadata)
-    portable = model_folder.portable_metadata(metadata)["recipe"]["weights"]
-    assert portable == (weights if "@" in weights or "/" not in weights else weights.split("/")[-1])
