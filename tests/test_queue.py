@@ -4,8 +4,8 @@ import time
 
 import pytest
 import yaml
-from chaos import processes, stage_of
 from clone import Clone
+from kills import processes, stage_of
 
 pytestmark = pytest.mark.long
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from chaos import processes
 from clone import Clone
+from kills import processes
 from stub_stages import stages_run
 
 from recipes import shrunk

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 import yaml
-from chaos import command_line, processes, stage_of
 from clone import TINY, Clone
+from kills import command_line, processes, stage_of
 from params_file import write_params
 from pipeline import ROOT
 from stub_stages import stages_run
@@ -209,7 +209,7 @@ def test_trainings_of_clones_are_collected_through_a_remote(pushed, serial, tmp_
 
 
 def test_the_run_cache_alone_brings_no_training(pushed, tmp_path):
-    """Its records name files that `dvc pull` does not fetch, as dvc.lock does not know them yet."""
+    """Its records name files that `dvc pull` does not fetch, as dvc.lock does not list them yet."""
     collecting = pushed.colleague(pushed.folder, tmp_path / "collecting")
     collecting("dvc pull --run-cache --allow-missing")
     assert {f"train@{run}" for run in RUNS} < stages_run(collecting("dvc repro"))

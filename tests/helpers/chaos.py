@@ -1,12 +1,12 @@
-"""Break the pipeline off at random moments, let it go on, and compare what it makes with an unbroken run.
+"""Interrupt the pipeline at random, run it again, and compare its files with those of an unbroken run.
 
     python tests/helpers/chaos.py --kills 100 --seed 0 --out docs/chaos.md
 
 Runs real DVC commands in a copy of the repository with a small sample. Each round starts from nothing and
 repeats its command, `dvc repro`, `dvc exp run`, `dvc exp run --temp` or a queue's, until it ends by itself.
-Exits with 1 if a command fails that nobody broke off, if a file differs, or if a process is left over. Where
-DVC refuses what it has itself left behind, `finegrain repair` and the same command again must go on; this is
-counted.
+Exits with 1 if a command fails without an interruption, if a file differs, or if a process is left over.
+Where DVC refuses what it has left behind itself, the command must succeed after `finegrain repair`; these
+cases are counted.
 """
 
 import argparse
@@ -21,12 +21,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 from clone import Clone
+from kills import KILLS, at_work, command_line, processes, send, stage_of
 from params_file import write_params
 
 SMALL = {
@@ -42,14 +42,14 @@ SMALL = {
 QUICK = SMALL | {"dataset__images_per_class": 8, "models": ["resnet18"], "phases__all__epochs": 2}
 COMPARED = tuple(f"{top}/sample" for top in ("metrics", "plots", "reports", "models", "data", "winner"))
 COSTS = ".cost.json"
-"""How the names of files end that hold times, which no two runs share."""
+"""Suffix of the files that hold times, which differ between runs."""
 LOST = 75
-"""Exit status where the queue has no worker at work for half a minute and the experiment has not ended."""
+"""Exit status if the queue has had no active worker for half a minute and the experiment has not ended."""
 WAYS = {
     "repro": "exec dvc repro",
     "exp run": "exec dvc exp run -n {name}",
     "exp run --temp": "exec dvc exp run --temp -n {name}",
-    # a worker that was asked to end (SIGTERM) works its task off first: so long no other starts
+    # a worker that receives SIGTERM finishes its task first; no other worker starts until then
     "queue": """dvc exp run --queue -n {name} && dvc queue start && idle=0
         until dvc queue status > ../status; grep {name} ../status | grep -qE 'Success|Failed'; do
             grep -q ' 0 active' ../status && idle=$((idle + 1)) || idle=0
@@ -59,79 +59,15 @@ WAYS = {
 }
 
 
-def processes(folder: Path) -> Iterator[psutil.Process]:
-    """Those that work in the folder, or in a copy that DVC makes below it."""
-    for process in psutil.process_iter():
-        try:
-            if Path(process.cwd()).is_relative_to(folder) and process.status() != psutil.STATUS_ZOMBIE:
-                yield process
-        except (psutil.Error, OSError):
-            continue
-
-
-def command_line(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
-def stage_of(process: psutil.Process) -> str | None:
-    words = command_line(process).split()
-    script = next((word for word in words if word.startswith("src/") and word.endswith(".py")), None)
-    return Path(script).stem if script and "python" in words[0] else None
-
-
-def send(number: int, wanted: Callable[[psutil.Process], bool]) -> Callable[[Path, int], None]:
-    def act(folder: Path, _: int) -> None:
-        for process in [p for p in processes(folder) if wanted(p)]:
-            try:
-                process.send_signal(number)
-            except psutil.Error:
-                pass
-
-    return act
-
-
-def power_cut(folder: Path, _: int) -> None:
-    """Everything at once; what was being written is half there."""
-    for number in (signal.SIGSTOP, signal.SIGKILL):  # no process sees another one die first
-        send(number, lambda process: True)(folder, _)
-    for state in (folder / ".checkpoints").glob("*/lock"):
-        state.with_name(".checkpoint.pt.tmp").write_bytes(os.urandom(1000))
-    for file in folder.rglob(".*.tmp"):
-        if file.is_file():
-            os.truncate(file, file.stat().st_size // 2)
-
-
-def is_dvc(process: psutil.Process) -> bool:
-    return "dvc" in command_line(process) and stage_of(process) is None
-
-
-def at_work(stage: psutil.Process) -> bool:
-    """Whether a dvc that lives has started it: of a queue's experiments, a worker takes the next one."""
-    try:
-        return any(is_dvc(parent) for parent in stage.parents())
-    except psutil.Error:
-        return False
-
-
-KILLS: dict[str, Callable[[Path, int], None]] = {
-    "kill -9 dvc": send(signal.SIGKILL, is_dvc),
-    "kill dvc": send(signal.SIGTERM, is_dvc),
-    "kill -9 the stage": send(signal.SIGKILL, lambda process: stage_of(process) is not None),
-    "Ctrl-C": lambda folder, group: os.killpg(group, signal.SIGINT),
-    "power cut": power_cut,
-}
 FULL_DISK = "full disk"
 """Files may not grow beyond a random size: the system refuses to write, as it does when the disk is full."""
 NOT_IN_QUEUE = ("Ctrl-C", FULL_DISK)
-"""A worker is in the background: it neither hears the keyboard nor inherits what a command is allowed."""
+"""A worker runs in the background: it gets no Ctrl-C and does not inherit the limits of a command."""
 
 
 A_ROUND, A_QUEUE_ROUND = 10, 3
-"""Kills, after which a round is left to end, so that every way gets its share. A new queue worker first runs
-the experiments that were broken off before, one by one."""
+"""Most kills in a round; it may then end, so that every way gets its share. A new queue worker first runs
+the interrupted experiments, one by one."""
 PATIENCE_SECONDS = 900
 
 
@@ -143,13 +79,13 @@ class Tally:
     files: int = 0
     different: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    """Commands that ended with an error though nobody broke them off."""
+    """Commands that ended with an error without an interruption."""
     left_over: list[str] = field(default_factory=list)
     """Processes that outlived a kill, and files that outlived a round."""
     lost: list[str] = field(default_factory=list)
-    """Experiments that DVC's queue calls running while no worker runs one: they were queued again."""
+    """Experiments that DVC's queue lists as running although no worker runs them: they were queued again."""
     refused: list[str] = field(default_factory=list)
-    """Each time that DVC refused what it had left behind: the way, what it said, what ``mend`` said."""
+    """For each command that DVC refused: the way, DVC's error, and the output of ``finegrain repair``."""
     on_no_branch: list[str] = field(default_factory=list)
     """Rounds after which git was on no branch, until ``finegrain repair``."""
 
@@ -160,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--longest", type=float, default=14.0, help="seconds until a command is broken off")
+    parser.add_argument("--longest", type=float, default=14.0, help="seconds until a command is interrupted")
     parser.add_argument("--quick", action="store_true", help="an even smaller sample")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--out", type=Path, help="write the report there too")
@@ -173,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             run(clone, args.kills, random.Random(args.seed), args.ways, args.longest, tally)
         except KeyboardInterrupt:
-            print("Broken off; so far:", flush=True)
+            print("Interrupted; so far:", flush=True)
             send(signal.SIGKILL, lambda process: True)(clone.folder, 0)
     text = report(tally, args.seed, time.monotonic() - started)
     print(text)
@@ -185,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(
     clone: Clone, kills: int, rng: random.Random, ways: Sequence[str], longest: float, tally: Tally
 ) -> None:
-    """Round after round, noted in the tally."""
+    """Run rounds until there were enough kills; counts them in ``tally``."""
     clone.commit("shrink")
     clone("dvc repro")
     unbroken = contents(clone.folder)
@@ -208,8 +144,8 @@ def fresh(clone: Clone) -> None:
 
 
 def one_round(clone: Clone, way: str, rng: random.Random, tally: Tally, kills: int, longest: float) -> None:
-    """Start the command, break it off, start it again, until it ends by itself."""
-    before, broken_off_by = len(tally.kills), ""
+    """Start the command, interrupt it, start it again, until it ends by itself."""
+    before, interrupted_by = len(tally.kills), ""
     for attempt in range(1000):
         name = f"{way.replace(' ', '').replace('-', '')}-{sum(tally.rounds.values())}-{attempt}"
         kinds = [k for k in (*KILLS, FULL_DISK) if way != "queue" or k not in NOT_IN_QUEUE]
@@ -217,27 +153,26 @@ def one_round(clone: Clone, way: str, rng: random.Random, tally: Tally, kills: i
         kind = rng.choice(kinds) if len(tally.kills) < min(kills, before + most) else ""
         delay = rng.uniform(0.3, longest)
         largest_file = rng.randrange(100_000, 60_000_000) if kind == FULL_DISK else None
-        code, output = start(
-            clone, WAYS[way].format(name=name, lost=LOST), kind, delay, largest_file, tally, way
-        )
+        command = WAYS[way].format(name=name, lost=LOST)
+        code, output = start(clone, command, kind, delay, largest_file, tally, way)
         if code == 0 and succeeded(clone, way, name):
             if way in ("exp run --temp", "queue"):
                 clone(f"dvc exp apply {name}")
             return
         if way == "queue" and code == LOST:
-            tally.lost.append(f"{way} after {broken_off_by or 'nothing'}")
+            tally.lost.append(f"{way} after {interrupted_by or 'nothing'}")
         elif kind == FULL_DISK and code is not None:
             tally.kills.append((way, kind, "any", 0.0))
-        elif code is not None and broken_off_by:
+        elif code is not None and interrupted_by:
             refusal = next((line for line in output.splitlines() if line.startswith("ERROR")), f"exit {code}")
-            mended = " ".join(clone("finegrain repair").split())
-            tally.refused.append(f"{way} after {broken_off_by}: {refusal} [{mended or 'nothing to mend'}]")
+            repaired = " ".join(clone("finegrain repair").split()) or "nothing to repair"
+            tally.refused.append(f"{way} after {interrupted_by}: {refusal} [{repaired}]")
             kind = ""  # the next one must go on
         elif code is not None:
             tally.failed.append(f"{way}, attempt {attempt}, exit {code}:\n{output[-3000:]}")
             return
         wait_for_quiet(clone, way, tally, kind)
-        broken_off_by = kind
+        interrupted_by = kind
 
 
 def start(
@@ -246,7 +181,7 @@ def start(
     """Run until the end or the kill; exit status (None: killed) and output."""
 
     def prepare() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job would hand down that it is ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job ignores it, and its children too
         if largest_file is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
@@ -261,7 +196,7 @@ def start(
         except subprocess.TimeoutExpired:
             if kind not in KILLS:
                 os.killpg(running.pid, signal.SIGKILL)
-                return -signal.SIGKILL, f"nobody broke it off, and it took more than {PATIENCE_SECONDS} s"
+                return -signal.SIGKILL, f"it took more than {PATIENCE_SECONDS} s without an interruption"
             tally.kills.append((way, kind, *hit(clone.folder)))
             KILLS[kind](clone.folder, running.pid)
             try:
@@ -353,11 +288,11 @@ def report(tally: Tally, seed: int, seconds: float) -> str:
         lines.append("| " + " | ".join([kind, *(str(by_kind[kind, way]) for way in WAYS)]) + " |")
     stages = Counter(stage for _, kind, stage, _ in tally.kills if kind != FULL_DISK)
     lines += ["", "Hit: " + ", ".join(f"{stage} {count}" for stage, count in stages.most_common()) + ".", ""]
-    told = {"differs": tally.different, "failed": tally.failed, "left": tally.left_over}
-    for title, found in (
-        told | {"refused": tally.refused, "no branch": tally.on_no_branch, "lost": tally.lost}
-    ).items():
-        lines += [f"{title}: {text}" for text in found]
+    lists = {
+        "differs": tally.different, "failed": tally.failed, "left": tally.left_over,
+        "refused": tally.refused, "no branch": tally.on_no_branch, "lost": tally.lost,
+    }  # fmt: skip
+    lines += [f"{title}: {text}" for title, found in lists.items() for text in found]
     return "\n".join(lines).rstrip() + "\n"
 
 
