@@ -104,7 +104,7 @@ def test_each_part_has_two_images_and_a_small_last_batch_fewer_parts(tmp_path, a
 
 
 def test_a_batch_with_too_few_images_for_its_parts_is_rejected(tmp_path):
-    for more, said in [
+    for more, message in [
         (
             {"phases__all__accumulate": 5},
             "batch_size: 8 images are too few for accumulate: 5",
@@ -115,6 +115,6 @@ def test_a_batch_with_too_few_images_for_its_parts_is_rejected(tmp_path):
         ),
         ({"phases__all__accumulate": 0}, "phases.all.accumulate: 0"),
     ]:
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             params.load_params(write_params(tmp_path, **{"batch_size": 8, **more}))
     params.load_params(write_params(tmp_path, batch_size=8, phases__all__accumulate=4))

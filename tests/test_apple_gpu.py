@@ -51,7 +51,7 @@ def test_it_trains_in_one_process():
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (
             NotImplementedError(
@@ -65,8 +65,8 @@ def test_it_trains_in_one_process():
         ),
     ],
 )
-def test_its_errors_name_the_fix(error, said):
-    with pytest.raises(UserError, match=said), devices.explain_errors("batch_size: 2", "halve it"):
+def test_its_errors_name_the_fix(error, message):
+    with pytest.raises(UserError, match=message), devices.explain_errors("batch_size: 2", "halve it"):
         raise error
 
 

@@ -74,8 +74,8 @@ def test_other_files_are_counted_by_suffix_except_for_junk(tmp_path, name, capfd
         list(reader.read())
         assert reader.ignored[".cr2"] == 2
         archive.report_ignored(reader.ignored)
-    said = capfd.readouterr().err
-    assert ": 2 .cr2 (such as cat/3.CR2); RAW is " in said and ": 1 .csv, 1 no suffix\n" in said
+    printed = capfd.readouterr().err
+    assert ": 2 .cr2 (such as cat/3.CR2); RAW is " in printed and ": 1 .csv, 1 no suffix\n" in printed
 
 
 def test_an_empty_class_folder_is_not_a_class(tmp_path):

@@ -59,7 +59,7 @@ def test_under_dvc_the_state_stays_until_dvc_has_recorded_the_result(project, mo
     checkpoint.remove_recorded()
     assert len(list(paths.checkpoints_folder().iterdir())) == 1
     (project / "dvc.lock").write_text("outs:\n- path: m\n  md5: 900150983cd24fb0d6963f7d28e17f72\n")
-    assert train() is None  # asked for anew, such as by `dvc repro --force`
+    assert train() is None  # requested again, as by `dvc repro --force`
     checkpoint.remove_recorded()
     assert not list(paths.checkpoints_folder().iterdir())
 

@@ -18,7 +18,7 @@ BY_CLASS = ["macro_f1", "mean_class_accuracy"]
 def simulate(
     rng: np.random.Generator, ease: Floats, recall: Floats, seeds: int = 1, seed_sd: float = 0.0
 ) -> Outcomes:
-    """Predictions of runs of one recipe: half of what decides is the image, the other half the run.
+    """Predictions of several runs of one recipe; images and runs contribute equally to the random error.
 
     Args:
         ease: ``[N]`` standard normal, shared by all models.

@@ -80,8 +80,8 @@ def test_images_are_dropped_or_relabeled_and_all_others_stay_as_they_were(before
     }
     metadata = json.loads(Path("data/toy/pack/pack.json").read_text())
     assert metadata["counts"] == {"train": 36, "val": 11, "test": 11}
-    said = capfd.readouterr().err
-    assert "2 images dropped, 2 given another class" in said and "changes 2 test images" in said
+    printed = capfd.readouterr().err
+    assert "2 images dropped, 2 given another class" in printed and "changes 2 test images" in printed
 
 
 def test_rows_that_change_nothing_are_counted(before, capfd):

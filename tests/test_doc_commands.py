@@ -46,7 +46,7 @@ COMMANDS = sorted(set(commands()))
 
 
 def problem(command: str) -> str | None:
-    """What is wrong with a command; None if nothing is."""
+    """The error in a command; None if it is valid."""
     words = [word for word in shlex.split(command) if word != "&"]
     while re.match(r"[A-Z_]+=", words[0]):  # a variable of the environment
         words = words[1:]
@@ -63,14 +63,14 @@ def problem(command: str) -> str | None:
     parser = {"dvc": get_main_parser, "finegrain": cli.build_parser}.get(program)
     if parser is None:
         return f"{program}: check it here, or list it in NOT_CHECKED with the reason"
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
             parser().parse_args(words)
     except SystemExit:
-        return said.getvalue().strip().splitlines()[-1]
+        return printed.getvalue().strip().splitlines()[-1]
     except Exception as error:  # dvc's parser raises one of its own
-        return f"{type(error).__name__}: {error} {said.getvalue()[-200:]}"
+        return f"{type(error).__name__}: {error} {printed.getvalue()[-200:]}"
     return None
 
 

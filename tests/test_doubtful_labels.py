@@ -30,7 +30,7 @@ NAMES = ["007", "dog", "owl"]
 
 
 def predictions(label_probability: list[float]) -> HeldOutPredictions:
-    """Predictions whose most probable class tells the image's place."""
+    """Predictions whose most probable class encodes the image's position."""
     n = len(label_probability)
     return HeldOutPredictions(
         np.array(label_probability), np.arange(n) % 3, 1 - np.array(label_probability) / 2

@@ -65,7 +65,7 @@ def compute(pack: Path, net: nn.Module | None = None, names: str = "train", **ch
         return rows.read(0, len(rows))
 
 
-def anew(pack: Path) -> Tensor:
+def computed(pack: Path) -> Tensor:
     """Features from an empty cache."""
     shutil.rmtree(".checkpoints", ignore_errors=True)
     return compute(pack)
@@ -126,7 +126,7 @@ def truncate(file: str, bytes_left: int) -> None:
     ],
 )
 def test_an_interrupted_pass_resumes_to_the_same_bits(tiny_pack, monkeypatch, batches_run, broken, computed):
-    expected = anew(tiny_pack)
+    expected = computed(tiny_pack)
     row_bytes = 4 * expected.shape[1]
     shutil.rmtree(".checkpoints")
     real = feature_cache.FeatureCache.add
@@ -162,23 +162,23 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_only_new_images_are_computed_and_every_row_is_as_from_an_empty_cache(tiny_pack, batches_run, name):
     first, second, new = CHANGES[name]
-    everything = anew(tiny_pack)
+    everything = computed(tiny_pack)
     shutil.rmtree(".checkpoints")
     compute(with_images(tiny_pack, first))
     batches_run.clear()
     pack = with_images(tiny_pack, second)
     found = compute(pack)
     assert len(batches_run) == -(-new // BATCH)
-    assert torch.equal(found, anew(pack))
+    assert torch.equal(found, computed(pack))
     assert torch.equal(found, everything[second])
 
 
 @pytest.mark.parametrize("batch", [BATCH, inference.BATCH_SIZE])
 def test_the_other_images_of_a_batch_do_not_change_the_bits(tiny_pack, monkeypatch, batch):
     monkeypatch.setattr(features, "BATCH_SIZE", batch)
-    everything = anew(tiny_pack)
+    everything = computed(tiny_pack)
     for chosen in ([41], [13, 2]):
-        assert torch.equal(anew(with_images(tiny_pack, chosen)), everything[chosen])
+        assert torch.equal(computed(with_images(tiny_pack, chosen)), everything[chosen])
 
 
 def test_whatever_changes_the_features_has_a_cache_of_its_own(tiny_pack):

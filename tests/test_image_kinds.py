@@ -1,4 +1,4 @@
-"""What systems leave beside photos is no photo, and photos that are not read are told: one rule for all."""
+"""Side files are no photos, and photos of unread formats are reported, by the same rule everywhere."""
 
 import drawn
 import pytest
@@ -14,7 +14,7 @@ cat/SYNOFILE_THUMB_XL.jpg cat/._1.jpg __MACOSX/cat/._1.jpg .DS_Store dog/Thumbs.
 .ipynb_checkpoints/1-checkpoint.jpg .git/a.jpg $RECYCLE.BIN/1.jpg .Trash-1000/files/1.jpg .thumbnails/1.jpg
 .stversions/cat/1.jpg .picasaoriginals/1.jpg
 """.split()
-TOLD = {
+REPORTED = {
     "cat/7.CR2": ".cr2",
     "cat/8.dng": ".dng",
     "cat/6.ARW": ".arw",
@@ -27,7 +27,7 @@ TOLD = {
 
 @pytest.fixture
 def folder(tmp_path):
-    return drawn.tree(tmp_path / "photos", {**FILES, **dict.fromkeys([*SIDE_FILES, *TOLD], b"-")})
+    return drawn.tree(tmp_path / "photos", {**FILES, **dict.fromkeys([*SIDE_FILES, *REPORTED], b"-")})
 
 
 @pytest.mark.parametrize("kind", ["folder", "a.zip", "a.tar"])
@@ -44,14 +44,14 @@ def test_download_split_and_predict_take_the_same_photos_and_tell_the_same_other
     with archive.ArchiveReader(tmp_path / "out") as reader:
         assert sorted(contents(reader)) == sorted(FILES.items())
         archive.report_ignored(reader.ignored)
-    said = capfd.readouterr().err
+    printed = capfd.readouterr().err
     (found,) = inputs.find_photos([str(source)])
     assert {photo.relative_path for photo in found.photos} == set(FILES)
-    assert found.ignored == {kind: 1 for kind in TOLD.values()}
-    for name, left_out in TOLD.items():
+    assert found.ignored == {kind: 1 for kind in REPORTED.values()}
+    for name, left_out in REPORTED.items():
         assert f"1 {left_out} (such as {name})" in found.ignored.photos()
-        assert f"1 {left_out} (such as {name})" in said
-    assert all("develop all photos in the same way" in text for text in (said, found.ignored.photos()))
+        assert f"1 {left_out} (such as {name})" in printed
+    assert all("develop all photos in the same way" in text for text in (printed, found.ignored.photos()))
 
 
 def test_links_to_photos_are_read_and_links_to_folders_are_told_or_refused(tmp_path, folder):

@@ -181,7 +181,7 @@ def test_what_is_kept_is_checked(run, kept, damage):
     if (kept, damage) != (
         "inspected",
         flip,
-    ):  # a row that is another photo's by one bit is not told from right
+    ):  # a flipped bit can turn a row into that of another photo, which nothing detects
         damage(file)
     assert run()[0] == first == from_scratch()
 

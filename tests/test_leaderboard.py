@@ -144,7 +144,7 @@ def write_classes(model: str, val: dict[str, float], labels: np.ndarray, predict
     ],
 )
 def test_the_metric_that_chooses_ranks_the_models_and_is_compared(project, choose_by, winner, verdict):
-    """One model knows nothing but the large class, the other all three but less of the large one."""
+    """One model predicts the large class alone, the other all three, but fewer images of the large one."""
     labels = np.repeat([0, 1, 2], [160, 20, 20])
     all_large, balanced = np.zeros(200, int), np.where(np.arange(200) < 70, 1, labels)
     common = {"top1": 0.8, "loss": 0.9, "macro_f1": 0.3, "mean_class_accuracy": 0.33}

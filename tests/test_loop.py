@@ -40,7 +40,7 @@ def settings(tmp_path, **more) -> params.Params:
 
 
 STEPS = 7
-"""Of an epoch of tiny_pack in batches of 6; with its end, fit() asks 8 times an epoch whether to save."""
+"""Steps in an epoch of tiny_pack, in batches of 6; fit() calls ``due`` after each and after the epoch."""
 EPOCH_ENDS = tuple(range(STEPS + 1, 100, STEPS + 1))
 
 
@@ -120,7 +120,7 @@ def test_a_resumed_run_repeats_only_what_came_after_the_checkpoint(tiny_pack, tm
 def test_a_loss_that_is_not_finite_stops_at_that_step_and_keeps_the_last_checkpoint(
     tiny_pack, tmp_path, monkeypatch
 ):
-    """The rate of the third phase is absurd: its second step sees what the first has done."""
+    """The learning rate of the third phase is absurd: its first step spoils the weights for the second."""
     broken = {**TWO_PHASES["all"], "epochs": 1, "schedule": {"kind": "constant"}, "lr": 1e6}
     config = settings(tmp_path, phases={**TWO_PHASES, "broken": broken})
     steps = []
@@ -243,7 +243,7 @@ def test_clipping_bounds_what_a_step_can_do(tiny_pack, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (torch.OutOfMemoryError("CUDA out of memory."), "do not fit the GPU's memory; halve it"),
         (
@@ -253,13 +253,13 @@ def test_clipping_bounds_what_a_step_can_do(tiny_pack, tmp_path):
         (MemoryError(), "do not fit this machine's memory; halve it"),
     ],
 )
-def test_too_little_memory_names_the_batch_size_that_counts(tiny_pack, tmp_path, monkeypatch, error, said):
+def test_too_little_memory_names_the_batch_size_that_counts(tiny_pack, tmp_path, monkeypatch, error, message):
     def fail(*_):
         raise error
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", fail)
-    with pytest.raises(UserError, match=f"params.yaml: batch_size: 6 images of 32 px {said}"):
+    with pytest.raises(UserError, match=f"params.yaml: batch_size: 6 images of 32 px {message}"):
         run(tiny_pack, settings(tmp_path))
     own = settings(tmp_path, phases__warm__batch_size=4)
-    with pytest.raises(UserError, match=f"params.yaml: phases.warm.batch_size: 4 images of 32 px {said}"):
+    with pytest.raises(UserError, match=f"params.yaml: phases.warm.batch_size: 4 images of 32 px {message}"):
         run(tiny_pack, own)

@@ -53,7 +53,7 @@ class Project:
         assert done.returncode == code, done.stderr
         return done.stderr
 
-    def asked(self) -> list[str]:
+    def pip_calls(self) -> list[str]:
         """What the stub was run with since the last call."""
         lines = self.log.read_text().splitlines()
         self.log.write_text("")
@@ -78,16 +78,16 @@ def names(lock: str) -> set[str]:
 
 def test_every_layer_is_installed_from_its_lock(installed):
     installed.make("install")
-    assert installed.asked() == [f"{LOCKED} requirements.txt", PACKAGE]
+    assert installed.pip_calls() == [f"{LOCKED} requirements.txt", PACKAGE]
     installed.make("dev")
-    assert installed.asked() == [f"{LOCKED} requirements-{layer}.txt" for layer in ("app", "dev")]
+    assert installed.pip_calls() == [f"{LOCKED} requirements-{layer}.txt" for layer in ("app", "dev")]
     installed.make("dev")
-    assert installed.asked() == []
+    assert installed.pip_calls() == []
 
 
 def test_torch_for_the_cpu_comes_from_its_index_and_cuda_not_at_all(installed):
     installed.make("install", "TORCH=cpu")
-    assert installed.asked() == [f"{LOCKED} .venv/requirements.txt", CPU, PACKAGE]
+    assert installed.pip_calls() == [f"{LOCKED} .venv/requirements.txt", CPU, PACKAGE]
     lock = (installed.folder / "requirements.txt").read_text()
     taken = (installed.folder / ".venv/requirements.txt").read_text()
     left_out = names(lock) - names(taken)
@@ -98,9 +98,9 @@ def test_torch_for_the_cpu_comes_from_its_index_and_cuda_not_at_all(installed):
 
 def test_the_build_of_torch_is_remembered_and_not_changed_silently(installed):
     installed.make("install", "TORCH=cpu")
-    installed.asked()
+    installed.pip_calls()
     installed.make("app")
-    assert installed.asked() == [f"{LOCKED} .venv/requirements-app.txt", CPU]
+    assert installed.pip_calls() == [f"{LOCKED} .venv/requirements-app.txt", CPU]
     assert ".venv has torch for cpu" in installed.make("install", "TORCH=cuda", code=2)
     assert "it is cpu or cuda" in installed.make("install", "TORCH=gpu", code=2)
 
@@ -110,15 +110,15 @@ def test_the_newest_python_that_can_make_an_environment_is_taken(project):
     for name in ("python3.12", "python3.11"):
         project.add_python(name, STUB + f'echo {name} >> "$LOG"\n')
     project.make("install", code=2)  # the stub makes no environment
-    assert project.asked()[-2:] == ["-m venv .venv", "python3.12"]
+    assert project.pip_calls()[-2:] == ["-m venv .venv", "python3.12"]
     project.add_python("mine", STUB)
     project.make("install", "PYTHON=mine", code=2)
-    assert project.asked()[-1] == "-m venv .venv"
+    assert project.pip_calls()[-1] == "-m venv .venv"
 
 
 def test_without_a_python_one_line_says_so(project):
-    said = project.make("install", code=2)
-    assert re.match(r"error: found no Python 3\.11 to 3\.13 .*make PYTHON=\S+\)?\nmake: \*\*\*", said)
+    printed = project.make("install", code=2)
+    assert re.match(r"error: found no Python 3\.11 to 3\.13 .*make PYTHON=\S+\)?\nmake: \*\*\*", printed)
     project.add_python("old", "#!/bin/sh\nexit 1\n")
     assert "error: PYTHON=old is not a Python of 3.11 or newer\n" in project.make(
         "install", "PYTHON=old", code=2
@@ -128,7 +128,7 @@ def test_without_a_python_one_line_says_so(project):
 def test_without_git_one_line_says_so(installed):
     (installed.bin / "git").unlink()
     assert installed.make("install", code=2).startswith("error: git is not installed")
-    assert installed.asked() == []
+    assert installed.pip_calls() == []
 
 
 def test_the_image_gets_every_file_that_git_tracks():

@@ -99,10 +99,9 @@ def test_one_encoding_is_chosen_for_all_names_of_a_zip_or_tar(tmp_path, capfd, e
         assert classes_of(folder) == sorted(classes)
         with archive.ArchiveReader(folder) as reader:
             assert sorted(data for _, data in contents(reader)) == sorted(names)
-        said = capfd.readouterr().err
-        assert (
-            f" {len([n for n in names if not _is_utf8(n)])} names are not UTF-8" in said and reported in said
-        )
+        printed = capfd.readouterr().err
+        count = sum(not _is_utf8(name) for name in names)
+        assert f" {count} names are not UTF-8" in printed and reported in printed
 
 
 def _is_utf8(raw: bytes) -> bool:

@@ -15,7 +15,7 @@ STUB_PYTHON = f"""#!/bin/sh
 case "$*" in *"-m pip "*) echo "$@" >> "$PIP_LOG"; exit 0;; esac
 exec {sys.executable} "$@"
 """
-"""What `make install` finds in .venv: it notes what pip is asked for, and installs nothing."""
+"""What `make install` finds in .venv: it records the calls of pip, and installs nothing."""
 
 
 def outputs(cell: nbformat.NotebookNode) -> str:

@@ -82,7 +82,7 @@ def test_models_that_the_pipeline_writes_are_copied_first(project, weights):
 
 @pytest.mark.long
 def test_version_two_of_a_dataset_begins_with_a_copy_of_version_one(clone):
-    """As docs/OWN_PHOTOS.md tells it."""
+    """The steps of docs/OWN_PHOTOS.md."""
     clone("cp -r winner/sample ../sample-1")
     write_params(clone.folder, **TINY | {"weights": "../sample-1", "lr": 0.5})
     assert trained(clone("dvc repro")) == {"resnet18-0"}

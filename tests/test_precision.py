@@ -24,7 +24,7 @@ TWO_EPOCHS = PHASE | {"epochs": 2}
 
 
 @pytest.mark.parametrize(
-    ("device", "native", "dtype", "said"),
+    ("device", "native", "dtype", "message"),
     [
         ("cuda", True, torch.bfloat16, "precision: bf16 (Tesla T4 multiplies bfloat16 natively)"),
         ("cuda", False, torch.float16, "precision: fp16 (Tesla T4 multiplies float16 natively, but not"),
@@ -33,15 +33,15 @@ TWO_EPOCHS = PHASE | {"epochs": 2}
     ],
 )
 def test_auto_takes_what_the_device_is_made_for_and_says_why(
-    monkeypatch, capsys, device, native, dtype, said
+    monkeypatch, capsys, device, native, dtype, message
 ):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     assert devices.autocast_dtype("auto", torch.device(device)) == dtype
-    assert capsys.readouterr().err.startswith(said)
-    for precision, asked in devices.DTYPES.items():
-        assert devices.autocast_dtype(precision, torch.device(device)) == asked
+    assert capsys.readouterr().err.startswith(message)
+    for precision, expected in devices.DTYPES.items():
+        assert devices.autocast_dtype(precision, torch.device(device)) == expected
     assert not capsys.readouterr().err
 
 
@@ -80,7 +80,7 @@ def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_a_step_that_overflows_is_skipped_as_if_it_had_not_been(tmp_path, kind):
-    """Weights and optimizer; the scale is halved, the average and the norm statistics go on."""
+    """Weights and optimizer stay; the scale is halved; the average and the norm statistics are updated."""
     optimizer = {"kind": "sgd", "momentum": 0.9} if kind == "sgd" else {"kind": "adamw"}
     net, plain = network(), network()
     average = MovingAverage(net, 0.9)

@@ -56,7 +56,7 @@ def test_loss_and_gradients_are_autograds_and_the_optimizer_takes_them(tmp_path)
 
 
 def test_a_phase_frees_its_graph_without_the_garbage_collector(tmp_path):
-    """Python's collector knows nothing of a GPU's memory, which holds a recorded step until then."""
+    """The garbage collector may run late: it does not count the GPU memory that a recorded step holds."""
     phase = context(tmp_path, nn.Linear(2, 2), device="cuda", phases__all__epochs=4)
     planned = phase.graphed._planned_steps
     assert planned is not None and planned(64) == 4000

@@ -189,7 +189,7 @@ def test_two_names_that_become_one_are_rejected(tmp_path):
 
 
 def test_a_zip_with_extra_fields_and_descriptors_holds_nothing_unlisted(tmp_path):
-    """What a local header holds beside the name is no room for a file."""
+    """The extra field of a local header is no room for a file."""
 
     class Pipe(io.RawIOBase):
         def __init__(self):

@@ -75,7 +75,7 @@ class Clone:
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(PRIVATE)},
             "HOME": str(home),
-            "SHELL": "/bin/sh",  # dvc's, and the plainest: unlike bash, it stays unless told to `exec`
+            "SHELL": "/bin/sh",  # as dvc starts it; unlike bash, it stays as a parent without `exec`
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org",
             "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.org",

@@ -40,7 +40,7 @@ _PACKED = (
 
 
 def files() -> list[bytes]:
-    """Of orientation 1 to 8. Upright, each is red, green, blue and white from top left to bottom right."""
+    """HEIC files of orientations 1 to 8; upright, all are red, green, blue, white from the top left."""
     data, found = zlib.decompress(base64.b85decode(_PACKED)), []
     while data:
         size = 2 + int.from_bytes(data[:2], "big")

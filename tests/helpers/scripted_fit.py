@@ -20,17 +20,17 @@ class Killed(Exception):
 
 
 class Scripted(checkpoint.Checkpointer):
-    """Saves, and is killed, when it is asked for the n-th time, from 1, whether a checkpoint is due."""
+    """Saves, and is killed, in chosen calls of ``due``, counted from 1."""
 
     def __init__(self, key: dict[str, Any], saves: Sequence[int], killed_at: int | None) -> None:
         super().__init__("tiny", key)
-        self.asked, self.saves, self.killed_at = 0, saves, killed_at
+        self.calls, self.saves, self.killed_at = 0, saves, killed_at
 
     def due(self) -> bool:
-        self.asked += 1
-        if self.asked == self.killed_at:
+        self.calls += 1
+        if self.calls == self.killed_at:
             raise Killed
-        return self.asked in self.saves
+        return self.calls in self.saves
 
 
 def split(folder: Path, names: str) -> batches.PackedSplit:

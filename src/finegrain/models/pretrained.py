@@ -152,7 +152,7 @@ class _TimmNormalization(BaseModel):
 class _TimmConfig(BaseModel):
     """What is used of timm's config.json.
 
-    Without it, a network with the same tensors that computes something else could not be told apart, such as
+    Without it, a network with the same tensors that computes something else could not be recognized, such as
     one with other pooling in its stem.
     """
 
