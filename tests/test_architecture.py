@@ -26,7 +26,7 @@ ALLOWED = {
     "export": {
         "core", "config", "dataset", "runtime", "augmentation", "loading", "models", "comparison", "serving"
     },
-    "experiments": {"core", "evaluation", "comparison"},
+    "experiments": {"core", "config", "evaluation", "comparison"},
     "search": {"core", "config", "evaluation", "comparison", "experiments"},
 }  # fmt: skip
 """What each package may import. In this order every import points up: there is no circle."""

@@ -118,7 +118,7 @@ from finegrain.config import base
             {"head": {"pool": "covariance"}, "phases": {"one": SOLVED_PHASE}},
             ["phases.one.image_size: 32: the covariance of layer4 needs at least 33 pixels"],
         ),
-        ({"head": {"pool": "covariance", "stage": []}}, ["head.stage: []", "at least 1"]),
+        ({"head": {"pool": "covariance", "stage": []}}, ["head.stage: []: must not be empty"]),
         (
             {"head": {"pool": "covariance", "channels": 0}},
             ["head.channels: 0: must be at least 1"],

@@ -106,7 +106,7 @@ def test_impossible_settings_are_rejected_before_anything_runs(settings, message
         (["lr.all=1..2"], "params.yaml has no lr.all"),
         (["batch_size=-1..8"], "batch_size=-1: batch_size: -1"),
         (["models=[resnet18],[resnet19]"], r'models=\["resnet19"\]: models.0: .*did you mean'),
-        (["label_smoothing=0..2"], "label_smoothing=2.0: label_smoothing: 2.0: input should be less"),
+        (["label_smoothing=0..2"], "label_smoothing=2.0: label_smoothing: 2.0: must be less"),
     ],
 )
 def test_an_impossible_space_is_rejected_before_anything_runs(texts, message):

@@ -75,14 +75,14 @@ def test_another_format_is_rejected(saved, content):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "os.system"}, "model: Input should be 'resnet18'"),
+        ({"model": "os.system"}, "model: 'os.system': must be 'resnet18'"),
         ({"classes": ["a", "b"]}, r"m\.safetensors: .* m\.json"),
-        ({"classes": "abc"}, "classes: Input should be a valid list"),
-        ({"std": [0.0, 0.2, 0.2]}, "std.0: Input should be greater than"),
-        ({"mean": [float("nan")] * 3}, "mean.0: Input should be a finite number"),
+        ({"classes": "abc"}, "classes: 'abc': must be a list"),
+        ({"std": [0.0, 0.2, 0.2]}, "std.0: 0.0: must be at least"),
+        ({"mean": [float("nan")] * 3}, "mean.0: nan: must be a finite number"),
         ({"recipe": {"head": {"widths": [9]}}}, r"m\.safetensors: .* m\.json"),
-        ({"pack_fit": "stretch"}, "pack_fit: Input should be 'squash'"),
-        ({"sha256": "0"}, "sha256: String should match"),
+        ({"pack_fit": "stretch"}, "pack_fit: 'stretch': must be 'squash'"),
+        ({"sha256": "0"}, "sha256: '0': must be 64"),
     ],
 )
 def test_invalid_metadata_is_rejected(saved, changes, message):

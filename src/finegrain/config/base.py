@@ -1,12 +1,12 @@
 """The type of each mapping in params.yaml (closed, frozen, no type conversions), and types of numbers."""
 
-import difflib
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from finegrain.config.messages import shorten
+from finegrain.config.messages import nearest, shorten
 
 # every number has both limits: beyond them a float32 overflows, a loop does not end, or memory is too small
 Ratio = Annotated[float, Field(ge=0, lt=1)]
@@ -63,14 +63,18 @@ REPLACED_KEYS = {"start_ratio": "div_factor, its inverse", "end_ratio": "final_d
 """Old keys whose value must be converted too, and what replaces them."""
 
 
-def _unknown_key(key: Any, value: Any, allowed: list[str]) -> PydanticCustomError:
+def _unknown_key(
+    key: Any, value: Any, allowed: list[str], elsewhere: Mapping[str, str]
+) -> PydanticCustomError:
     if RENAMED_KEYS.get(key) in allowed:
         hint = f"is now called '{RENAMED_KEYS[key]}'; "
     elif key in REPLACED_KEYS:
         hint = f"is now given as {REPLACED_KEYS[key]}; "
+    elif key in elsewhere:
+        hint = f"{elsewhere[key]}; "
     else:
-        near = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'? " if near else ""
+        near = nearest(str(key), allowed)
+        hint = f"did you mean '{near}'? " if near else ""
     return PydanticCustomError(
         "unknown_key",
         "unknown key '{key}' (value {value}): {hint}allowed: {allowed}",
@@ -85,6 +89,8 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Keys that users look for in this section, and the end of the message for each."""
 
     @model_validator(mode="before")
     @classmethod
@@ -93,7 +99,7 @@ class Section(BaseModel):
             allowed = [field.alias or name for name, field in cls.model_fields.items()]
             for key, value in data.items():
                 if key not in allowed:
-                    raise _unknown_key(key, value, allowed)
+                    raise _unknown_key(key, value, allowed, cls.elsewhere)
         return data
 
 

@@ -90,7 +90,7 @@ def _require_encoding(name: str) -> str:
     except (LookupError, ValueError):
         fits = False
     if not fits:
-        raise PydanticCustomError("encoding", "must be an encoding of Python that contains ASCII, as cp949")
+        raise PydanticCustomError("encoding", "must be a Python encoding that contains ASCII, such as cp949")
     return name
 
 
@@ -130,7 +130,10 @@ class KaggleDataset(DatasetParams):
     labels: Labels = None
     """Table of the classes; null means that the folders of the images are the classes."""
     name_encoding: Encoding | None = None
-    """Of names not marked as UTF-8, such as cp949, big5 or cp866; null means a guess, which is told."""
+    """Encoding of the file names that are not UTF-8, such as cp949, big5 or cp866.
+
+    null means a guess, which is printed.
+    """
     sha256: Sha256 | None = None
     """Expected SHA-256 of the downloaded archive; null means that it is recorded but not checked."""
 
@@ -144,7 +147,10 @@ class ArchiveDataset(DatasetParams):
     labels: Labels = None
     """Table of the classes; null means that the folders of the images are the classes."""
     name_encoding: Encoding | None = None
-    """Of names not marked as UTF-8, such as cp949, big5 or cp866; null means a guess, which is told."""
+    """Encoding of the file names that are not UTF-8, such as cp949, big5 or cp866.
+
+    null means a guess, which is printed.
+    """
     sha256: Sha256 | None = None
     """Expected SHA-256 of the archive, or of its parts' sha256 lines; null means that it is not checked."""
 

@@ -1,7 +1,7 @@
 """params.yaml as typed values; no other module reads the file."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -33,7 +33,7 @@ from finegrain.config.training import (
     Normalization,
 )
 from finegrain.config.weights import Weights
-from finegrain.config.yaml_text import Loader, reject_ambiguous
+from finegrain.config.yaml_text import Loader, describe_yaml_error, reject_ambiguous
 from finegrain.core import paths
 from finegrain.core.errors import UserError
 
@@ -59,6 +59,7 @@ class PackParams(Section):
 class Params(Section):
     """The whole file. No key may be left out, because DVC reads the keys from the file, too."""
 
+    elsewhere: ClassVar = {key: f"it belongs in a phase, as phases.NAME.{key}" for key in Phase.model_fields}
     dataset: Annotated[
         SampleDataset | KaggleDataset | ArchiveDataset | Cifar100Dataset, Field(discriminator="source")
     ]
@@ -228,8 +229,8 @@ class Params(Section):
             sizes.append((key, phase.batch_size or self.batch_size, phase.accumulate))
         for key, size, parts in sizes:
             if size % processes or size < 2 * processes:
-                rule = f"must be divisible by {processes} devices, with at least two for each"
-                return f"{key}: {size} images {rule}"
+                rule = f"must be a multiple of {processes} devices, with two images or more for each"
+                return f"{key}: {size}: {rule}"
             if size < 2 * processes * parts:
                 each = f", on each of {processes} devices" if processes > 1 else ""
                 return f"{key}: {size} images are too few for accumulate: {parts}; each part needs two{each}"
@@ -265,19 +266,20 @@ def load_yaml(file: Path = paths.PARAMS) -> dict[str, Any]:
         reject_ambiguous(str(file), text)
         data = yaml.load(text, Loader=Loader)
     except FileNotFoundError:
-        raise UserError(
-            f"{file}: not found; run from the project's folder, or copy a file of recipes/ here"
-        ) from None
+        fix = "run from the project's folder, or copy a file of recipes/ here"
+        raise UserError(f"{file}: not found; {fix}") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{file}: line {line} is not in UTF-8; save the file as UTF-8") from None
+        raise UserError(f"{file} line {line}: not in UTF-8; save the file as UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        raise UserError(f"{file} {describe_yaml_error(error)}") from None
     except (OSError, UserError):
         raise
     except Exception as error:  # PyYAML raises a dozen types, as for a number of 5,000 digits or !!bool x
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{file}: not readable as YAML: {reason}") from None
     if not isinstance(data, dict):
-        raise UserError(f"{file}: must be a mapping of keys to values, but is {type(data).__name__}")
+        raise UserError(f"{file}: must be a mapping of keys to values; recipes/ has examples")
     return data
 
 

@@ -1,6 +1,6 @@
 """The settings of params.yaml for the phases of a training: optimizers, schedules, or an exact solve."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
@@ -222,6 +222,7 @@ class SolvedPhase(Section):
     regression on the features of every training image, each computed once.
     """
 
+    elsewhere: ClassVar = dict.fromkeys(Phase.model_fields, "a phase with solve takes no training steps")
     solve: Literal["ridge"]
     image_size: ImageSize
     """Height and width of the images in pixels."""

@@ -54,7 +54,7 @@ class HeadParams(Section):
         if self.dropouts and len(self.dropouts) != len(self.widths) + 1:
             raise PydanticCustomError(
                 "dropouts",
-                "dropouts must be empty or one for each of the {n} linear layers (widths and the last one)",
+                "dropouts must be empty, or have one for each of the {n} linear layers (widths, last)",
                 {"n": len(self.widths) + 1},
             )
         return self

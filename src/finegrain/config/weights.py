@@ -43,7 +43,8 @@ def _require_known_form(weights: str) -> str:
         raise PydanticCustomError("name", "no file can have such a name")
     if not is_torchvision(weights) and _LIKE_TORCHVISION.fullmatch(weights):
         text = "no weights have this name; did you mean '{name}'?"
-        raise PydanticCustomError("name", text, {"name": weights.upper()})
+        name = weights.upper() if weights.upper() != "IMAGENET" else "IMAGENET1K_V1"
+        raise PydanticCustomError("name", text, {"name": name})
     match = _HUB.fullmatch(weights)
     if (match and not _COMMIT.fullmatch(match[2])) or _TIMM.fullmatch(weights):
         name = match[1] if match else weights
@@ -85,7 +86,7 @@ def local_file(weights: str) -> Path | None:
         return path
     if path.is_file():
         raise UserError(
-            f"params.yaml: weights: {path} is no {', '.join(SUFFIXES)} file; give one, or the folder of a "
+            f"params.yaml: weights: {path}: must be a file of type {', '.join(SUFFIXES)}, or the folder of a "
             "trained model"
         )
     return paths.exported_model(path)[0]

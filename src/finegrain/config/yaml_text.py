@@ -29,13 +29,13 @@ _FALSE = ("no", "off")
 
 
 def reject_ambiguous(file: str, text: str) -> None:
-    """Check every scalar that is not in quotes.
+    """Check every key, and every scalar that is not in quotes.
 
     Args:
         file: its name, for the message.
 
     Raises:
-        UserError: one of them has two readings; the message has its key, its line and what to write.
+        UserError: a scalar has two readings, or a key is given twice; the message has the line and the fix.
         yaml.YAMLError: the text is not YAML.
     """
     root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -48,17 +48,21 @@ def _check(file: str, node: yaml.Node, keys: tuple[str, ...], seen: set[int]) ->
         return
     seen.add(id(node))
     if isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
         for key, value in node.value:
             _check(file, key, keys, seen)
+            if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                if (first := lines.setdefault(key.value, line)) != line:
+                    name = ".".join((*keys, key.value))
+                    raise UserError(f"{file} line {line}: {name}: is in line {first} already; remove one")
             _check(file, value, (*keys, str(key.value)), seen)
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
             _check(file, value, (*keys, str(i)), seen)
     elif isinstance(node, yaml.ScalarNode) and node.style is None and _AMBIGUOUS.fullmatch(node.value):
         where = f"{file} line {node.start_mark.line + 1}: {'.'.join(keys) or 'a key'}: {node.value}"
-        raise UserError(
-            f"{where}: YAML 1.1 and 1.2, which DVC uses, differ about it; write {_clear(node.value)}"
-        )
+        raise UserError(f"{where}: versions of YAML read it differently; write {_clear(node.value)}")
 
 
 def _clear(text: str) -> str:
@@ -71,3 +75,17 @@ def _clear(text: str) -> str:
     digits = text.replace("_", "")
     number = int(digits, 8) if "o" in digits else int(digits)
     return f"{number}, or {quoted}"
+
+
+def describe_yaml_error(error: yaml.MarkedYAMLError) -> str:
+    """Describe a mistake in the syntax, for the most usual ones with the fix, as ``line 3: ...``."""
+    mark, problem = error.problem_mark or error.context_mark, str(error.problem)
+    if "'\\t'" in problem:
+        problem = "begins with a tab; indent with spaces"
+    elif "could not find expected ':'" in problem and error.context_mark:
+        mark, problem = error.context_mark, "expected `key: value`, with a space after the colon"
+    elif "expected <block end>" in problem:
+        problem = "indented differently from the lines above, or a bracket or quote there is not closed"
+    else:
+        problem = f"not YAML here: {' '.join(problem.split())}"
+    return f"line {mark.line + 1}: {problem}" if mark else problem

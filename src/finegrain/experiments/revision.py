@@ -13,6 +13,7 @@ import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
 from finegrain.comparison import leaderboard
+from finegrain.config.messages import describe_first
 from finegrain.core import paths
 from finegrain.core.errors import UserError
 from finegrain.evaluation import predictions
@@ -137,9 +138,7 @@ def _read_results(
     try:
         stored = _StoredParams.model_validate(parameters)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{files.name}: params.yaml: {where}: {first['msg']}") from None
+        raise UserError(f"{files.name}: params.yaml: {describe_first(error)}") from None
     runs = stored.runs()
     tables = {run.name: read_run(files, run) for each in runs.values() for run in each}
     try:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from finegrain.config import weights as weights_names
 from finegrain.config.base import PositiveFloat
+from finegrain.config.messages import describe_first
 from finegrain.config.training import HeadParams
 from finegrain.config.weights import HubRepository
 from finegrain.core import file_io, local_files, log, paths
@@ -26,6 +27,7 @@ from finegrain.models import storage
 from finegrain.models.build import InitialWeights
 
 IMAGENET_CLASSES = 1000
+_STATE_DICT = "save the network's state_dict() alone"
 
 
 def read_weights(model: str, weights: str) -> InitialWeights | Literal["none"]:
@@ -164,9 +166,7 @@ def _read_timm_config(file: Path, content: Any) -> _TimmConfig:
     try:
         return _TimmConfig.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(f"{file}: {key}: {first['msg']}; timm writes this file with its weights") from None
+        raise UserError(f"{file}: {describe_first(error)}; timm writes this file with its weights") from None
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:
@@ -180,17 +180,16 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(
-            f"params.yaml: weights: {file} does not exist; give a .safetensors or .pth file, the folder of a "
-            "trained model, or a name such as DEFAULT"
-        ) from None
+        raise local_files.not_found("weights", file) from None
     except Exception as error:  # torch raises a dozen types of error for a broken file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if str(error).startswith("Weights only load failed"):
+            raise UserError(f"params.yaml: weights: {file} holds more than tensors; {_STATE_DICT}") from None
+        reason = str(error).split(". ")[0].splitlines()[0] if str(error) else "it is empty"
         raise UserError(
-            f"params.yaml: weights: {file} cannot be read ({reason}); give another file"
+            f"params.yaml: weights: {file} cannot be read ({reason}); it is damaged or of another kind"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"params.yaml: weights: {file} is not a state_dict of tensors; give another file")
+        raise UserError(f"params.yaml: weights: {file} holds more than tensors; {_STATE_DICT}")
     return state
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from finegrain.config.base import ImageFit, ImageSize, ModelName, PositiveFloat
 from finegrain.config.dataset import Sha256
+from finegrain.config.messages import describe_first
 from finegrain.config.training import HeadParams
 from finegrain.core import file_io
 from finegrain.core.errors import UserError
@@ -90,6 +91,4 @@ def _validate_metadata(metadata: Any, sidecar: Path) -> _Sidecar:
     try:
         return _Sidecar.model_validate(metadata)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(f"{sidecar}: {key}: {first['msg']}; `dvc repro` makes the model again") from None
+        raise UserError(f"{sidecar}: {describe_first(error)}; `dvc repro` makes the model again") from None
