@@ -38,3 +38,16 @@ def test_values_out_of_range_are_rejected(words, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.build_parser().parse_args(words)
     assert "error: argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_the_help_describes_every_argument_and_gives_its_default(command):
+    (commands,) = (a.choices for a in cli.build_parser()._actions if isinstance(a.choices, dict))
+    for action in commands[command]._actions:
+        assert action.help, action.dest
+        if (
+            isinstance(action.default, int | str)
+            and action.nargs != 0
+            and action.default != argparse.SUPPRESS
+        ):
+            assert "(default: " in action.help, action.dest

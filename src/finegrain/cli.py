@@ -29,11 +29,14 @@ _MODEL = (
     "a .safetensors file, an exported folder, a run such as resnet18-0, or a model such as resnet18 "
     "(default: the leaderboard's winner)"
 )
+_DEVICES = ("auto", "cpu", "cuda", "mps")
+_DEVICE = "where to compute; auto is a CUDA GPU if there is one, else the CPU"
+_DEFAULT = " (default: %(default)s)"
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="finegrain", description="Work with trained models and experiments outside the pipeline."
+        prog="finegrain", description="Use trained models; compare, search and repair experiments."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     _add_predict(commands)
@@ -51,30 +54,45 @@ def _add_predict(commands: Any) -> None:
     predict.add_argument("paths", nargs="+", metavar="PATH", help="photos, folders, globs or archives")
     predict.add_argument("--model", help=_MODEL)
     predict.add_argument(
-        "--top", type=whole_number(1), default=5, help="how many classes to show for each photo"
-    )
-    predict.add_argument("--format", choices=("table", "csv", "jsonl"), default="table")
-    predict.add_argument("--out", type=Path, help="write to this file instead of standard output")
-    predict.add_argument(
-        "--csv",
-        type=Path,
-        help="CSV with true classes: classify the photos it lists, and report the accuracy",
+        "--top",
+        type=whole_number(1),
+        default=5,
+        metavar="N",
+        help="classes to show for each photo" + _DEFAULT,
     )
     predict.add_argument(
-        "--image-col", default="image", help="column of --csv with the paths or names of the photos"
+        "--format", choices=("table", "csv", "jsonl"), default="table", help="format of the output" + _DEFAULT
     )
-    predict.add_argument("--label-col", default="label", help="column of --csv with their classes")
+    predict.add_argument("--out", type=Path, metavar="FILE", help="write here instead of to standard output")
+    predict.add_argument(
+        "--csv", type=Path, metavar="FILE",
+        help="table of true classes: classify only the photos it lists, and report the accuracy",
+    )  # fmt: skip
+    predict.add_argument(
+        "--image-col", default="image", metavar="NAME",
+        help="column of --csv with the paths or names of the photos" + _DEFAULT,
+    )  # fmt: skip
+    predict.add_argument(
+        "--label-col",
+        default="label",
+        metavar="NAME",
+        help="column of --csv with the true classes" + _DEFAULT,
+    )
     settings = predict.add_argument_group(
         "prediction settings",
-        "Defaults: for models of this project, those of `evaluate` in params.yaml; for a .safetensors file "
-        "or an exported folder, no flip and the image size of training.",
+        "Defaults: for a model of this project, those of params.yaml; for a .safetensors file or an exported "
+        "folder, the image size of training, no flip, and auto.",
     )
-    settings.add_argument("--image-size", type=whole_number(32, 1024), help="image size in pixels")
+    settings.add_argument(
+        "--image-size", type=whole_number(32, 1024), metavar="PIXELS", help="height and width, 32 to 1024"
+    )
     settings.add_argument(
         "--flip", action=argparse.BooleanOptionalAction, help="average with the horizontal flip"
     )
-    settings.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"))
-    settings.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"))
+    settings.add_argument("--device", choices=_DEVICES, help=_DEVICE)
+    settings.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16", "fp16"), help="number format of the arithmetic"
+    )
 
 
 def _add_diff(commands: Any) -> None:
@@ -82,38 +100,40 @@ def _add_diff(commands: Any) -> None:
         "diff", help="compare two revisions: which models, classes and images got better or worse"
     )
     revision = "a branch, tag, commit or DVC experiment"
-    diff.add_argument("before", metavar="REV", help=revision)
+    diff.add_argument("before", metavar="BEFORE", help=revision)
     diff.add_argument(
-        "after", metavar="REV", nargs="?", default="workspace", help=f"{revision} (default: the workspace)"
+        "after", metavar="AFTER", nargs="?", default="workspace", help=f"{revision} (default: the workspace)"
     )
     _add_comparison_options(diff)
-    diff.add_argument("--json", type=Path, help="write everything, with every flipped image, to this file")
+    diff.add_argument("--json", type=Path, metavar="FILE", help="write all results here, with every image")
 
 
 def _add_review(commands: Any) -> None:
-    review = commands.add_parser("review", help="write what this branch changes as a pull request comment")
-    review.add_argument("base", metavar="BASE", help="the branch that it will be merged into, such as main")
+    review = commands.add_parser(
+        "review", help="write what this branch changes, as the comment of a pull request"
+    )
+    review.add_argument("base", metavar="BASE", help="the branch to merge into, such as main")
     _add_comparison_options(review)
-    review.add_argument("--log", type=Path, help="output of a run, to quote its end")
+    review.add_argument("--log", type=Path, metavar="FILE", help="log of a run, whose end is quoted")
     review.add_argument(
-        "--files-at", default="", metavar="URL", help="address of this commit's files, to show figures from"
-    )
+        "--files-at", default="", metavar="URL",
+        help="address of this commit's files, from which the comment shows figures (default: no figures)",
+    )  # fmt: skip
     review.add_argument(
-        "--limit",
-        type=whole_number(1),
-        default=65_000,
-        help="longest comment in characters; GitHub allows 65,536",
-    )
+        "--limit", type=whole_number(1), default=65_000, metavar="N",
+        help="most characters of the comment, of which GitHub allows 65,536" + _DEFAULT,
+    )  # fmt: skip
 
 
 def _add_comparison_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that diff and review share."""
     parser.add_argument(
-        "--images", type=whole_number(0), default=20, help="how many flipped images to list for each model"
-    )
-    parser.add_argument("--out", type=Path, help="write the Markdown to this file too")
+        "--images", type=whole_number(0), default=20, metavar="N",
+        help="images to list for each model that only one of the two predicts correctly" + _DEFAULT,
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the Markdown here too")
     parser.add_argument(
-        "--fail-if-worse", action="store_true", help="exit with 1 if a model is significantly worse"
+        "--fail-if-worse", action="store_true", help="exit with status 1 if a model is significantly worse"
     )
 
 
@@ -124,13 +144,24 @@ def _add_sweep(commands: Any) -> None:
         "space", nargs="+", metavar="PARAMETER=VALUES",
         help="a range (lr=1e-4..1e-1:log, phases.all.epochs=4..12) or a choice (batch_size=8,16,32)",
     )  # fmt: skip
-    sweep.add_argument("--trials", type=whole_number(1), default=20, help="number of trials in all")
-    sweep.add_argument("--hours", type=_hours, default=math.inf, help="start no trial after this many hours")
-    sweep.add_argument("--sampler", choices=("tpe", "random"), default="tpe")
-    sweep.add_argument("--seed", type=whole_number(0), default=0, help="seed of the sampler")
+    sweep.add_argument(
+        "--trials", type=whole_number(1), default=20, metavar="N",
+        help="trials in all, with those of an earlier call" + _DEFAULT,
+    )  # fmt: skip
+    sweep.add_argument(
+        "--hours", type=_hours, default=math.inf, metavar="H",
+        help="start no trial after this many hours (default: no limit)",
+    )  # fmt: skip
+    sweep.add_argument(
+        "--sampler", choices=("tpe", "random"), default="tpe",
+        help="Optuna's tree-structured Parzen estimator, or random values" + _DEFAULT,
+    )  # fmt: skip
+    sweep.add_argument(
+        "--seed", type=whole_number(0), default=0, metavar="N", help="seed of the sampler" + _DEFAULT
+    )
     sweep.add_argument(
         "--set", action="append", default=[], metavar="PARAMETER=VALUE",
-        help="a parameter for all trials, as for `dvc exp run -S`: 'models=[resnet18]'",
+        help="a parameter for all trials, as for `dvc exp run -S`: 'models=[resnet18]'; may be repeated",
     )  # fmt: skip
 
 
@@ -139,26 +170,33 @@ def _add_export(commands: Any) -> None:
         "export", help="write a trained model to a folder for the Hugging Face Hub, with an ONNX graph"
     )
     export.add_argument("--model", help=_MODEL)
-    export.add_argument("--out", type=Path, help="the folder (default: exported/ and the model's name)")
+    export.add_argument("--out", type=Path, metavar="FOLDER", help="the folder (default: exported/<model>)")
     export.add_argument(
-        "--license", type=_license_id, default="unknown", help="the Hub's identifier of the license"
-    )
+        "--license", type=_license_id, default="unknown", metavar="ID",
+        help="the Hub's identifier of the license, such as apache-2.0" + _DEFAULT,
+    )  # fmt: skip
     export.add_argument(
         "--check", nargs="+", default=[], metavar="PATH",
-        help="photos on which to compare the ONNX graph with the network (default: the test images)",
+        help="photos on which to compare the ONNX graph with the network (default: test images)",
     )  # fmt: skip
 
 
 def _add_demo(commands: Any) -> None:
     demo = commands.add_parser("demo", help="classify photos on a web page that only this machine can open")
     demo.add_argument("--model", help=_MODEL)
-    demo.add_argument("--port", type=int, choices=range(1, 65536), metavar="PORT", default=7860)
-    demo.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    demo.add_argument(
+        "--port",
+        type=whole_number(1, 65535),
+        metavar="PORT",
+        default=7860,
+        help="port on 127.0.0.1, 1 to 65535" + _DEFAULT,
+    )
+    demo.add_argument("--device", choices=_DEVICES, default="auto", help=_DEVICE + _DEFAULT)
 
 
 def _add_repair(commands: Any) -> None:
-    repair = commands.add_parser("repair", help="repair what a killed dvc has left behind")
-    repair.add_argument("--dvc-only", action="store_true", help="leave git as it is")
+    repair = commands.add_parser("repair", help="repair what a killed dvc or git has left behind")
+    repair.add_argument("--dvc-only", action="store_true", help="repair nothing of git")
 
 
 def _name(text: str) -> str:
