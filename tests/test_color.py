@@ -119,7 +119,7 @@ def test_boxes_lie_inside_with_the_area_and_ratio_of_the_parameters():
 
 
 USUAL = (480, 400, (0.02, 1 / 3), (0.3, 3.3))
-RETRIED = (320, 640, (0.3, 0.6), (0.5, 4.0))  # three in five do not fit; upright and lying boxes differ
+RETRIED = (320, 640, (0.3, 0.6), (0.5, 4.0))  # three in five do not fit; tall and wide boxes differ
 
 
 @pytest.mark.parametrize(("height", "width", "scale", "ratio"), [USUAL, RETRIED], ids=["usual", "retried"])

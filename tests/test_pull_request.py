@@ -174,7 +174,7 @@ def test_a_clone_as_continuous_integration_makes_it(history, tmp_path, monkeypat
     history.git("clone", "-q", *few, "-b", "change", f"file://{history.folder}", str(tmp_path / "clone"))
     monkeypatch.chdir(tmp_path / "clone")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "")  # as a secret is that a fork has not
+        monkeypatch.setenv(name, "")  # like a secret that a fork does not have
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
     status, text = comment(capsys)

@@ -120,7 +120,7 @@ def test_exact_p_is_mcnemar_s_for_one_seed_and_also_the_t_test_for_several():
     assert significance.exact_p(a, a) == 1.0
     # the same seed repeated: where seeds agree, only the images count
     assert significance.exact_p(a.repeat(2, 0), b.repeat(3, 0)) == pytest.approx(2 * 8 / 2**7)
-    # ten images that one lucky seed gains: p is 2 / 2^10 for the images, but not for the seeds
+    # ten images that one seed gains: p is 2 / 2^10 for the images, but not for the seeds
     lucky = np.array([[False] * 10, [False] * 10, [True] * 10])
     never = np.zeros((3, 10), bool)
     assert significance.exact_p(lucky, never) == pytest.approx(stats.ttest_ind([0, 0, 1], [0, 0, 0]).pvalue)

@@ -121,7 +121,7 @@ PHASES = {
     "all, own, solve": {"all": TRAINED, "own": OWN, "solve": SOLVED_PHASE},
     "all, own, again": {"all": TRAINED, "own": OWN, "again": TRAINED},
 }
-# fit() asks eight times in an epoch of tiny_pack, whose batches are six, whether to save
+# fit() calls ``due`` eight times in an epoch of tiny_pack, which has seven batches of six
 UNBROKEN: dict[tuple[str, float | None], tuple[nn.Module, TrainingHistory]] = {}
 """Runs to compare with."""
 
