@@ -9,7 +9,6 @@ Writes  data/<name>/inputs/images, labels (corrections too) and weights, which a
 """
 
 from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ WRITTEN_FOLDERS = ("models", "winner")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args(argv)
+    process.parser(__doc__).parse_args(argv)
     config = params.load_params()
     data = paths.Dataset(config.dataset.name)
     images, tables = local_images(config.dataset), local_tables(config.dataset)
@@ -99,12 +98,12 @@ def record(file: Path, facts: dict[str, Any], key: str, hashes: local_files.Cont
     """
     named = {kind: list(names) for kind, names in facts.items() if isinstance(names, list)}
     files = [paths.user_path(name) for names in named.values() for name in names]
-    if missing := some(file for file in files if not file.exists()):
+    if missing := [file for file in files if not file.exists()]:
         recorded = file_io.read_json(file) if file.is_file() else {}
         first = next(iter(named))  # tables beside a missing archive cannot be looked for
         if [each["name"] for each in recorded.get(first, [])] != [local_files.name(n) for n in named[first]]:
-            raise UserError(f"params.yaml: {key}: {missing}: not found")
-        log.info(f"{missing}: not on this machine, so what {file} has recorded of it stays")
+            raise local_files.not_found(key, *missing)
+        log.info(f"{some(missing)}: not on this machine, so what {file} has recorded of it stays")
         return
     described = {
         kind: [hashes.describe(paths.user_path(name)) for name in names] for kind, names in named.items()

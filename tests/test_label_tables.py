@@ -166,13 +166,13 @@ def test_a_column_of_groups_keeps_each_in_one_split(project):
     [
         (b"", {}, "is empty"),
         (b"image,class\n", {}, "a header, but no row"),
-        (b"photo,kind\n1.png,a\n", {}, "no column for the class; its columns are 'photo', 'kind'"),
+        (b"photo,kind\n1.png,a\n", {}, "no column has a usual name of the class; its columns are 'photo', 'kind'"),
         (csv_of(), {"class": "breed"}, "no column 'breed'; its columns are 'filename', 'label'"),
-        (b"image,class,label\n1.png,a,b\n", {}, "several columns may be the class"),
+        (b"image,class,label\n1.png,a,b\n", {}, "more than one column has a usual name of the class"),
         (b"image,class\n000.png,Audi, S4\n", {}, "line 2: ' S4' is in no column"),
         (b"image,class,split\n000.png,a,spare\n", {}, "line 2: 'spare' is no split"),
         (b"image,class,split\n000.png,a,train\n001.png,a,\n", {}, "line 3: the cell of the split"),
-        (b"image,class\nx.png,a\n", {}, "no row names an image; the first rows are x.png"),
+        (b"image,class\nx.png,a\n", {}, "no row names an image; the first rows name x.png"),
         (b"image,class\n000.png,a\n000.png,b\n", {}, r"class 'a' in labels.csv line 2, 'b' in labels.csv"),
         (b"image,class\n000.png,a\n", {}, "only one class"),
         (b"image,class\n000.png,\xff\n", {}, "not in UTF-8"),
@@ -192,7 +192,7 @@ def test_a_name_that_fits_two_images_and_a_missing_table_are_rejected(project):
     drawn.zip_file(project / "photos.zip", photos("a/1.png", "b/1.png") | {"x/other.csv": b"1"})
     configure("labels.csv")
     download.main([])
-    with pytest.raises(UserError, match="labels.csv: not found.*tables there: x/other.csv"):
+    with pytest.raises(UserError, match="labels.csv: found neither inside the archive.*tables there: x/other.csv"):
         split.main([])
     Path("labels.csv").write_bytes(b"image,class\n1.png,a\n")
     download.main([])

@@ -36,11 +36,11 @@ def classes(counts: Mapping[str, int], first_seed: int = 0) -> dict[str, bytes]:
 
 
 def zip_file(file: Path, files: Mapping[str, bytes]) -> Path:
-    """Write the files, by path, to a zip archive."""
+    """Write the files, by path, to a zip archive; the same files give the same bytes at any time."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(file, "w") as archive:
         for path, data in files.items():
-            archive.writestr(path, data)
+            archive.writestr(zipfile.ZipInfo(path), data)
     return file
 
 

@@ -4,6 +4,7 @@ DVC looks at paths of dvc.yaml only. A link to the user's file at such a path le
 its own means: a stat for each file, and a hash where that has changed.
 """
 
+import difflib
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finegrain.core import file_io, log, paths
-from finegrain.core.errors import UserError
+from finegrain.core.errors import UserError, some
 
 KNOWN_HASHES = "local-files.json"
 """In the folder of checkpoints: SHA-256 by path, with what a stat showed then."""
@@ -24,6 +25,15 @@ def name(path: Path | str) -> str:
     return Path(os.path.abspath(path)).name
 
 
+def not_found(key: str, *missing: Path) -> UserError:
+    """The error for files or folders that a key of params.yaml names and that are not there."""
+    first = missing[0]
+    beside = [file.name for file in first.parent.iterdir()] if first.parent.is_dir() else []
+    near = difflib.get_close_matches(first.name, beside, n=1)
+    fix = f"did you mean {first.with_name(near[0])}?" if near else "paths count from the project's folder"
+    return UserError(f"params.yaml: {key}: {some(missing)}: not found; {fix}")
+
+
 def photos_path(text: str) -> Path:
     """An archive or a folder of photos that params.yaml names.
 
@@ -31,10 +41,12 @@ def photos_path(text: str) -> Path:
         UserError: the text is empty, or names a folder that holds this project, into which DVC would follow.
     """
     if not text.strip():  # Path("") would be the project's folder
-        raise UserError("dataset.path: is empty; name an archive or a folder of class folders")
+        raise UserError("params.yaml: dataset.path: is empty; name an archive or a folder of class folders")
     path = paths.user_path(text)
     if path.is_dir() and Path.cwd().is_relative_to(path.resolve()):
-        raise UserError(f"dataset.path: {path}: contains this project; name the folder of the photos alone")
+        raise UserError(
+            f"params.yaml: dataset.path: {path}: contains this project; name the folder of the photos alone"
+        )
     return path
 
 

@@ -145,14 +145,14 @@ def _reject_small_classes(inspection: Inspection, val_ratio: float, test_ratio: 
     left_out = inspection.database.execute(
         "SELECT class, count(*) FROM duplicate WHERE split IN ('', 'train') GROUP BY class"
     )
-    copies = {name: f" ({count} copies left out)" for name, count in left_out}
+    copies = {name: f" (copies left out: {count})" for name, count in left_out}
     needed = 1 + bool(val_ratio) + bool(test_ratio)
     counts = {name: distinct.get(name, 0) for name in inspection.classes}
     small = [f"'{name}' {count}{copies.get(name, '')}" for name, count in counts.items() if count < needed]
     if small:
         raise UserError(
             f"classes with too few images to split: {some(small, 20)}; each needs at least {needed} "
-            "distinct ones. Add images, or remove these classes"
+            "different ones: add images, or remove these classes"
         )
 
 
@@ -187,8 +187,8 @@ def _report_missing_classes(inspection: Inspection) -> None:
     found = set(inspection.database.execute("SELECT DISTINCT class, split FROM manifest"))
     if untrained := [name for name in inspection.classes if (name, "train") not in found]:
         raise UserError(
-            f"dataset.corrections: classes without an image in train are left: {some(untrained, 20)}; add "
-            "images, or drop all of these classes"
+            "params.yaml: dataset.corrections: classes without an image in train are left: "
+            f"{some(untrained, 20)}; add images, or drop all of these classes"
         )
     for split in ("val", "test"):
         missing = [name for name in inspection.classes if (name, split) not in found]

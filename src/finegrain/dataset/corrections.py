@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finegrain.core import log
+from finegrain.core import local_files, log
 from finegrain.core.errors import UserError, some
 from finegrain.dataset.image_labels import normalized_path
 from finegrain.dataset.inspection import Inspection
@@ -104,7 +104,7 @@ def read_corrections(file: Path) -> Corrections:
     try:
         header, lines = csv_rows(file.name, file.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"params.yaml: dataset.corrections: {file}: not found") from None
+        raise local_files.not_found("dataset.corrections", file) from None
     names = [name.strip().lower() for name in header]
     for column in COLUMNS:
         if names.count(column) != 1:
@@ -120,7 +120,7 @@ def read_corrections(file: Path) -> Corrections:
             without_action += 1
             continue
         if action.lower() not in ("drop", "relabel"):
-            raise UserError(f"{where}: {action!r} is no action; write drop or relabel, or leave it empty")
+            raise UserError(f"{where}: unknown action {action!r}; write drop or relabel, or leave it empty")
         is_dropped = action.lower() == "drop"
         if not path or not (class_name or is_dropped):
             raise UserError(f"{where}: has no {'class' if path else 'path'}")
@@ -155,7 +155,8 @@ def apply(corrections: Corrections, found: Inspection) -> tuple[Inspection, Appl
     if corrections.rows and not named:
         (example,) = database.execute("SELECT min(path) FROM image").fetchone()
         raise UserError(
-            f"{corrections.name}: no row names an image; the first row is {min(missing)}, an image {example}"
+            f"{corrections.name}: no row names an image; the first row names {min(missing)}, and the first "
+            f"image is {example}"
         )
     before = _classes(database)
     dropped = [(path, f"dropped by {row.where}") for path, row in named.items() if row.class_name is None]
@@ -199,7 +200,9 @@ def _drop(rows: list[tuple[str, str]], found: Inspection, classes: set[str]) -> 
     if gone := sorted(classes - (left := _classes(database))):
         log.info(f"classes that the corrections leave without an image: {some(gone, 20)}")
     if len(left) < 2:
-        raise UserError(f"dataset.corrections: only one class is left ({some(left)}); two are needed")
+        raise UserError(
+            f"params.yaml: dataset.corrections: only one class is left ({some(left)}); two are needed"
+        )
     return dataclasses.replace(found, classes=[name for name in found.classes if name not in gone], **counts)
 
 

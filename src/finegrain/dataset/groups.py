@@ -72,7 +72,10 @@ def find_groups(database: sqlite3.Connection, group_of: GroupOf) -> None:
     )
     if database.execute("SELECT count(*) FROM grouped").fetchone() == (0,):
         (example,) = database.execute("SELECT min(path) FROM image").fetchone()
-        raise UserError(f"split.group: no image has a group; the first path is {example}")
+        raise UserError(
+            "params.yaml: no image has a group: split.group matches no path, or the column of "
+            f"dataset.labels.group is empty; the first path is {example}"
+        )
 
 
 def count_groups(database: sqlite3.Connection) -> GroupCounts:

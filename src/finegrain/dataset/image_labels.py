@@ -123,11 +123,14 @@ class ImageLabels:
             rows = ", ".join(itertools.islice(self._column("entry", "image"), 3))
             images = ", ".join(itertools.islice(self._column("image", "path"), 3))
             raise UserError(
-                f"dataset.labels: no row names an image; the first rows are {rows}; the images {images}"
+                f"params.yaml: dataset.labels: no row names an image; the first rows name {rows}; the first "
+                f"images are {images}"
             )
         if conflicts:
             count, listed = len(conflicts), some(conflicts)
-            raise UserError(f"dataset.labels: {count} times another label for one image: {listed}")
+            raise UserError(
+                f"params.yaml: dataset.labels: rows contradict each other {count} times: {listed}"
+            )
 
     def _find(self, name: str, place: str) -> str | None:
         """The image that a name fits; paths are compared from their ends."""

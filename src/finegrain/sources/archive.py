@@ -134,10 +134,12 @@ def only_path(name: str, paths: Collection[str], seen: Sequence[str]) -> str:
         return name if name in paths else next(iter(paths))
     if paths:
         listed = some(sorted(paths))
-        raise UserError(f"dataset.labels: {name} fits several files: {listed}; give more of its path")
+        raise UserError(
+            f"params.yaml: dataset.labels: {name} fits several files: {listed}; give more of its path"
+        )
     known = f"; tables there: {some(sorted(seen), 20)}" if seen else ""
     raise UserError(
-        f"dataset.labels: {name}: not found, neither inside the archive nor as a local file{known}"
+        f"params.yaml: dataset.labels: {name}: found neither inside the archive nor as a local file{known}"
     )
 
 
@@ -218,7 +220,9 @@ def store_local(
         part = _open_local(local_files.photos_path(text), name_encoding)
         if part.name in parts:
             other = parts[part.name].path
-            raise UserError(f"dataset.path: {other} and {part.path} have the same name; rename one")
+            raise UserError(
+                f"params.yaml: dataset.path: {other} and {part.path} have the same name; rename one"
+            )
         parts[part.name] = part
     ImageIndex(list(parts.values()), class_folders).close()  # raise errors now, not after copying gigabytes
     folder.mkdir(parents=True, exist_ok=True)
@@ -229,12 +233,15 @@ def store_local(
 
 def _open_local(path: Path, name_encoding: str | None) -> _LocalArchive | _LocalFolder:
     if not path.exists():
-        raise UserError(f"dataset.path: {path}: not found")
+        raise local_files.not_found("dataset.path", path)
     if path.is_dir():
         return _LocalFolder(path, name_encoding)
     if is_archive(path):
         return _LocalArchive(path, name_encoding)
-    raise UserError(f"dataset.path: {path}: must be a folder or an archive ({', '.join(SUFFIXES)})")
+    allowed = (
+        f"must be a folder or an archive ({', '.join(SUFFIXES)}); unpack another kind, and name the folder"
+    )
+    raise UserError(f"params.yaml: dataset.path: {path}: {allowed}")
 
 
 def report_ignored(ignored: IgnoredFiles) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from finegrain.core import disk, file_io, log
+from finegrain.core import disk, file_io, local_files, log
 from finegrain.core.errors import UserError, some
 from finegrain.sources import archive
 
@@ -69,7 +69,7 @@ def convert(source: Path, folder: Path) -> Path:
 def _read_pickles(source: Path) -> dict[str, bytes]:
     """Read the three pickles, at the top or in cifar-100-python/, from a folder, zip or tar."""
     if not source.exists():
-        raise UserError(f"{source}: not found; use cifar-100-python.tar.gz, Kaggle's zip or a folder")
+        raise local_files.not_found("dataset.path", source)
     names = {f"{top}{name}": name for top in ("", "cifar-100-python/") for name in MD5}
     try:
         if source.is_dir():
@@ -89,7 +89,9 @@ def _read_pickles(source: Path) -> dict[str, bytes]:
         raise UserError(f"{source}: not a readable archive ({error}); download it again") from None
     missing = sorted(MD5.keys() - found.keys())
     if missing:
-        raise UserError(f"{source}: does not contain {some(missing)}; use CIFAR-100's python version")
+        raise UserError(
+            f"{source}: does not contain {some(missing)}; use the Python version, cifar-100-python.tar.gz"
+        )
     return found
 
 

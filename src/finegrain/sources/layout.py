@@ -150,7 +150,10 @@ def detect_layout(
     top = len(shared) + _parts_are_numbered(parts, len(shared))
     top_folders = {folders[top] for folders in map(_parent_folders, paths()) if len(folders) > top}
     if not top_folders:
-        raise UserError(f"all images are in one folder ({'/'.join(shared) or 'the top'}); {_EXPECTED_LAYOUT}")
+        folder = f"one folder, {'/'.join(shared)}" if shared else "no folder"
+        raise UserError(
+            f"all images are in {folder}, but at least two classes are needed; {_EXPECTED_LAYOUT}"
+        )
     splits = _split_folders(top_folders)
     layout = Layout(top, splits, _class_depths(paths, top, splits))
     stray = [path for path in paths() if len(_parent_folders(path)) <= layout.depth(_parent_folders(path))]
@@ -276,7 +279,7 @@ def reject_classes(splits_by_class: dict[str, set[str]]) -> None:
     """Raise UserError if the classes cannot be used; each comes with the splits that contain it."""
     names = sorted(splits_by_class)
     if len(names) < 2:
-        raise UserError(f"the archive has only one class ({names[0]}); {_EXPECTED_LAYOUT}")
+        raise UserError(f"there is only one class, {names[0]}, but at least two are needed")
     seen = Counter(map(_as_seen, names))
     if same := some(repr(name) for name in names if seen[_as_seen(name)] > 1):
         raise UserError(

@@ -123,7 +123,9 @@ class NameEncoding:
             if (text := utf8_text(raw)) is not None:
                 return text
         shown = raw.decode("ascii", "backslashreplace")
-        raise UserError(f"dataset.name_encoding: {self.name}: the name {shown} is in another encoding")
+        raise UserError(
+            f"params.yaml: dataset.name_encoding: {self.name}: the name {shown} is in another encoding"
+        )
 
     def report(self, file: Path) -> None:
         """Print which encoding was assumed, if there was any name that is not UTF-8."""
