@@ -24,7 +24,7 @@ def test_size_and_hashes_of_an_image_are_recorded(tmp_path):
     assert len(row.phash) == 16
 
 
-def test_bad_images_are_listed_and_too_many_stop_the_stage(tmp_path):
+def test_bad_images_are_listed_and_too_many_stop_the_stage(tmp_path, capsys):
     cut = drawn.encode(drawn.pattern(1, 200, 200), "JPEG")[:2000]
     files = drawn.classes({"a": 5, "b": 5}) | {"b/page.jpg": b"<html>", "a/cut.jpg": cut, "a/none.gif": b""}
     found = inspect(tmp_path, files)
@@ -33,6 +33,7 @@ def test_bad_images_are_listed_and_too_many_stop_the_stage(tmp_path):
     assert rejected[2] == ("b/page.jpg", "not an image: a web page or XML")
     assert "truncated" in rejected[0][1]
     found.reject_if_too_many_bad(3 / 13, tmp_path / "rejected.csv")
+    assert "left out: 3 of 13 images cannot be used; the reasons are in" in capsys.readouterr().err
     with pytest.raises(UserError) as error:
         found.reject_if_too_many_bad(0.2, tmp_path / "rejected.csv")
     message = str(error.value)

@@ -146,7 +146,7 @@ class Inspection:
         return self.database.execute("SELECT path, reason FROM bad ORDER BY path, reason")
 
     def reject_if_too_many_bad(self, max_ratio: float, rejected_csv: Path) -> None:
-        """Stop the stage if more images are bad than ``split.max_bad_ratio`` allows.
+        """Stop the stage if more images are bad than ``split.max_bad_ratio`` allows; report fewer.
 
         Args:
             rejected_csv: the file that lists them, for the message.
@@ -163,6 +163,9 @@ class Inspection:
                 f"than split.max_bad_ratio ({max_ratio:.2%}). All are listed in {rejected_csv}; "
                 f"the first:{examples}"
             )
+        if self.bad_count:
+            counts = f"{self.bad_count:,} of {total:,}"
+            log.info(f"left out: {counts} images cannot be used; the reasons are in {rejected_csv}")
 
 
 def inspect_images(reader: archive.ArchiveReader, known: KnownPhotos | None = None) -> Inspection:
