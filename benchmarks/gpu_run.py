@@ -95,7 +95,7 @@ class Run:
         epochs = re.findall(rf"{self.files.name} epoch (\d+): train loss", printed)
         for epoch in epochs:
             self.track["reached"].setdefault(epoch, now)  # a resumed run prints its epochs again
-        self.track["resumed"] += re.findall(r"resumed after epoch .*", printed)
+        self.track["resumed"] += re.findall(r"resumed after epoch [^;\n]*", printed)
         if epochs:
             self._save()
         return start + len(text)

@@ -295,4 +295,4 @@ def _restore(saved: dict[str, Any], networks: PhaseNetworks, history: TrainingHi
     if networks.average:
         networks.average.load_state_dict(saved["average"])
     within = f", step {history.partial_epoch.steps} of the next" if history.partial_epoch else ""
-    log.info(f"resumed after epoch {len(history.rows)}{within}")
+    log.info(f"resumed after epoch {len(history.rows)}{within}{'; so far:' if history.rows else ''}")
