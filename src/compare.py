@@ -11,9 +11,9 @@ from finegrain.core import process  # isort: skip  (first: it ends this process 
 import argparse
 from collections.abc import Sequence
 
-from finegrain.comparison import leaderboard, plots, report, report_data
+from finegrain.comparison import formatting, leaderboard, plots, report, report_data
 from finegrain.config import params
-from finegrain.core import disk, file_io, paths
+from finegrain.core import disk, file_io, log, paths
 from finegrain.evaluation import plot_style
 
 
@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     file_io.write_json(paths.LEADERBOARD, board.summary())
     file_io.write_json(paths.winner_metrics(dataset), board.winner_metrics())
     file_io.write_text(paths.REPORTS / "index.html", report.render(data))
+    winner, metric = board.rows[0], board.choose_by
+    score = formatting.metric_value(metric, winner[f"test_{metric}"])
+    name = f"test {formatting.METRIC_NAMES[metric]}"
+    log.info(f"winner: {winner['model']}, {name} {score}; all results: {paths.REPORTS}/index.html")
 
 
 if __name__ == "__main__":

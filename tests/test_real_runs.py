@@ -63,6 +63,7 @@ def test_a_temp_experiment_on_a_reference_recipe_runs_its_own_code_and_parameter
     clone, output = experiment
     runs = {f"train@{RUN}", f"evaluate@{RUN}"}
     assert stages_run(output) == {"inputs", "download", "split", "pack", *runs, "compare", "winner"}
+    assert "winner: resnet18, test top-1 " in output
     shown = pd.read_csv(io.StringIO(clone("dvc exp show --csv 2>/dev/null")))
     (row,) = shown[shown["Experiment"] == "changed"].to_dict("records")
     assert row["loss"] == 1234.5 and row["lr"] == 0.004 and row["models"] == "['resnet18']"
