@@ -221,13 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "out", type=Path, nargs="?", default=Path("gpu-results"), help="folder for the results"
-    )
-    parser.add_argument("archives", type=Path, nargs="*", help="zips of class folders of JPEGs")
+    parser = shared.gpu_parser(__doc__)
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[256, 64])
     parser.add_argument("--image-size", type=int, default=224, help="in pixels")
@@ -239,10 +233,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count(), help="worker processes of torchvision's loader"
     )
-    parser.add_argument("--toy", action="store_true", help="small defaults, for a CPU: within a minute")
-    if "--toy" in (sys.argv[1:] if argv is None else argv):
-        parser.set_defaults(**TOY)
-    return parser.parse_intermixed_args(argv)
+    return shared.parse_with_toy(parser, argv, TOY, "small defaults, for a CPU: within a minute")
 
 
 def plan(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, str, Callable[[], None]]]:

@@ -241,13 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "out", type=Path, nargs="?", default=Path("gpu-results"), help="folder for the results"
-    )
-    parser.add_argument("archives", type=Path, nargs="*", help="zips of class folders of JPEGs")
+    parser = shared.gpu_parser(__doc__)
     parser.add_argument(
         "--work", type=Path, default=Path("/tmp/results"), help="folder that is kept between calls"
     )
@@ -276,10 +270,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--least-seconds", type=float, default=25.0, help="no run starts with less time left")
     parser.add_argument("--reserve-seconds", type=float, default=60.0, help="time kept for evaluation")
     parser.add_argument("--images", type=int, default=4096, help="train images, if they are generated")
-    parser.add_argument("--toy", action="store_true", help="small defaults, for a CPU: within two minutes")
-    if "--toy" in (sys.argv[1:] if argv is None else argv):
-        parser.set_defaults(**TOY)
-    return parser.parse_intermixed_args(argv)
+    return shared.parse_with_toy(parser, argv, TOY, "small defaults, for a CPU: within two minutes")
 
 
 def _facts(args: argparse.Namespace) -> dict[str, Any]:
