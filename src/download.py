@@ -5,7 +5,6 @@ Writes  data/<name>/archive, data/<name>/source.json
 """
 
 from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
-import argparse
 import glob
 import shutil
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from finegrain.sources import archive, cifar100, kaggle
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args(argv)
+    process.parser(__doc__).parse_args(argv)
     config = params.load_params()
     data = paths.Dataset(config.dataset.name)
     with file_io.replace_folder(data.archive) as folder:

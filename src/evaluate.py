@@ -8,13 +8,12 @@ Writes  metrics/<name>/<run>.json, reports/<name>/results/<run>.json and interva
 """
 
 from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
-import argparse
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
-from finegrain.config import params
+from finegrain.config import base, params
 from finegrain.core import disk, file_io, paths
 from finegrain.evaluation import (
     doubtful_labels,
@@ -32,9 +31,15 @@ from finegrain.runtime import devices
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="one of params.yaml `models`")
-    parser.add_argument("--seed", type=int, required=True, help="one of params.yaml `seeds`")
+    parser = process.parser(__doc__)
+    parser.add_argument(
+        "--model",
+        required=True,
+        choices=get_args(base.ModelName),
+        metavar="MODEL",
+        help="one of `models` in params.yaml",
+    )
+    parser.add_argument("--seed", type=int, required=True, help="one of `seeds` in params.yaml")
     args = parser.parse_args(argv)
     config = params.load_params()
     run = paths.Run(config.dataset.name, args.model, args.seed)

@@ -6,7 +6,6 @@ Writes  data/<name>/pack; for its next run .checkpoints/packs
 """
 
 from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
-import argparse
 from collections.abc import Sequence
 
 from finegrain.config import params
@@ -16,7 +15,7 @@ from finegrain.sources import archive
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args(argv)
+    process.parser(__doc__).parse_args(argv)
     config = params.load_params()
     data = paths.Dataset(config.dataset.name)
     earlier = pack_writer.EarlierPack(dvc_cache.cached_members(data.pack), config.pack)

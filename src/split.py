@@ -7,7 +7,6 @@ Writes  data/<name>/manifest.csv, plots/<name>/data/class_balance.csv,
 """
 
 from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
-import argparse
 import itertools
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -21,7 +20,7 @@ from finegrain.sources import archive
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args(argv)
+    process.parser(__doc__).parse_args(argv)
     config = params.load_params()
     data = paths.Dataset(config.dataset.name)
     label_params = config.dataset.label_params

@@ -6,19 +6,25 @@ Writes  models/<name>/<run>.safetensors, .json and .cost.json,
 """
 
 from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
-import argparse
 from collections.abc import Sequence
+from typing import get_args
 
-from finegrain.config import params
+from finegrain.config import base, params
 from finegrain.core import paths
 from finegrain.runtime import devices, distributed
 from finegrain.training.run import TrainingRun
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="one of params.yaml `models`")
-    parser.add_argument("--seed", type=int, required=True, help="one of params.yaml `seeds`")
+    parser = process.parser(__doc__)
+    parser.add_argument(
+        "--model",
+        required=True,
+        choices=get_args(base.ModelName),
+        metavar="MODEL",
+        help="one of `models` in params.yaml",
+    )
+    parser.add_argument("--seed", type=int, required=True, help="one of `seeds` in params.yaml")
     args = parser.parse_args(argv)
     config = params.load_params()
     device = devices.select_device(config.device)

@@ -5,7 +5,6 @@ Writes  winner/<name>/model.safetensors and model.json, which `finegrain predict
 """
 
 from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
-import argparse
 import shutil
 from collections.abc import Sequence
 
@@ -15,7 +14,7 @@ from finegrain.core.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args(argv)
+    process.parser(__doc__).parse_args(argv)
     dataset = params.load_params().dataset.name
     board = file_io.read_json(paths.LEADERBOARD)
     if board.get("dataset") != dataset:

@@ -3,6 +3,7 @@
 A stage's script imports this module first, because the setup must be done before the slow imports.
 """
 
+import argparse
 import ctypes
 import errno
 import functools
@@ -23,10 +24,12 @@ from finegrain.core.errors import UserError, some
 REMEDIES = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room within your quota",
-    errno.EFBIG: "this disk, or `ulimit -f`, allows no file so large",
+    errno.EFBIG: "use a disk, and a `ulimit -f`, that allows such large files",
     errno.EROFS: "move the project to a disk that can be written",
     errno.EACCES: "give yourself permission (chmod, chown)",
     errno.EPERM: "give yourself permission (chmod, chown)",
+    errno.EISDIR: "remove or rename this folder, as a file belongs there",
+    errno.ENOTDIR: "remove or rename the file that is in the place of a folder",
     errno.ENAMETOOLONG: "give it a shorter name",
     errno.EMFILE: "allow more open files (`ulimit -n`)",
 }
@@ -225,6 +228,13 @@ _end_with_dvc()
 _remember_code()
 _end_at_once_on_ctrl_c()
 _disable_garbage_collection()
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A stage's parser, whose help keeps the lines of the script's docstring."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def run_main(run: Callable[[], None], then: str = "`dvc repro` continues from here") -> None:

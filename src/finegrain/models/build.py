@@ -172,13 +172,13 @@ def _require_same_body(net: nn.Module, name: str, weights: InitialWeights) -> No
     expected = {key: list(value.shape) for key, value in get_body_state(net).items()}
     found = {key: list(value.shape) for key, value in weights.state.items() if not key.startswith(head)}
     differing = [
-        f"{key} is {found.get(key, 'missing')}, expected {expected.get(key, 'no such tensor')}"
+        f"{key} ({found.get(key, 'missing')} in the file, {expected.get(key, 'missing')} in {name})"
         for key in [*expected, *(found.keys() - expected.keys())]
         if found.get(key) != expected.get(key) and not key.endswith(".num_batches_tracked")
     ]
     if differing:
         raise UserError(
-            f"params.yaml: weights: {weights.name} does not fit {name}: {len(differing)} tensors differ: "
+            f"params.yaml: weights: {weights.name} does not fit {name}: {len(differing):,} tensors differ: "
             f"{some(differing, 3)}; give weights of the same architecture"
         )
 

@@ -38,9 +38,10 @@ def select_device(name: DeviceName) -> torch.device:
         return torch.device("cpu" if name == "cpu" else "cuda")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if name == "cuda":
-        hidden = "" if visible is None else f", and CUDA_VISIBLE_DEVICES={visible!r} hides those there may be"
-        unset = "" if visible is None else "`unset CUDA_VISIBLE_DEVICES`, or "
-        raise UserError(f"params.yaml: device: cuda: torch finds no GPU{hidden}; {unset}use auto or cpu")
+        fix = "use auto or cpu"
+        if visible is not None:
+            fix = f"CUDA_VISIBLE_DEVICES={visible!r} hides any there is: unset it, or {fix}"
+        raise UserError(f"params.yaml: device: cuda: torch finds no GPU; {fix}")
     if has_apple_gpu:
         log.info("computing on the CPU; device: mps takes this machine's Apple GPU, which is untested")
     if visible is not None and Path("/dev/nvidiactl").exists():
