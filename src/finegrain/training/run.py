@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from finegrain.config import params
-from finegrain.config.phases import AdamW
+from finegrain.config.phases import AdamW, SolvedPhase
 from finegrain.core import disk, file_io, log, paths
 from finegrain.core.errors import UserError
 from finegrain.loading.batches import PackedSplit, normalization_mean_std
@@ -92,6 +92,8 @@ class TrainingRun:
     def train(self) -> None:
         """Train, calibrate, train again on train + val if the recipe wants it, and save the model."""
         setup, chosen = self.setup(self.train_split), TrainingHistory(self.config.choose_by)
+        for note in notes_on_settings(self.config, self.files.model, self.train_split.image_size):
+            log.info(f"note: {note}")
         if self.world.is_main_process and self.weights != "none":
             log.info(f"{self.files.name} {pretrained.describe(self.identity['initial_weights'])}")
         disk.require_free_space(self.files.weights, build.weights_bytes(setup.net), "the model")
@@ -210,6 +212,24 @@ class TrainingRun:
             "peak_memory_bytes": devices.peak_memory_bytes(self.world.device),
             "skipped_steps": sum(row.get("skipped_steps", 0) for row in rows),
         }
+
+
+def notes_on_settings(config: params.Params, model: str, pack_image_size: int) -> Iterator[str]:
+    """What params.yaml may say but seldom means.
+
+    Args:
+        pack_image_size: height and width of the packed images in pixels.
+    """
+    for name, phase in config.phases.items():
+        largest = phase.image_size if isinstance(phase.image_size, int) else max(phase.image_size)
+        if largest > pack_image_size:
+            yield (
+                f"phases.{name}.image_size: {largest} is above pack.image_size, {pack_image_size}: images "
+                "are enlarged, which adds no detail"
+            )
+    name, phase = next(iter(config.phases.items()))
+    if isinstance(phase, SolvedPhase) and config.weights_of(model) == "none":
+        yield f"phases.{name} solves a head on a network of random weights; weights: DEFAULT is pretrained"
 
 
 def write_history(run: paths.Run, history: TrainingHistory) -> None:
