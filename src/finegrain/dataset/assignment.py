@@ -145,7 +145,7 @@ def _reject_small_classes(inspection: Inspection, val_ratio: float, test_ratio: 
     left_out = inspection.database.execute(
         "SELECT class, count(*) FROM duplicate WHERE split IN ('', 'train') GROUP BY class"
     )
-    copies = {name: f" (copies left out: {count})" for name, count in left_out}
+    copies = {name: f" ({count} copies left out)" for name, count in left_out}
     needed = 1 + bool(val_ratio) + bool(test_ratio)
     counts = {name: distinct.get(name, 0) for name in inspection.classes}
     small = [f"'{name}' {count}{copies.get(name, '')}" for name, count in counts.items() if count < needed]
