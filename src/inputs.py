@@ -70,7 +70,7 @@ def local_tables(dataset: Any) -> list[str]:
 
 
 def weights_files(weights: str) -> dict[str, list[str]]:
-    """A file with weights, and the one beside it that says what they are; empty for weights by name.
+    """A file with weights, and the metadata file beside it; empty for weights by name.
 
     Raises:
         UserError: the file is one that the pipeline writes.

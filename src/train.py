@@ -1,7 +1,7 @@
 """Stage train: run the recipe of params.yaml for one model and seed.
 
 Reads   params.yaml; data/<name>/pack (train and val only)
-Writes  models/<name>/<run>.safetensors, .json and .cost.json,
+Writes  models/<name>/<run>.safetensors, .json and .cost.json, data/<name>/leave_one_out/<run>.npz,
         plots/<name>/{history,loss,lr}/<run>.csv and plots/<name>/lr_range/<run>/, <run> being <model>-<seed>
 """
 

@@ -187,7 +187,7 @@ class Run:
 
     @property
     def doubtful_labels(self) -> Path:
-        """CSV of the images whose label is doubted most. Tracked by git."""
+        """CSV of the images with the most doubtful labels. Tracked by git."""
         return REPORTS / self.dataset / "doubtful_labels" / f"{self.name}.csv"
 
     @property

@@ -61,12 +61,12 @@ class HeldOutPredictions:
 
 @dataclass(frozen=True)
 class DoubtfulLabel:
-    """An image whose label is doubted."""
+    """An image with a doubtful label."""
 
     path: str
     split: str
     row: int
-    """Its place among the images of the split."""
+    """Index of the image in the split."""
     label: str
     label_probability: float
     predicted: str
@@ -83,7 +83,7 @@ class DoubtfulLabel:
 
 
 def read_leave_one_out(file: Path) -> HeldOutPredictions | None:
-    """Read what stage train wrote of the training images; None if no phase of the training was solved."""
+    """Read the leave-one-out predictions of the training images; None if no phase was solved."""
     with np.load(file) as arrays:
         if not arrays.files:
             return None
@@ -102,13 +102,13 @@ def held_out(predictions: Sequence[Predictions]) -> HeldOutPredictions:
 def find_doubtful(
     manifest: Path, names: Sequence[str], found: Iterable[tuple[Sequence[str], HeldOutPredictions]]
 ) -> list[DoubtfulLabel]:
-    """The images whose label is doubted most, the least probable label first.
+    """The images with the most doubtful labels, the least probable label first.
 
     Args:
         manifest: CSV with the images.
         names: names of the classes.
         found: splits, and the predictions of their images, split after split in the order of the manifest. A
-            share of each is listed: predictions by leave-one-out may be surer than others.
+            share of each is listed: leave-one-out may give more confident predictions than others.
     """
     table = pd.read_csv(manifest, usecols=["path", "class", "split"], dtype=str, keep_default_na=False)
     ids = {name: i for i, name in enumerate(names)}

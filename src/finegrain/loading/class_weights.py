@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 
 EFFECTIVE_BETA = 0.99
-"""Cui et al. try 0.9 to 0.9999, and find that fine-grained classes want less than coarse ones.
+"""Cui et al. try 0.9 to 0.9999, and find that fine-grained classes need a smaller one than coarse classes.
 
 With 0.99, 10 images count as 9.6, 100 as 63, and any number as 100 at most.
 """
 
 
 def class_weights(labels: Tensor, num_classes: int, kind: str) -> Tensor:
-    """Weight of an image of each class; their mean over the images is 1, so that learning rates stay right.
+    """Weight of an image of each class; their mean over the images is 1, so that the same learning rates fit.
 
     ``balanced`` is the inverse of the number of images, as in scikit-learn. ``effective`` is the inverse
     of its effective number of samples ``(1 - beta^n) / (1 - beta)`` (https://arxiv.org/abs/1901.05555, which

@@ -38,7 +38,7 @@ class PackReader:
         """Read the rows that the crops need, each to its place in its image; other rows of ``out`` stay.
 
         Args:
-            indices: ``[n]``, of the images.
+            indices: ``[n]`` indices of the images.
             crops: ``[n, 4]`` of top, left, height, width.
             out: at least ``[n, S, S, 3]``.
         """

@@ -20,7 +20,7 @@ from finegrain.runtime import devices
 
 
 class BatchRequest(NamedTuple):
-    """Which images make up a batch, and what is done to each of them; on the CPU."""
+    """The images of a batch, and the augmentation of each; on the CPU."""
 
     indices: Tensor
     """``[n]`` int64, into the images of the pack reader."""
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     images: Tensor
     """``[n, 3, S, S]``: what the transform returned."""
     indices: Tensor
-    """``[n]`` int64: the request's."""
+    """``[n]`` int64: indices of the request."""
 
 
 Transform = Callable[[Tensor, Tensor | None, SampledAugmentation], Tensor]

@@ -1,7 +1,7 @@
 """Features of images on disk, found again by the images' content.
 
-An interrupted pass over the images goes on where it was. Another strength, photos that were added and photos
-that were taken out need no new pass over the others, and give the same bits as a pass over all.
+An interrupted pass over the images continues where it stopped. Another strength, and added or removed photos,
+need no new pass over the others, and give the same bits as a pass over all.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Features of a split's images: what the last linear layer of a frozen network gets."""
+"""Features of a split's images: the inputs of the last linear layer of a frozen network."""
 
 import hashlib
 from typing import Any

@@ -11,7 +11,7 @@ from finegrain.models.inference import BATCH_SIZE
 from finegrain.models.pooling import CovariancePool
 
 MAX_CLASSES, IMAGES_A_CLASS = 64, 20
-"""Images that are looked at: for each of 64 classes a matrix of 1024 channels takes 4 MB."""
+"""Numbers of classes and of their images that are used; 64 matrices of 1024 channels take 4 MB each."""
 
 
 def fit_projection(net: Any, split: PackedSplit, image_size: int, dtype: torch.dtype) -> None:

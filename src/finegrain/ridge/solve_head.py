@@ -53,11 +53,11 @@ def solve_head(
     strength: float | None = None,
     pooling_is_trained: bool = False,
 ) -> SolvedHead:
-    """Compute the features of all images and solve for the last layer of ``net``, which keeps its own.
+    """Compute the features of all images and solve for the last layer of ``net``, which stays as it is.
 
-    If the pooling keeps fewer channels than there are, and no phase has trained which, that is fitted in
-    place first.
-    All processes compute features; the main process keeps them, solves, and sends the result to the others.
+    If the pooling keeps fewer combinations of channels than there are, and no phase has trained them, they are
+    fitted in place first. All processes compute features; the main process keeps them, solves, and sends the
+    result to the others.
 
     Args:
         val: images to predict with the solution; None for none.

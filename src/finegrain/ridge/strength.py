@@ -16,7 +16,7 @@ FACTOR = 10**0.5
 MAX_STEPS = 8
 """Largest distance from the first penalty, in factors."""
 SCALE = 32.0
-"""Scores are near 0 or 1; the softmax of 32 times as much is about as sure as it is right."""
+"""Scores are near 0 or 1; the softmax of 32 times the scores is roughly calibrated."""
 
 
 @dataclass(frozen=True)

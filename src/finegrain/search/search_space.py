@@ -139,7 +139,7 @@ def _number(text: str) -> int | float:
 def _choice(name: str, text: str) -> BaseDistribution:
     try:
         choices = [json.dumps(_as_number(value), ensure_ascii=False) for value in yaml.safe_load(f"[{text}]")]
-    except (yaml.YAMLError, ValueError, TypeError):  # TypeError: a date, which JSON has not
+    except (yaml.YAMLError, ValueError, TypeError):  # TypeError: a date, which JSON lacks
         choices = []
     if not choices:
         raise UserError(f"{name}: {text} is not a list of values; write them with commas, such as 8,16,32")

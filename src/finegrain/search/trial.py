@@ -24,7 +24,7 @@ class Trial:
     images: int | None = None
     """Number of validation images."""
     metric: str = "top1"
-    """The one that chooses."""
+    """The metric that chooses."""
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -39,7 +39,7 @@ class TrialLog:
 
     folder: Path
     settings: dict[str, Any]
-    """What the search must be continued with."""
+    """Settings that the search must have when it is continued."""
     trials: list[Trial]
 
     def write(self) -> None:
