@@ -54,12 +54,15 @@ def duration(seconds: float) -> str:
 
 
 def count(number: float) -> str:
+    """Text such as 1,234 or 25.6 M."""
     return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number:,.0f}"
 
 
 def size(number: float) -> str:
+    """A number of bytes as text such as 123 MiB or 1.50 GiB."""
     return f"{number / 2**30:,.2f} GiB" if number >= 2**30 else f"{number / 2**20:,.0f} MiB"
 
 
 def p_value(p: float) -> str:
+    """Text to follow "p", such as = 0.012 or < 0.001."""
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"

@@ -18,6 +18,8 @@ from finegrain.evaluation import predictions, summary
 
 @dataclass(frozen=True)
 class Leaderboard:
+    """The models of a dataset, ranked by validation and compared on the test images."""
+
     dataset: str
     rows: list[dict[str, Any]]
     """One for each model, best first (``validation_rank``): means over its seeds, the ``run`` that is best on

@@ -100,6 +100,7 @@ class Dataset:
 
     @property
     def manifest(self) -> Path:
+        """CSV of the images in use: ``manifest.COLUMNS``."""
         return self.folder / "manifest.csv"
 
     @property
@@ -124,6 +125,7 @@ class Dataset:
 
     @property
     def pack(self) -> Path:
+        """Folder with the arrays of each split and pack.json."""
         return self.folder / "pack"
 
 
@@ -152,10 +154,12 @@ class Run:
 
     @property
     def weights(self) -> Path:
+        """Weights as safetensors."""
         return Path("models") / self.dataset / f"{self.name}.safetensors"
 
     @property
     def sidecar(self) -> Path:
+        """JSON with the model's metadata: classes, recipe, preprocessing, temperature."""
         return Path("models") / self.dataset / f"{self.name}.json"
 
     @property
@@ -178,6 +182,7 @@ class Run:
 
     @property
     def predictions(self) -> Path:
+        """Parquet table of the predictions for the test images."""
         return Path("data") / self.dataset / "predictions" / f"{self.name}.parquet"
 
     @property
@@ -210,10 +215,12 @@ class Run:
 
     @property
     def loss(self) -> Path:
+        """CSV (epoch, train_loss, val_loss), a DVC plot."""
         return Path("plots") / self.dataset / "loss" / f"{self.name}.csv"
 
     @property
     def lr(self) -> Path:
+        """CSV (epoch, lr), a DVC plot."""
         return Path("plots") / self.dataset / "lr" / f"{self.name}.csv"
 
     @property
@@ -226,10 +233,12 @@ class Run:
 
     @property
     def confusion(self) -> Path:
+        """PNG of the confusion matrix of the test images."""
         return Path("plots") / self.dataset / "confusion" / f"{self.name}.png"
 
     @property
     def reliability(self) -> Path:
+        """PNG of the reliability diagram of the test images."""
         return Path("plots") / self.dataset / "reliability" / f"{self.name}.png"
 
     @property
@@ -239,4 +248,5 @@ class Run:
 
     @property
     def per_class(self) -> Path:
+        """CSV of the recall of each class, a DVC plot."""
         return Path("plots") / self.dataset / "per_class" / f"{self.name}.csv"

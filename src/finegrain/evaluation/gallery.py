@@ -60,6 +60,8 @@ class ConfusedPair:
 
 @dataclass(frozen=True)
 class Gallery:
+    """The images of one model that the report shows."""
+
     random: list[Tile]
     worst: list[Tile]
     """The mistakes with the largest losses."""

@@ -19,7 +19,7 @@ from finegrain.models.outputs import Predictions
 
 CORRECT_COLUMNS = ("class", "images", "correct")
 OTHER_CLASS = ""
-"""Instead of the name of a wrong answer; no class has an empty name."""
+"""Stands for the name of any incorrect class; no class has an empty name."""
 
 
 def require_same_data(manifest: Path, pack_fingerprint: str, weights: Path, trained_on: str) -> None:

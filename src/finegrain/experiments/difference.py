@@ -54,6 +54,7 @@ class ImageFlip:
 
     @property
     def gain(self) -> float:
+        """Change of that share."""
         return self.correct_after - self.correct_before
 
 

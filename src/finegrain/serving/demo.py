@@ -175,6 +175,7 @@ def _enlarge(image: ImageArray) -> ImageArray:
 
 
 def encode_png(image: ImageArray) -> bytes:
+    """An image ``[H, W, 3]`` uint8 as a PNG file."""
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, format="png")
     return stream.getvalue()

@@ -150,6 +150,7 @@ def recorded_encoding(download_record: Path) -> str | None:
 
 
 def is_archive(file: Path) -> bool:
+    """Whether a file is a zip or tar by its name, and not hidden."""
     return file.is_file() and file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
 
 

@@ -60,6 +60,8 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ArchiveImage:
+    """An image in an archive, with its class and official split."""
+
     index: int
     """Its position among all images, in reading order."""
     path: str
