@@ -125,9 +125,9 @@ def test_a_wrong_label_is_first_in_the_list(project, images):
     labels = truth.clone()
     labels[11] = 0  # of class 2
     problem = regression.regression(rows, labels, 3, image_weights(labels, 3, "none"))
-    tried = choose_strength(problem, rows.features.square().sum(1).mean().item())
-    solution, history = problem.solve(tried[-1].strength), TrainingHistory()
-    head = SolvedHead(solution.weight, solution.bias, tried[-1], {}, None)
+    best, tried = choose_strength(problem, rows.features.square().sum(1).mean().item())
+    solution, history = problem.solve(best.strength), TrainingHistory()
+    head = SolvedHead(solution.weight, solution.bias, best, tried, None)
     history.add_solved("solve", head, labels)
     files = paths.Run("d", "resnet18", 0)
     run.write_leave_one_out(files, history)

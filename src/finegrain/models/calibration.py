@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
-from finegrain.models.outputs import Floats, Ints, log_softmax
+from finegrain.models.outputs import CHUNK_ROWS, Floats, Ints, log_softmax
 
 BINS = 15
 """Number of confidence bins, of equal width, as in Guo et al. 2017."""
@@ -68,10 +68,15 @@ def fit_temperature(logits: npt.NDArray[np.float32], labels: Ints) -> float:
         logits: ``[N, C]`` of the validation images.
         labels: ``[N]``.
     """
-    values, rows = logits.astype(np.float64), np.arange(len(labels))
 
     def loss(log_temperature: float) -> float:
-        return float(-log_softmax(values / np.exp(log_temperature))[rows, labels].mean())
+        total = 0.0
+        for start in range(0, len(labels), CHUNK_ROWS):
+            scaled = logits[start : start + CHUNK_ROWS].astype(np.float64) / np.exp(log_temperature)
+            total -= np.take_along_axis(
+                log_softmax(scaled), labels[start : start + CHUNK_ROWS, None], 1
+            ).sum()
+        return total / len(labels)
 
     best = minimize_scalar(loss, bounds=(np.log(0.25), np.log(10)), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(best.x))

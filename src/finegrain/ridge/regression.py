@@ -67,8 +67,13 @@ class RidgeRegression(ABC):
             sample_weights: ``[N]`` positive, with a mean of 1.
         """
         self.rows, self.labels, self.sample_weights = rows, labels, sample_weights
-        self._targets = torch.nn.functional.one_hot(labels, num_classes).double().numpy()
+        self._num_classes = num_classes
         self._weights: Matrix = sample_weights.double().numpy()
+
+    def _targets(self, start: int, stop: int) -> Matrix:
+        """One-hot labels ``[stop - start, classes]``."""
+        labels = self.labels[start:stop]
+        return torch.nn.functional.one_hot(labels, self._num_classes).double().numpy()
 
     @abstractmethod
     def solve(self, strength: float) -> Solution:
@@ -112,12 +117,14 @@ class _Dual(RidgeRegression):
     def leave_one_out(self, strength: float) -> Tensor:
         coefficients, _, ones = self._coefficients(strength)
         diagonal = self._gram.inverse_diagonal() - ones**2 / ones.sum()
-        return torch.from_numpy(self._targets - coefficients / diagonal[:, None]).float()
+        scores = self._targets(0, len(self.rows)) - coefficients / diagonal[:, None]
+        return torch.from_numpy(scores).float()
 
     def _coefficients(self, strength: float) -> tuple[Matrix, Matrix, Matrix]:
         """Coefficients ``[N, classes]``, bias ``[classes]``, and the system's solution ``[N]`` for ones."""
         self._gram.factorize(strength / self._weights)
-        solved = self._gram.solve(np.column_stack((self._targets, np.ones(len(self._targets)))))
+        n = len(self.rows)
+        solved = self._gram.solve(np.column_stack((self._targets(0, n), np.ones(n))))
         targets, ones = solved[:, :-1], solved[:, -1]
         bias = targets.sum(0) / ones.sum()
         return targets - np.outer(ones, bias), bias, ones
@@ -133,7 +140,7 @@ class _Primal(RidgeRegression):
         for start, stop in blocks(len(rows)):
             self._mean += self._weights[start:stop] @ rows.read(start, stop).double().numpy() / self._total
         self._covariance = ShiftedMatrix(rows.width)
-        self._target_mean: Matrix = self._weights @ self._targets / self._total
+        self._target_mean = np.bincount(labels.numpy(), self._weights, num_classes) / self._total
         self._products: Matrix = np.zeros((rows.width, num_classes))
         for start, stop in blocks(len(rows)):
             self._add(self._centered(start, stop), start, stop)
@@ -147,7 +154,7 @@ class _Primal(RidgeRegression):
         for panel in range(0, self.rows.width, PANEL):
             columns = (centered[:, panel : panel + PANEL] * weights).contiguous()
             self._covariance.add(panel, (centered[:, panel:].T @ columns).double().numpy())
-        targets = self._weights[start:stop, None] * (self._targets[start:stop] - self._target_mean)
+        targets = self._weights[start:stop, None] * (self._targets(start, stop) - self._target_mean)
         self._products += (centered.T @ torch.from_numpy(targets).float()).double().numpy()
 
     def solve(self, strength: float) -> Solution:
@@ -157,12 +164,13 @@ class _Primal(RidgeRegression):
         return Solution(torch.from_numpy(weight.T.copy()).float(), torch.from_numpy(bias).float())
 
     def leave_one_out(self, strength: float) -> Tensor:
-        solution, scores = self.solve(strength), []
+        solution, scores = self.solve(strength), torch.empty(len(self.rows), self._num_classes)
         for start, stop in blocks(len(self.rows)):
             centered = self._centered(start, stop)
             whitened = self._covariance.whiten(centered.T.double().numpy())
             leverage = self._weights[start:stop] * (1 / self._total + (whitened**2).sum(0))
             predicted = (centered @ solution.weight.T).double().numpy() + self._target_mean
-            residual = self._targets[start:stop] - predicted
-            scores.append(self._targets[start:stop] - residual / (1 - leverage)[:, None])
-        return torch.from_numpy(np.concatenate(scores)).float()
+            targets = self._targets(start, stop)
+            block = targets - (targets - predicted) / (1 - leverage)[:, None]
+            scores[start:stop] = torch.from_numpy(block)
+        return scores

@@ -29,7 +29,7 @@ class SolvedHead:
     """``[classes]`` float32."""
     leave_one_out: LeaveOneOut
     tried: dict[float, float]
-    """Leave-one-out loss by strength."""
+    """Leave-one-out loss by strength, in ascending order."""
     val_logits: Tensor | None
     """``[N, classes]`` float32 of the validation images."""
     curve: list[dict[str, Any]] = field(default_factory=list)
@@ -109,10 +109,10 @@ def _solve(
     given = strength or (None if phase.strength == "auto" else phase.strength)
     if given is None:
         first = rows.read(0, min(len(rows), 1024))
-        tried = choose_strength(problem, first.square().sum(1).mean().item())
+        best, tried = choose_strength(problem, first.square().sum(1).mean().item())
     else:
-        tried = [evaluate_strength(problem, given)]
-    best = tried[-1]
+        best = evaluate_strength(problem, given)
+        tried = {best.strength: best.loss}
     solution = problem.solve(best.strength)
     log.info(f"ridge regression on {len(rows)} images, {rows.width} features: strength {best.strength:.3g}")
     correct = best.logits.argmax(1) == labels
@@ -125,7 +125,7 @@ def _solve(
         scaled.weight,
         scaled.bias,
         best,
-        {each.strength: each.loss for each in sorted(tried, key=lambda each: each.strength)},
+        tried,
         scaled.scores(val_rows) if val_rows else None,
         curve,
     )
