@@ -55,9 +55,9 @@ def solve_head(
 ) -> SolvedHead:
     """Compute the features of all images and solve for the last layer of ``net``, which stays as it is.
 
-    If the pooling keeps only some combinations of channels, and no phase has trained these, they are fitted in
-    place first. All processes compute features; the main process keeps them, solves, and sends the result to
-    the others.
+    If the pooling keeps only some combinations of channels, and no phase has trained these, they are fitted
+    in place first. All processes compute features; the main process keeps them, solves, and sends the result
+    to the others.
 
     Args:
         val: images to predict with the solution; None for none.
