@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     curves = plot_style.render_png(plots.training_curves(histories, board.choose_by))
     accuracy_vs_time = plot_style.render_png(plots.accuracy_vs_time_plot(board.rows, board.choose_by))
     shown_curves = curves if max(map(len, histories.values())) > 1 else None
-    data = report_data.read_report_data(dataset, board, best_runs, shown_curves, accuracy_vs_time)
+    shown_times = accuracy_vs_time if len(board.rows) > 1 else None
+    data = report_data.read_report_data(dataset, board, best_runs, shown_curves, shown_times)
 
     file_io.write_bytes(paths.REPORTS / "curves.png", curves)
     file_io.write_bytes(paths.REPORTS / "accuracy_vs_time.png", accuracy_vs_time)

@@ -45,7 +45,7 @@ def test_the_confusion_of_a_model_shows_all_classes_or_of_many_those_with_mistak
     figure = prediction_plots.model_confusion_plot(outputs.from_logits(logits, labels), class_names(classes))
     axes = figure.axes[0]
     assert len(axes.get_yticks()) == shown
-    assert ("with the most mistakes" in axes.get_title()) == (classes > shown)
+    assert ("with the most mistakes" in axes.get_title() + axes.get_title("left")) == (classes > shown)
     shown_names = " ".join(label.get_text() for label in axes.get_yticklabels())
     assert "Make 0 " in shown_names and "Make 1 " in shown_names
 

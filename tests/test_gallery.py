@@ -50,13 +50,14 @@ def test_tiles_show_the_image_with_its_own_prediction(gallery_data):
         i = nearest(tile["image"], images)
         assert tile["truth"] == test.class_names[raw.labels[i]]
         assert tile["predicted"] == test.class_names[raw.predicted[i]]
-        assert tile["confidence"] == calibrated.confidence[i] and tile["loss"] == raw.loss[i]
+        assert tile["confidence"] == calibrated.confidence[i]
+        assert tile["truth_probability"] == pytest.approx(np.exp(-calibrated.loss[i]))
 
 
-def test_the_worst_are_the_mistakes_of_the_largest_loss(gallery_data):
-    shown, raw, _, _ = gallery_data
-    losses = np.sort(raw.loss[~raw.correct])[::-1]
-    assert [tile["loss"] for tile in shown["worst"]] == pytest.approx(losses[: gallery.WORST_IMAGES].tolist())
+def test_the_worst_are_the_mistakes_whose_true_class_is_least_probable(gallery_data):
+    shown, raw, calibrated, _ = gallery_data
+    least = np.sort(np.exp(-calibrated.loss[~raw.correct]))[: gallery.WORST_IMAGES]
+    assert [tile["truth_probability"] for tile in shown["worst"]] == pytest.approx(least.tolist())
     assert all(tile["truth"] != tile["predicted"] and tile["heat"] is None for tile in shown["worst"])
 
 

@@ -43,7 +43,8 @@ def test_the_plots_show_the_metric_that_chooses(metric):
     shown = curves.axes[1].lines[1].get_ydata()
     assert shown.tolist() == history["val_top1" if metric == "loss" else f"val_{metric}"].tolist()
     label = curves.axes[3].get_legend().get_texts()[0].get_text()
-    assert label == f"net: best val {'0.050 in epoch 5' if metric == 'loss' else '90.0% in epoch 4'}"
+    best = "0.050 in epoch 5" if metric == "loss" else "90.0\xa0% in epoch 4"
+    assert label == f"net: best val {best}"
     point = {"model": "net", "seconds": 10.0, f"test_{metric}": 0.5}
     point |= {f"test_{metric}_low": 0.4, f"test_{metric}_high": 0.7}
     figure = plots.accuracy_vs_time_plot([point], metric)
@@ -58,8 +59,16 @@ def test_labels_of_points_are_inside_the_axes_and_do_not_overlap():
     boxes = [super(type(text), text).get_window_extent() for text in axes.texts]
     assert len(boxes) == 3
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+    lines = [line.get_window_extent() for line in axes.lines]
+    assert not any(box.overlaps(line) for box in boxes for line in lines)
     frame = axes.get_window_extent()
     assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 and frame.y0 <= b.y0 and b.y1 <= frame.y1 for b in boxes)
+
+
+def test_a_phase_that_was_solved_shows_no_learning_rate():
+    history = random_history(0).assign(phase=["tune"] * 5 + ["solve"], lr=[0.1, 0.2, 0.1, 0.05, 0.0, 0.0])
+    shown = plots.training_curves({"net": history}).axes[2].lines[0].get_ydata()
+    assert shown[:5].tolist() == [0.1, 0.2, 0.1, 0.05, 0.0] and np.isnan(shown[5])
 
 
 def test_save_png_creates_the_folder_and_the_file(project):

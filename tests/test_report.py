@@ -1,10 +1,12 @@
 """The report page is complete, safe and works offline; the Markdown table shows the leaderboard."""
 
+import io
 import json
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from finegrain.comparison import formatting, report
 from finegrain.comparison.next_steps import Step
@@ -45,7 +47,7 @@ ROWS = [
 
 TILE = {
     "image": "data:image/jpeg;base64,aa", "truth": HOSTILE, "predicted": "Aero Sedan 2012",
-    "confidence": 0.93, "loss": 4.25, "heat": None,
+    "confidence": 0.93, "truth_probability": 0.04, "heat": None,
 }  # fmt: skip
 SOLVED = SolvedFigures(1234, 0.875, 0.85, 0.89, b"curve", [(HOSTILE, 0.25, 0.75)])
 CORRECT_TILE = {**TILE, "truth": "Aero Sedan 2012", "confidence": 0.88}
@@ -147,9 +149,10 @@ def test_the_page_is_well_formed_and_holds_every_section():
         "resnet50 wins", "91.23\xa0%", "90.2\xa0%", "0.457", "1 h 02 min", "1,234", "11.2 M", "3.00 GiB",
         "5,000 train", "o/d/2", "abc123", "lr: 0.1  # <rate>", "3 of 9", "2 exact duplicates",
         "AM General", "50\xa0% stay within the correct make; by chance it would be 12\xa0%",
-        "✗ Incorrect, 93\xa0% loss 4.2", "✓ Correct, 88\xa0%", "were predicted as Aero Sedan 2012",
-        "One seed was run", "+6.2", "+5.2 to +7.2", "−0.5", "p < 0.001",
-        "Leave-one-out top-1 of 1,234 training images: 87.5\xa0%", "85.0\xa0% to 89.0\xa0%",
+        "✗ Incorrect, 93\xa0%", f"true class {HOSTILE}, 4\xa0%",
+        "✓ Correct, 88\xa0%", "were predicted as Aero Sedan 2012",
+        "one seed was run", "+6.2", "+5.2 to +7.2", "−0.5", "p < 0.001",
+        "top-1 of the 1,234 images that the head was solved on: 87.5\xa0%", "85.0\xa0% to 89.0\xa0%",
         f"labeled {HOSTILE}, 2\xa0%", "predicted as Aero Sedan 2012, 93\xa0%", f"test: {HOSTILE}.jpg",
     ]  # fmt: skip
     for words in wanted:
@@ -175,8 +178,13 @@ def test_names_from_the_archive_are_text_not_markup():
 
 def test_without_mistakes_and_rejected_images_there_are_no_tables_of_them():
     models = [ModelFigures("resnet50", b"", b"", b"", [], EMPTY_GALLERY, [], [], None)]
-    text = Parsed(page(rows=ROWS[:1], pairs=[], models=models, rejected=[], near_duplicates=[])).text
+    parsed = Parsed(
+        page(rows=ROWS[:1], pairs=[], models=models, rejected=[], near_duplicates=[], accuracy_vs_time=None)
+    )
+    text = parsed.text
+    assert "Test top-1 against training time" not in [attributes.get("alt") for _, attributes in parsed.tags]
     assert "No mistake on any test image" in text and "It is the only model" in text
+    assert "resnet50 reaches" in text and "wins" not in text
     assert "images left out" not in text and "Training images" not in text
     assert "Labels to check" not in text
 
@@ -195,16 +203,33 @@ def test_corrections_are_counted_beside_the_data():
 def test_several_seeds_show_their_standard_deviation():
     rows = [{**r, "seeds": 3, "test_top1_sd": 0.0123} for r in ROWS]
     text = Parsed(page(rows=rows)).text
-    assert "means over 3 runs" in text and "All runs" in text and "One seed" not in text
+    assert "means over 3 runs" in text and "All runs" in text and "one seed" not in text
     assert "| 3 (sd 1.2) |" in report.leaderboard_markdown(rows)
 
 
 def test_the_statement_separates_significant_differences_from_noise():
     assert report.statement(ROWS) == (
-        "On the same test images it is significantly better than resnet18 and within noise of resnet34."
+        "On the same test images, in points of top-1, it is significantly better than resnet18 (+6.2) and "
+        "within noise of resnet34 (+1.2)."
     )
     worse = [ROWS[0], row("a", 0.95, "significantly better", 0.001)]
-    assert "significantly worse than a, although it is best on validation" in report.statement(worse)
+    assert "significantly worse than a (−3.8), although it is best on validation" in report.statement(worse)
+    losses = [{**r, "test_loss": loss} for r, loss in zip(ROWS[:2], (0.25, 0.5), strict=True)]
+    assert report.statement(losses, "loss").endswith(
+        "images, it is significantly better than resnet18 (−0.250)."
+    )
+
+
+def test_a_phone_shows_a_plot_no_smaller_than_readable():
+    stream = io.BytesIO()
+    Image.new("L", (1000, 20)).save(stream, format="png")
+    assert report.readable_width(stream.getvalue()) == 450
+    assert 'style="min-width: 450px"' in page(class_balance=stream.getvalue())
+
+
+def test_a_solved_head_needs_no_other_seed():
+    text = Parsed(page(seed_matters=False)).text
+    assert "Another seed would give the same head" in text and "one seed was run" not in text
 
 
 def test_the_markdown_table_has_one_line_for_each_model():

@@ -13,10 +13,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from finegrain.comparison.formatting import METRIC_NAMES, metric_value
-from finegrain.evaluation.plot_style import COLORS, DPI, GRAY, MARKERS, shorten, styled
+from finegrain.comparison.formatting import METRIC_NAMES, metric_value, percent
+from finegrain.comparison.next_steps import top1_of_twice_the_images
+from finegrain.evaluation.plot_style import COLORS, DPI, GRAY, MARKERS, percent_ticks, shorten, styled
 
 _Style = dict[str, Any]
 _TRAIN_LINE: _Style = {"lw": 1.2, "ls": (0, (4, 2))}
@@ -43,7 +44,7 @@ def training_curves(histories: Mapping[str, pd.DataFrame], choose_by: str = "top
         axes.set_xlabel("epoch")
         axes.set_xlim(0.5, max(history["epoch"].max() for history in histories.values()) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    top1.yaxis.set_major_formatter(PercentFormatter(1))
+    top1.yaxis.set_major_formatter(percent_ticks())
     styles = _model_styles(histories)
     for model, history in histories.items():
         style = styles[model] | _sparse_markers(history)
@@ -59,16 +60,23 @@ def training_curves(histories: Mapping[str, pd.DataFrame], choose_by: str = "top
 def _draw_learning_rates(
     axes: Axes, histories: Mapping[str, pd.DataFrame], styles: Mapping[str, _Style]
 ) -> None:
-    """Draw the learning rate of each model, or one gray line if several models share the schedule."""
+    """Draw the learning rate of each model, or one gray line if several models share the schedule.
+
+    A phase without one, as its head was solved, is left empty.
+    """
+    rates = {
+        model: history["lr"].where(history.groupby("phase")["lr"].transform("max") > 0)
+        for model, history in histories.items()
+    }
     shared = len({tuple(history["lr"]) for history in histories.values()}) == 1 < len(histories)
     if shared:
-        history = next(iter(histories.values()))
-        axes.plot(history["epoch"], history["lr"], color=GRAY, lw=1.6, marker=".")
+        model, history = next(iter(histories.items()))
+        axes.plot(history["epoch"], rates[model], color=GRAY, lw=1.6, marker=".")
         axes.set_title("Learning rate (the same for all)", pad=22)
     else:
         for model, history in histories.items():
             style = styles[model] | _sparse_markers(history)
-            axes.plot(history["epoch"], history["lr"], **style, lw=1.6)
+            axes.plot(history["epoch"], rates[model], **style, lw=1.6)
     axes.set_ylim(bottom=0)
 
 
@@ -81,7 +89,7 @@ def _draw_curve_legend(
         values, label = history[f"val_{choose_by}"], model or "validation"
         if values.notna().any():
             best = int(values.argmin() if choose_by == "loss" else values.argmax())
-            shown = f"{values.iloc[best]:.3f}" if choose_by == "loss" else f"{values.iloc[best]:.1%}"
+            shown = metric_value(choose_by, values.iloc[best], 1)
             label += f": best val {shown} in epoch {history['epoch'].iloc[best]}"
         handles.append(Line2D([], [], **styles[model], lw=1.9, label=label))
     handles += [Line2D([], [], color=GRAY, lw=1.9, label="validation: solid")]
@@ -172,8 +180,7 @@ def lr_range_plot(
 
 @styled
 def learning_curve_plot(curve: Sequence[Mapping[str, Any]]) -> Figure:
-    """Top-1 on images that were not trained on against the number of training images, and what twice as many
-    would bring if the error goes on falling as it did over the last two points.
+    """Top-1 on images that were not trained on against the number of training images, and with twice as many.
 
     Args:
         curve: ``images`` and ``top1`` of each part of the training images, at least one.
@@ -183,19 +190,17 @@ def learning_curve_plot(curve: Sequence[Mapping[str, Any]]) -> Figure:
     images, top1 = [p["images"] for p in curve], [p["top1"] for p in curve]
     axes.plot(images, top1, color=COLORS[0], marker="o", lw=2)
     for x, y in zip(images, top1, strict=True):
-        axes.annotate(f"{y:.1%}", (x, y), (9, -5), textcoords="offset points", va="top", fontsize=9)
-    if len(curve) > 1 and 0 < top1[-2] < top1[-1] < 1:
-        slope = np.log((1 - top1[-1]) / (1 - top1[-2])) / np.log(images[-1] / images[-2])
-        more = 1 - (1 - top1[-1]) * 2**slope
+        axes.annotate(percent(y, 1), (x, y), (9, -5), textcoords="offset points", va="top", fontsize=9)
+    if (more := top1_of_twice_the_images(curve)) is not None:
         axes.plot([images[-1], 2 * images[-1]], [top1[-1], more], color=GRAY, marker="o", ls=(0, (4, 2)))
         axes.annotate(
-            f"twice as many: {more:.1%}", (2 * images[-1], more), (-8, 8), textcoords="offset points",
+            f"twice as many: {percent(more, 1)}", (2 * images[-1], more), (-8, 8), textcoords="offset points",
             ha="right", fontsize=9, color=GRAY,
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_xticks([*images, 2 * images[-1]], [f"{n:,}" for n in [*images, 2 * images[-1]]])
     axes.set_xticks([], minor=True)
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(percent_ticks())
     axes.margins(x=0.1, y=0.18)
     axes.set_title("Top-1 on images that were not trained on, by number of training images")
     axes.set_xlabel("training images")
@@ -218,14 +223,17 @@ def accuracy_vs_time_plot(rows: Sequence[Mapping[str, Any]], choose_by: str = "t
     axes.set_xlabel(f"training time, {unit}")
     axes.set_ylabel(name)
     if choose_by != "loss":
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(percent_ticks())
     if shortest > 0 and longest > 8 * shortest:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     styles = _model_styles([row["model"] for row in rows])
     for row in rows:
-        errors = [[row[key] - row[f"{key}_low"]], [row[f"{key}_high"] - row[key]]]
-        axes.errorbar([row["seconds"] / size], [row[key]], errors, **styles[row["model"]], ms=8, capsize=4)
+        style, x = styles[row["model"]], row["seconds"] / size
+        axes.plot(
+            [x, x], [row[f"{key}_low"], row[f"{key}_high"]], color=style["color"], marker="_", ms=9, lw=1.5
+        )
+        axes.plot([x], [row[key]], **style, ms=8)
     axes.margins(x=0.18, y=0.12)
     figure.draw_without_rendering()  # fixes the position of the axes
     labels = [f"{row['model']} {metric_value(choose_by, row[key], 1)}" for row in rows]
@@ -234,7 +242,7 @@ def accuracy_vs_time_plot(rows: Sequence[Mapping[str, Any]], choose_by: str = "t
 
 
 def _label_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write each label beside its point, at the first position that hides no other label or point."""
+    """Write each label beside its point, at the first position that hides no other label, point or line."""
     renderer = FigureCanvasAgg(axes.get_figure(root=True)).get_renderer()
     occupied = [line.get_window_extent(renderer).padded(4) for line in axes.lines]
     frame = axes.get_window_extent(renderer)

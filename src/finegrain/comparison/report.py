@@ -27,25 +27,41 @@ def render(data: ReportData) -> str:
         "metric": partial(formatting.metric_value, data.choose_by),
         "difference": partial(formatting.metric_difference, data.choose_by),
         "p": formatting.p_value,
+        "readable_width": readable_width,
         "png": lambda content: "data:image/png;base64," + base64.b64encode(content).decode(),
     }
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return page.render(
         report=data,
         winner=data.rows[0],
-        statement=statement(data.rows),
+        statement=statement(data.rows, data.choose_by),
         metric=formatting.METRIC_NAMES[data.choose_by],
     )
 
 
-def statement(rows: Sequence[dict[str, Any]]) -> str:
-    """One sentence that compares the winner with the other models on the test images."""
-    others = rows[1:]
+def readable_width(png: bytes) -> int:
+    """Width in CSS pixels below which a plot's letters are too small: a phone scrolls it sideways."""
+    return int(0.45 * int.from_bytes(png[16:20]))  # where a PNG has its width in pixels
+
+
+def statement(rows: Sequence[dict[str, Any]], choose_by: str = "top1") -> str:
+    """One sentence that compares the winner with the others on the test images; empty if there are none."""
+    winner, *others = rows
     if not others:
-        return "It is the only model."
-    similar = [row["model"] for row in others if row["verdict"] == "within noise"]
-    better = [row["model"] for row in others if row["verdict"] == "significantly better"]
-    worse = [row["model"] for row in others if row["verdict"] == "significantly worse"]
+        return ""
+
+    def with_verdict(verdict: str) -> list[str]:
+        """Each model with that verdict, and by how much the winner's metric exceeds its own."""
+        key = f"test_{choose_by}"
+        chosen = [row for row in others if row["verdict"] == verdict]
+        return [
+            f"{row['model']} ({formatting.metric_difference(choose_by, winner[key] - row[key])})"
+            for row in chosen
+        ]
+
+    similar, better, worse = map(
+        with_verdict, ("within noise", "significantly better", "significantly worse")
+    )
     parts = []
     if worse:
         parts.append(f"significantly better than {_join_words(worse)}")
@@ -53,7 +69,8 @@ def statement(rows: Sequence[dict[str, Any]]) -> str:
         parts.append(f"within noise of {_join_words(similar)}")
     if better:
         parts.append(f"significantly worse than {_join_words(better)}, although it is best on validation")
-    return f"On the same test images it is {_join_words(parts)}."
+    unit = "" if choose_by == "loss" else f", in points of {formatting.METRIC_NAMES[choose_by]}"
+    return f"On the same test images{unit}, it is {_join_words(parts)}."
 
 
 def _join_words(words: Sequence[str]) -> str:

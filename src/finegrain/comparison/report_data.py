@@ -10,7 +10,7 @@ import pandas as pd
 
 from finegrain.comparison import plots
 from finegrain.comparison.leaderboard import Leaderboard
-from finegrain.comparison.next_steps import MOST_STEPS, Step, next_steps
+from finegrain.comparison.next_steps import MOST_STEPS, Step, next_steps, trained_by_epochs
 from finegrain.core import file_io, paths
 from finegrain.evaluation import car_groups, class_plots, metrics, plot_style, predictions
 from finegrain.evaluation.car_groups import GroupRow
@@ -71,7 +71,8 @@ class ReportData:
     """What is worth trying next."""
     curves: bytes | None
     """None where no model has more than one epoch."""
-    accuracy_vs_time: bytes
+    accuracy_vs_time: bytes | None
+    """None where there is one model only."""
     models: Sequence[ModelFigures]
     class_balance: bytes
     split: dict[str, Any]
@@ -88,6 +89,8 @@ class ReportData:
     """Git revision, software and hardware of the winner's run."""
     choose_by: str = "top1"
     """``Leaderboard.choose_by``."""
+    seed_matters: bool = True
+    """False where every phase was solved: another seed gives the same head."""
 
 
 def read_report_data(
@@ -95,7 +98,7 @@ def read_report_data(
     board: Leaderboard,
     best_runs: Mapping[str, paths.Run],
     curves: bytes | None,
-    accuracy_vs_time: bytes,
+    accuracy_vs_time: bytes | None,
 ) -> ReportData:
     """Read everything else that the report shows.
 
@@ -105,7 +108,9 @@ def read_report_data(
     data, best = paths.Dataset(dataset), best_runs[board.winner]
     metadata, split = file_io.read_json(best.sidecar), file_io.read_json(data.split_summary)
     val_top1 = read_table(best.history)["val_top1"].tolist()
-    steps = next_steps(board.rows, board.pairs, split, metadata["recipe"], val_top1)
+    suspects = int((read_table(best.doubtful_labels)["suspect"] == "yes").sum())
+    curve = _learning_curve(metadata)
+    steps = next_steps(board.rows, board.pairs, split, metadata["recipe"], val_top1, suspects, curve)
     balance = class_plots.class_balance_plot(read_table(data.class_balance))
     return ReportData(
         dataset=dataset,
@@ -124,6 +129,7 @@ def read_report_data(
         parameters=paths.PARAMS.read_text(encoding="utf-8-sig"),
         environment={"revision": metadata["revision"], **metadata["environment"]},
         choose_by=board.choose_by,
+        seed_matters=trained_by_epochs(metadata["recipe"]),
     )
 
 
@@ -161,8 +167,7 @@ def _solved_figures(run: paths.Run, names: Sequence[str]) -> SolvedFigures | Non
         return None
     images, top1 = metadata["leave_one_out"]["images"], metadata["leave_one_out"]["top1"]
     low, high = metrics.wilson_interval(top1 * images, images)
-    curve = list(metadata["solved"].values())[-1]["learning_curve"]
-    gains = []
+    curve, gains = _learning_curve(metadata), []
     if len(curve) > 1:
         by_class = zip(names, curve[-2]["top1_by_class"], curve[-1]["top1_by_class"], strict=True)
         gains = [row for row in by_class if None not in row and row[2] > row[1]]
@@ -171,6 +176,12 @@ def _solved_figures(run: paths.Run, names: Sequence[str]) -> SolvedFigures | Non
         curve=plot_style.render_png(plots.learning_curve_plot(curve)),
         gains=sorted(gains, key=lambda row: row[1] - row[2])[:LARGEST_GAINS],
     )  # fmt: skip
+
+
+def _learning_curve(metadata: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Learning curve of the last phase that was solved; empty if none was."""
+    solved = list(metadata["solved"].values())
+    return solved[-1]["learning_curve"] if solved else []
 
 
 def _lr_range_plots(run: paths.Run) -> Iterator[tuple[str, bytes]]:

@@ -10,9 +10,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
-from finegrain.evaluation.plot_style import COLORS, DPI, FEW_CLASSES, GRAY, shorten, styled
+from finegrain.evaluation.plot_style import (
+    COLORS,
+    DPI,
+    FEW_CLASSES,
+    GRAY,
+    percent,
+    percent_ticks,
+    shorten,
+    styled,
+)
 
 SPLITS = {"train": COLORS[0], "val": COLORS[4], "test": COLORS[2]}
 """Color of each split."""
@@ -26,7 +35,7 @@ def per_class_recall_plot(frame: pd.DataFrame) -> Figure:
         frame: columns class, images (in the test split) and recall. Classes without images are left out.
     """
     shown = frame[(frame["images"] > 0) & frame["recall"].notna()].sort_values(["recall", "class"])
-    text = [f"{recall:.0%} of {n}" for recall, n in zip(shown["recall"], shown["images"], strict=True)]
+    text = [f"{percent(recall)} of {n:,}" for recall, n in zip(shown["recall"], shown["images"], strict=True)]
     bars = pd.DataFrame(
         {"recall": shown["recall"].to_numpy()}, index=[shorten(name) for name in shown["class"]]
     )
@@ -41,7 +50,7 @@ def per_class_recall_plot(frame: pd.DataFrame) -> Figure:
         grid = figure.add_gridspec(2, 2, height_ratios=(1, 2))
         top = figure.add_subplot(grid[0, :])
         top.hist(shown["recall"], bins=np.linspace(0, 1, 21).tolist(), color=COLORS[0], edgecolor="white")
-        top.set_title(f"Recall of all {len(shown)} classes: median {shown['recall'].median():.0%}")
+        top.set_title(f"Recall of all {len(shown)} classes: median {percent(shown['recall'].median())}")
         top.set_ylabel("classes")
         top.yaxis.set_major_locator(MaxNLocator(integer=True))
         worst, best = figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[1, 1])
@@ -50,7 +59,7 @@ def per_class_recall_plot(frame: pd.DataFrame) -> Figure:
     for axes in panels:
         axes.set_xlim(0, 1 if axes.get_ylabel() else 1.17)
         axes.set_xticks(np.linspace(0, 1, 6))
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.xaxis.set_major_formatter(percent_ticks())
     return figure
 
 

@@ -38,7 +38,8 @@ class Tile:
     predicted: str
     confidence: float
     """Calibrated probability of ``predicted``, in 0..1."""
-    loss: float
+    truth_probability: float
+    """Calibrated probability of ``truth``."""
     heat: str | None = None
     """The image under its Grad-CAM heat map, as a data URI."""
 
@@ -64,7 +65,7 @@ class Gallery:
 
     random: list[Tile]
     worst: list[Tile]
-    """The mistakes with the largest losses."""
+    """The mistakes whose true class is least probable."""
     looked_at: list[Tile]
     """Correct predictions, then mistakes, with Grad-CAM of the predicted class."""
     confused: list[ConfusedPair]
@@ -86,12 +87,12 @@ def build_gallery(
     Args:
         preprocess: maps packed images to the network's inputs.
         raw: predictions of the test split without a temperature.
-        calibrated: the same with the temperature: their confidences are shown.
+        calibrated: the same with the temperature: their probabilities are shown.
         doubtful: from ``doubtful_tiles``.
     """
     order = np.random.default_rng(0).permutation(len(raw))
     mistakes = np.flatnonzero(~raw.correct)
-    worst = mistakes[np.argsort(-raw.loss[mistakes], kind="stable")][:WORST_IMAGES]
+    worst = mistakes[np.argsort(-calibrated.loss[mistakes], kind="stable")][:WORST_IMAGES]
     correct, incorrect = order[raw.correct[order]], order[~raw.correct[order]]
     for_gradcam = np.concatenate((correct[:GRADCAM_IMAGES], incorrect[:GRADCAM_IMAGES]))
     heat = _gradcam_images(net, preprocess, test, raw, for_gradcam)
@@ -116,7 +117,7 @@ def _tiles(test: PackedSplit, raw: Predictions, calibrated: Predictions, chosen:
             truth=test.class_names[raw.labels[i]],
             predicted=test.class_names[raw.predicted[i]],
             confidence=float(calibrated.confidence[i]),
-            loss=float(raw.loss[i]),
+            truth_probability=float(np.exp(-calibrated.loss[i])),
         )
         for i, image in zip(chosen.tolist(), test.images(torch.from_numpy(chosen)), strict=True)
     ]
@@ -125,14 +126,16 @@ def _tiles(test: PackedSplit, raw: Predictions, calibrated: Predictions, chosen:
 def doubtful_tiles(
     splits: Mapping[str, PackedSplit], labels: Sequence[DoubtfulLabel]
 ) -> list[dict[str, object]]:
-    """The images whose label is doubted most: the fields of ``DoubtfulLabel``, and ``image`` as a data URI.
+    """The images with the most doubtful labels that are predicted as another class.
+
+    A tile has the fields of ``DoubtfulLabel``, and ``image`` as a data URI.
 
     Args:
         splits: with all splits that the images are from.
         labels: the most doubtful first.
     """
     tiles = []
-    for label in labels[:DOUBTFUL_IMAGES]:
+    for label in [label for label in labels if label.predicted != label.label][:DOUBTFUL_IMAGES]:
         (pixels,) = splits[label.split].images(torch.tensor([label.row]))
         tiles.append({**asdict(label), "image": jpeg_data_uri(pixels)})
     return tiles

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
+from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
 from finegrain.core import file_io
@@ -48,6 +49,16 @@ def render_png(figure: Figure) -> bytes:
 
 def save_png(figure: Figure, file: Path) -> None:
     file_io.write_bytes(file, render_png(figure))
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """Such as 12 %, with a no-break space, as in the report's text."""
+    return f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def percent_ticks() -> PercentFormatter:
+    """Labels of one axis with shares in [0, 1], written as by ``percent``."""
+    return PercentFormatter(1, symbol="\N{NO-BREAK SPACE}%")
 
 
 def shorten(name: str, letters: int = 46) -> str:

@@ -7,12 +7,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from finegrain.evaluation import metrics
-from finegrain.evaluation.plot_style import COLORS, DPI, FEW_CLASSES, GRAY, shorten, styled
+from finegrain.evaluation.plot_style import (
+    COLORS,
+    DPI,
+    FEW_CLASSES,
+    GRAY,
+    percent,
+    percent_ticks,
+    shorten,
+    styled,
+)
 from finegrain.models.calibration import BINS, Reliability
 from finegrain.models.outputs import Floats, Ints, Predictions
 
@@ -61,11 +70,11 @@ def confusion_plot(
     shares = row_shares(matrix, images)[np.ix_(order, order)]
     names = [shorten(classes[i]) for i in order.tolist()]
     side, letter_points = _side_and_letters(names, few)
-    figure = Figure((side + 1.3, side + 0.3), dpi=DPI if few else 100, layout="constrained")
+    figure = Figure((side + 2.2, side + 0.3), dpi=DPI if few else 100, layout="constrained")
     axes = figure.add_subplot()
-    title = "Each row: where the test images of one class went"
+    title = "Predicted classes of the test images of each true class" + (", in %" if few else "")
     title += f"; the {count} of {total_classes:,} classes with the most mistakes" if total_classes else ""
-    axes.set_title(title, loc="center", pad=10)
+    axes.set_title(title, loc="center" if few else "left", pad=10)
     _draw_cells(axes, shares, few)
     rows = [f"{n} ({int(matrix[i].sum())})" for n, i in zip(names, order, strict=True)] if few else names
     _label_axes(axes, rows, names, letter_points, few)
@@ -157,7 +166,7 @@ def _write_percentages(axes: Axes, shares: Floats) -> None:
 def reliability_plot(uncalibrated: Reliability, calibrated: Reliability, temperature: float) -> Figure:
     """Accuracy and number of images by confidence bin, without and with the temperature.
 
-    A bar below the diagonal means that the network is overconfident there.
+    A mark below the diagonal means that the network is overconfident there.
     """
     figure = Figure((10, 5.6), dpi=DPI, layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=(3, 1))
@@ -171,9 +180,9 @@ def reliability_plot(uncalibrated: Reliability, calibrated: Reliability, tempera
         accuracy.plot([0, 1], [0, 1], color=GRAY, lw=1, ls=(0, (4, 2)), label="perfect calibration")
         accuracy.plot(
             bins.confidence[nonempty], bins.accuracy[nonempty], "D", color=COLORS[4], ms=5,
-            label="at the mean confidence",
+            label="accuracy at the bin's mean confidence",
         )  # fmt: skip
-        accuracy.set_title(f"{title}: calibration error {bins.ece:.1%}")
+        accuracy.set_title(f"{title}: calibration error {percent(bins.ece, 1)}")
         accuracy.set_ylabel("accuracy")
         accuracy.set_ylim(0, 1.02)
         images.bar(edges[:-1], bins.images, color="#B8C4CC", **bars)
@@ -182,8 +191,8 @@ def reliability_plot(uncalibrated: Reliability, calibrated: Reliability, tempera
         images.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         for axes in (accuracy, images):
             axes.set_xlim(0, 1)
-            axes.xaxis.set_major_formatter(PercentFormatter(1))
-        accuracy.yaxis.set_major_formatter(PercentFormatter(1))
-        if column == 0:
-            accuracy.legend(loc="upper left", fontsize=9)
+            axes.xaxis.set_major_formatter(percent_ticks())
+        accuracy.yaxis.set_major_formatter(percent_ticks())
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=9)
     return figure

@@ -8,11 +8,11 @@ import numpy as np
 import optuna
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from finegrain.comparison.formatting import METRIC_NAMES
-from finegrain.evaluation.plot_style import COLORS, DPI, GRAY, shorten, styled
+from finegrain.evaluation.plot_style import COLORS, DPI, GRAY, percent, percent_ticks, shorten, styled
 from finegrain.search import search_space
 from finegrain.search.trial import Trial
 
@@ -38,7 +38,7 @@ def importance_plot(space: search_space.Space, trials: Sequence[Trial]) -> Figur
     best, metric = min(range(len(trials)), key=lambda i: trials[i].rank), trials[0].metric
     _history_panel(panels[0], [trial.number for trial in trials], values, best)
     for axes, name in zip(panels[1:], names, strict=False):
-        importance = f": importance {shares[name]:.0%}" if name in shares else ""
+        importance = f": importance {percent(shares[name])}" if name in shares else ""
         axes.set_title(shorten(name, 24) + importance)
         _parameter_panel(axes, space[name], [trial.values[name] for trial in trials], values, best)
     for axes in panels[1 + len(names) :]:
@@ -46,7 +46,7 @@ def importance_plot(space: search_space.Space, trials: Sequence[Trial]) -> Figur
     for axes in panels[::columns]:
         axes.set_ylabel(f"validation {METRIC_NAMES[metric]}")
         if metric != "loss":
-            axes.yaxis.set_major_formatter(PercentFormatter(1))
+            axes.yaxis.set_major_formatter(percent_ticks())
     return figure
 
 
