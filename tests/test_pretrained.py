@@ -56,15 +56,22 @@ def test_a_mismatch_names_the_file_the_first_tensors_and_what_was_expected(tmp_p
         start(tmp_path / "w.safetensors", 3)
     message = str(caught.value)
     assert "w.safetensors does not fit resnet18: 3 tensors differ: " in message
-    assert "conv1.weight is [16, 1, 3, 3], expected [16, 3, 3, 3]" in message
-    assert "bn1.weight is missing, expected [16]" in message
+    assert "conv1.weight ([16, 1, 3, 3] in the file, [16, 3, 3, 3] in resnet18)" in message
+    assert "bn1.weight (missing in the file, [16] in resnet18)" in message
     assert "stem.weight ([16] in the file, missing in resnet18)" in message
 
 
-@pytest.mark.parametrize("content", [b"", b"not weights", b"\x80\x05cos\nsystem\n."])
-def test_a_broken_or_hostile_weights_file_is_rejected(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", r"cannot be read \(it is empty\)"),
+        (b"not weights", r"cannot be read \(not a file of torch.save\)"),
+        (b"\x80\x05cos\nsystem\n.", r"holds more than tensors; save the network's state_dict\(\)"),
+    ],
+)
+def test_a_broken_or_hostile_weights_file_is_rejected(tmp_path, content, problem):
     (tmp_path / "weights.pth").write_bytes(content)
-    with pytest.raises(UserError, match=r"weights: .*weights\.pth cannot be read"):
+    with pytest.raises(UserError, match=rf"weights: .*weights\.pth {problem}"):
         read(tmp_path / "weights.pth")
 
 
@@ -76,7 +83,7 @@ def test_a_missing_weights_file_is_named(tmp_path, name):
 
 def test_a_file_of_another_kind_is_rejected(tmp_path):
     (tmp_path / "w.onnx").touch()
-    with pytest.raises(UserError, match=r"w\.onnx is no \.safetensors, \.pth, \.pt file"):
+    with pytest.raises(UserError, match=r"w\.onnx: must be a file of type \.safetensors, \.pth, \.pt"):
         read(tmp_path / "w.onnx")
 
 
@@ -154,7 +161,7 @@ def test_a_folder_of_timm_has_its_own_normalization(tmp_path):
     ("config", "message"),
     [
         (TIMM | {"architecture": "resnetaa18"}, "is a resnetaa18, not a resnet18; .*{resnetaa18: "),
-        ({"num_classes": 5}, "config.json: architecture: Field required"),
+        ({"num_classes": 5}, "config.json: architecture: is missing"),
         (TIMM | {"pretrained_cfg": {"std": [0.1, 0, 0.1]}}, "config.json: pretrained_cfg.std.1: "),
     ],
 )

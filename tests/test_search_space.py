@@ -58,7 +58,7 @@ def test_the_settings_for_all_trials_are_part_of_what_is_checked(project):
     now = search_space.load_with_overrides(settings)
     assert now == {**NOW, "batch_size": 12, "lr": 0.001, "seeds": [0, 1], "phases": {"all": phase}}
     search_space.reject_impossible(search_space.parse_space(["devices=2,3"], now), now)
-    with pytest.raises(UserError, match="devices=3: batch_size: 16 images must be divisible by 3"):
+    with pytest.raises(UserError, match="devices=3: batch_size: 16: must be a multiple of 3 devices"):
         search_space.reject_impossible(search_space.parse_space(["devices=2,3"], NOW), NOW)
     together = search_space.load_with_overrides(["devices=3", "batch_size=12"])  # devices=3 alone is invalid
     assert together["devices"] == 3
@@ -69,7 +69,7 @@ def test_the_settings_for_all_trials_are_part_of_what_is_checked(project):
     ("settings", "message"),
     [
         (["models=[resnet19]"], r"params.yaml --set models=\[resnet19\]: models.0: .*did you mean"),
-        (["devices=3"], "--set devices=3: batch_size: 16 images must be divisible by 3"),
+        (["devices=3"], "--set devices=3: batch_size: 16: must be a multiple of 3 devices"),
         (["nope=1"], r"--set nope=1: `dvc exp run -S` would reject it \(Could not override 'nope'.\)"),
         (["lr=0.1,0.2"], "--set lr=0.1,0.2: `dvc exp run -S` would reject it"),
         (["lr=range(1,3)"], r"--set lr=range\(1,3\): `dvc exp run -S` would reject it"),

@@ -182,9 +182,13 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise local_files.not_found("weights", file) from None
     except Exception as error:  # torch raises a dozen types of error for a broken file
-        if str(error).startswith("Weights only load failed"):
-            raise UserError(f"params.yaml: weights: {file} holds more than tensors; {_STATE_DICT}") from None
         reason = str(error).split(". ")[0].splitlines()[0] if str(error) else "it is empty"
+        if reason == "Weights only load failed":
+            if "GLOBAL" in str(error):  # a class or function, which is not loaded
+                raise UserError(
+                    f"params.yaml: weights: {file} holds more than tensors; {_STATE_DICT}"
+                ) from None
+            reason = "not a file of torch.save"
         raise UserError(
             f"params.yaml: weights: {file} cannot be read ({reason}); it is damaged or of another kind"
         ) from None
