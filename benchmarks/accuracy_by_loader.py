@@ -6,7 +6,6 @@ validation top-1 over several seeds, with 95 % intervals and differences paired 
 Markdown, printed and written to the folder --out. Takes about ten minutes on two cores.
 """
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
+import command_line  # noqa: E402
 import numpy as np  # noqa: E402
 import shared  # noqa: E402
 import torch  # noqa: E402
@@ -42,11 +42,9 @@ Splits = tuple[Any, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--model", default="resnet18")
+    parser = command_line.parser(__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of training")
+    parser.add_argument("--model", default="resnet18", help="network, by torchvision's name")
     parser.add_argument("--epochs", type=int, help="instead of the sample's own number")
     parser.add_argument("--out", type=Path, default=ROOT / ".accuracy", help="folder for the results")
     args = parser.parse_args()

@@ -6,11 +6,11 @@ For operators it counts the inputs and outputs of each, once (gpu_bound.Bytes). 
 tensors of each launch, once, and as a whole even if only a part is read. Only shapes are computed.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import command_line
 import gpu
 import gpu_bound
 import shared
@@ -31,12 +31,10 @@ AUGMENTATIONS = {"crop and flip": {"crop_scale": [0.08, 1.0]}, "all augmentation
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser(__doc__)
     parser.add_argument("--image-size", type=int, default=224, help="in pixels")
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--models", nargs="+", default=gpu.MODELS)
+    parser.add_argument("--batch-size", type=int, default=256, help="images in a batch")
+    parser.add_argument("--models", nargs="+", default=gpu.MODELS, help="networks, by torchvision's names")
     parser.add_argument("--out", type=Path, help="folder for augmentation_bytes.md")
     args = parser.parse_args(argv)
     size, n = args.image_size, args.batch_size

@@ -22,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
+import command_line  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import shared  # noqa: E402
@@ -29,22 +30,23 @@ import yaml  # noqa: E402
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser(__doc__)
     parser.add_argument("--archive", type=Path, nargs="+", required=True, help="zip files of class folders")
     parser.add_argument(
         "--out", type=Path, default=ROOT / ".compare-recipes", help="folder for runs and results"
     )
     parser.add_argument(
-        "--recipes", nargs="+", default=["stanford-cars", "stanford-cars-sgd", "stanford-cars-one-cycle"]
+        "--recipes",
+        nargs="+",
+        default=["stanford-cars", "stanford-cars-sgd", "stanford-cars-one-cycle"],
+        help="of recipes/, the first being what the others are compared with",
     )
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="RECIPE:KEY=VALUE", help="changes, such as an ablation"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of training")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs in all")
+    parser.add_argument("--model", default="resnet18", help="network, by torchvision's name")
     parser.add_argument("--divide", type=float, default=3.5, help="divisor of image sizes: 224 px becomes 64")
     args = parser.parse_args()
     results: dict[str, list[dict[str, Any]]] = {}

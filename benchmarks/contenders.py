@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import command_line
 from throughput_others import MEAN, STD, timm_epoch, tutorial_epoch, tutorial_loader
 from throughput_task import device
 
@@ -64,15 +65,13 @@ class Score:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser(__doc__)
     parser.add_argument("contender", choices=CONTENDERS)
     parser.add_argument("--photos", type=Path, required=True, help="folder with train, val and test folders")
     parser.add_argument("--weights", type=Path, required=True, help="torchvision's ResNet-18, .safetensors")
     parser.add_argument("--image-size", type=int, required=True, help="in pixels")
     parser.add_argument("--budget", type=float, required=True, help="seconds, with start and validation")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of training")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the result")
     args = parser.parse_args(argv)
     import torch

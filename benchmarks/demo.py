@@ -6,7 +6,6 @@ Run it in a project in which `dvc repro` has made a leaderboard, with Chromium a
 installed.
 """
 
-import argparse
 import itertools
 import os
 import platform
@@ -19,6 +18,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import command_line
 from playwright.sync_api import sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -26,11 +26,9 @@ ANSWER = "document.querySelector('#result')?.innerText"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser(__doc__)
     parser.add_argument("photos", nargs="+", type=Path, help="two or more, of different classes")
-    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--times", type=int, default=20, help="photos to drop")
     parser.add_argument("--model", help="instead of the leaderboard's winner")
     args = parser.parse_args()
     with socket.socket() as probe:

@@ -6,7 +6,6 @@ A machine's speed drifts by more than loading costs, so each round measures both
 a Markdown table: medians over the rounds, and the smallest and largest fraction.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -16,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import command_line
 import shared
 import yaml
 from throughput_task import FirstStep
@@ -26,17 +26,21 @@ HEAD = """\
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = command_line.parser(__doc__)
+    parser.add_argument(
+        "--archive",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="zips of class folders (default: generated images)",
     )
     parser.add_argument(
-        "--archive", type=Path, nargs="+", default=[], help="zips of class folders; default: generated images"
+        "--models", nargs="+", default=["resnet18", "resnet50"], help="networks, by torchvision's names"
     )
-    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
     parser.add_argument("--images", type=int, default=320, help="images per epoch")
     parser.add_argument("--image-size", type=int, default=224, help="in pixels")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=32, help="images in a batch")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of measurements")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         photos = Path(folder, "photos")

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from finegrain.core import process  # isort: skip  # noqa: F401  (sets the allocator before torch is imported)
+import command_line
 import gpu_bound
 import gpu_measure
 import gpu_table
@@ -221,9 +222,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = shared.gpu_parser(__doc__)
-    parser.add_argument("--models", nargs="+", default=MODELS)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[256, 64])
+    parser = command_line.gpu_parser(__doc__)
+    parser.add_argument("--models", nargs="+", default=MODELS, help="networks, by torchvision's names")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[256, 64], help="images in a batch")
     parser.add_argument("--image-size", type=int, default=224, help="in pixels")
     parser.add_argument(
         "--images", type=int, default=4096, help="images per epoch; photos are repeated if there are fewer"
@@ -233,7 +234,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count(), help="worker processes of torchvision's loader"
     )
-    return shared.parse_with_toy(parser, argv, TOY, "small defaults, for a CPU: within a minute")
+    return command_line.parse_with_toy(parser, argv, TOY, "small defaults, for a CPU: within a minute")
 
 
 def plan(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, str, Callable[[], None]]]:

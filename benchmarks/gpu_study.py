@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import command_line
 import gpu_study_table
 import shared
 from gpu_run import Run, prepare
@@ -241,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = shared.gpu_parser(__doc__)
+    parser = command_line.gpu_parser(__doc__)
     parser.add_argument(
         "--work", type=Path, default=Path("/tmp/results"), help="folder that is kept between calls"
     )
@@ -249,8 +250,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--kinds", nargs="+", choices=[*KINDS, RESUME], default=[*KINDS, RESUME], help="kinds of work to do"
     )
-    parser.add_argument("--models", nargs="+", default=MODELS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--models", nargs="+", default=MODELS, help="networks, by torchvision's names")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of training")
     parser.add_argument("--image-size", type=int, default=224, help="in pixels")
     parser.add_argument(
         "--epochs", type=int, default=25, help="epochs of the reference, and of ours at equal epochs"
@@ -270,7 +271,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--least-seconds", type=float, default=25.0, help="no run starts with less time left")
     parser.add_argument("--reserve-seconds", type=float, default=60.0, help="time kept for evaluation")
     parser.add_argument("--images", type=int, default=4096, help="train images, if they are generated")
-    return shared.parse_with_toy(parser, argv, TOY, "small defaults, for a CPU: within two minutes")
+    return command_line.parse_with_toy(parser, argv, TOY, "small defaults, for a CPU: within two minutes")
 
 
 def _facts(args: argparse.Namespace) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
+import command_line  # noqa: E402
 import numpy as np  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter  # noqa: E402
@@ -41,7 +42,9 @@ Run = Mapping[str, Any]
 
 
 def main() -> None:
-    file = Path(sys.argv[1])
+    parser = command_line.parser(__doc__)
+    parser.add_argument("file", type=Path, help="gpu_study.json, as gpu_study.py writes it")
+    file = parser.parse_args().file
     results = file_io.read_json(file)
     print(markdown(results))
     draw(results, file.with_suffix(".png"))

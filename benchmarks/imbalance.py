@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import command_line
 import numpy as np
 import pandas as pd
 import shared
@@ -36,15 +37,21 @@ KEPT = 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = command_line.parser(__doc__)
+    parser.add_argument("--model", default="resnet18", help="network, by torchvision's name")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of training")
+    parser.add_argument("--images-per-class", type=int, default=120, help="drawings of each class")
+    parser.add_argument("--image-size", type=int, default=48, help="in pixels")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=["balanced"],
+        choices=["balanced", "effective"],
+        help="kinds of class weights to compare",
     )
-    parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--images-per-class", type=int, default=120)
-    parser.add_argument("--image-size", type=int, default=48)
-    parser.add_argument("--weights", nargs="+", default=["balanced"], choices=["balanced", "effective"])
-    parser.add_argument("--throughout", action="store_true")
+    parser.add_argument(
+        "--throughout", action="store_true", help="add rows with class weights from the first step on"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         small = prepare(Path(folder), args)

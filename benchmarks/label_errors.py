@@ -13,6 +13,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import command_line
 import numpy as np
 import one_pass
 import pandas as pd
@@ -25,15 +26,17 @@ RUN = paths.Run(shared.CARS, "resnet18", 0)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser(__doc__)
     one_pass.add_inputs(parser)
     parser.add_argument(
-        "--row", default="layer2 + layer3, 224 px, flip", choices=list(one_pass.ROWS), metavar="ROW"
+        "--row",
+        default="layer2 + layer3, 224 px, flip",
+        choices=list(one_pass.ROWS),
+        metavar="ROW",
+        help="row of one_pass.py to train with",
     )
     parser.add_argument("--wrong", type=float, default=0.05, help="share of the training photos")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of training")
     parser.add_argument("--out", type=Path, default=shared.ROOT / ".label-errors", help="folder for the runs")
     args = parser.parse_args()
     args.model, args.precision = RUN.model, "auto"

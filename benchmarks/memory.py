@@ -6,7 +6,6 @@ ridge regression on 2,080 features of its layer1, fewer than there are images. T
 about five minutes on two cores and 2 GB of TMPDIR. With ``--archive FILE ...`` it measures photos instead.
 """
 
-import argparse
 import io
 import multiprocessing
 import os
@@ -18,6 +17,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import command_line
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,8 +26,10 @@ SOLVED = {"solve": {"solve": "ridge", "image_size": 32}}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("images", type=int, nargs="*", default=[1_600, 6_500, 100_000])
+    parser = command_line.parser(__doc__)
+    parser.add_argument(
+        "images", type=int, nargs="*", default=[1_600, 6_500, 100_000], help="numbers of images"
+    )
     parser.add_argument("--image-size", type=int, default=64, help="in pixels, generated and packed")
     parser.add_argument("--archive", nargs="+", type=Path, default=[], help="part files of one archive")
     parser.add_argument("--source", type=Path, default=ROOT / "src", help="folder with the stage scripts")

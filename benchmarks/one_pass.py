@@ -25,6 +25,7 @@ from finegrain.core import allocator  # noqa: E402  (before anything imports tor
 
 allocator.keep_freed_memory()
 
+import command_line  # noqa: E402
 import shared  # noqa: E402
 import torch  # noqa: E402
 import yaml  # noqa: E402
@@ -99,13 +100,23 @@ ROWS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser(__doc__)
     add_inputs(parser)
-    parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW")
+    parser.add_argument("--model", default="resnet18", help="network, by torchvision's name")
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=["auto", "fp32", "bf16", "fp16"],
+        help="number format of the arithmetic",
+    )
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        default=list(ROWS),
+        choices=list(ROWS),
+        metavar="ROW",
+        help="rows of the table to measure",
+    )
     parser.add_argument("--out", type=Path, default=ROOT / ".one-pass", help="folder for runs and results")
     args = parser.parse_args()
     results = {row: run(row, args) for row in args.rows}

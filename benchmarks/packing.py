@@ -6,7 +6,6 @@ alone reads the archive and decodes with the same threads, without resizing, sta
 40 photos of a camera's size of them. A known photo is one that was checked and packed before.
 """
 
-import argparse
 import contextlib
 import io
 import os
@@ -16,6 +15,8 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+
+import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
@@ -31,11 +32,11 @@ THREADS = os.cpu_count() or 1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("parts", type=Path, nargs="+", help="part files of an archive of photos")
     parser.add_argument("--image-size", type=int, default=256, help="in pixels")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--torchvision", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of measurements")
+    parser.add_argument("--torchvision", action="store_true", help="measure torchvision's decoder too")
     parser.add_argument("--enlarge", type=int, default=1, help="factor of width and height")
     args = parser.parse_args()
     parts = [part.resolve() for part in args.parts]

@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import command_line
 import numpy as np
 import pandas as pd
 import shared
@@ -78,18 +79,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser(__doc__)
     parser.add_argument("--archive", type=Path, nargs="+", default=[], help="zips of class folders of JPEGs")
-    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
+    parser.add_argument(
+        "--models", nargs="+", default=["resnet18", "resnet50"], help="networks, by torchvision's names"
+    )
     parser.add_argument("--image-size", type=int, default=224, help="of the network, in pixels")
-    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=2000, help="photos to predict")
     parser.add_argument("--piece", type=int, default=128, help="photos per piece; a batch is 64")
     parser.add_argument(
         "--enlarge", type=int, default=1, help="factor by which width and height of the photos are enlarged"
     )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of measurements")
     parser.add_argument("--out", type=Path, default=shared.ROOT / ".predict", help="folder for the results")
     parser.add_argument("--flip", action="store_true", help="average with the horizontal flip")
     parser.add_argument(

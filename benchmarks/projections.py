@@ -9,10 +9,11 @@ the classes' mean roots, and at random. Training images are train and val.
 Needs memory for all training images' features, 0.6 GB for 4,500.
 """
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
@@ -42,14 +43,12 @@ class InMemory:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser(__doc__)
     parser.add_argument("--pack", type=Path, required=True, help="folder that stage pack wrote")
     parser.add_argument("--weights", default="IMAGENET1K_V1", help="a weights file, or torchvision's name")
-    parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--stage", default="layer3")
-    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--model", default="resnet18", help="network, by torchvision's name")
+    parser.add_argument("--stage", default="layer3", help="stage of the network whose output is pooled")
+    parser.add_argument("--image-size", type=int, default=128, help="in pixels")
     args = parser.parse_args()
     train, test = (
         PackedSplit(args.pack, names, torch.device("cpu"), *IMAGENET_MEAN_STD)

@@ -5,7 +5,6 @@ it in random order, as an epoch does: from memory, and from the disk after evict
 cache. Prints both as images per second by number of threads, then sizes and times by number of images.
 """
 
-import argparse
 import hashlib
 import os
 import tempfile
@@ -13,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import command_line
 import numpy as np
 import torch
 
@@ -32,14 +32,14 @@ RATES = (1_000, 5_000, 20_000)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--gigabytes", type=float, default=4.0)
+    parser = command_line.parser(__doc__)
+    parser.add_argument("--gigabytes", type=float, default=4.0, help="size of the file to read, in GB")
     parser.add_argument("--image-size", type=int, default=256, help="in pixels")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="folder on the disk to measure; default: TMPDIR")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of threads that read"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of measurements")
+    parser.add_argument("--folder", type=Path, help="folder on the disk to measure (default: TMPDIR)")
     args = parser.parse_args()
     image_bytes = 3 * args.image_size**2
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:

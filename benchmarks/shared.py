@@ -3,7 +3,6 @@
 throughput_task.py is apart, because a process that times a loader must not import anything first.
 """
 
-import argparse
 import hashlib
 import io
 import random
@@ -27,28 +26,6 @@ DATASET, CARS = "photos", "cars"
 OTHERS = 16
 """Images in val, and in test: the stages and fastai need some; nothing is timed on them."""
 CLASSES_DRAWN = 12
-
-
-def gpu_parser(description: str | None) -> argparse.ArgumentParser:
-    """Parser of a command of gpu.sh: folder for the results, then archives of photos."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "out", type=Path, nargs="?", default=Path("gpu-results"), help="folder for the results"
-    )
-    parser.add_argument("archives", type=Path, nargs="*", help="zips of class folders of JPEGs")
-    return parser
-
-
-def parse_with_toy(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None, toy: Mapping[str, Any], text: str
-) -> argparse.Namespace:
-    """Parse arguments of which ``--toy`` replaces the defaults by those of ``toy``; ``text`` is its help."""
-    parser.add_argument("--toy", action="store_true", help=text)
-    if "--toy" in (sys.argv[1:] if argv is None else argv):
-        parser.set_defaults(**toy)
-    return parser.parse_intermixed_args(argv)
 
 
 def write_photos(

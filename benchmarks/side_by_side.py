@@ -13,18 +13,20 @@ import sys
 import time
 from pathlib import Path
 
+import command_line
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = command_line.parser(__doc__)
+    parser.add_argument(
+        "--models", nargs="+", default=["resnet18", "resnet50"], help="networks, by torchvision's names"
     )
-    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
     parser.add_argument("--image-size", type=int, default=64, help="in pixels")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=16, help="images in a batch")
+    parser.add_argument("--seconds", type=float, default=8.0, help="seconds that each run trains")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of measurements")
     parser.add_argument("--begin", type=float, help=argparse.SUPPRESS)  # in a process that trains
     args = parser.parse_args()
     if args.begin is not None:

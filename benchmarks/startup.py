@@ -8,7 +8,6 @@ Times are wall-clock seconds, medians of --repeats. DVC's share is the time of a
 of the same scripts run one after another without it.
 """
 
-import argparse
 import os
 import shlex
 import statistics
@@ -20,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import command_line
 import yaml
 
 from finegrain.core import file_io
@@ -45,11 +45,9 @@ train.main(["--model", sys.argv[1], "--seed", "0"])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--models", nargs="+", default=["resnet18"])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = command_line.parser(__doc__)
+    parser.add_argument("--models", nargs="+", default=["resnet18"], help="networks, by torchvision's names")
+    parser.add_argument("--repeats", type=int, default=3, help="times that each measurement is repeated")
     parser.add_argument("--out", type=Path, default=ROOT / ".startup", help="folder for the results")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="startup-") as temporary:

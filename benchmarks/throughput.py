@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import command_line
 import shared
 import throughput_table
 import yaml
@@ -62,16 +63,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser(__doc__)
     parser.add_argument("--archive", type=Path, nargs="+", default=[], help="zips of class folders of JPEGs")
-    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
+    parser.add_argument(
+        "--models", nargs="+", default=["resnet18", "resnet50"], help="networks, by torchvision's names"
+    )
     parser.add_argument("--image-size", type=int, default=224, help="of training, in pixels")
     parser.add_argument("--images", type=int, default=512, help="images per epoch")
     parser.add_argument("--batch-size", type=int, default=32, help="for the ways that do not set their own")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of measurements")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="ways to measure")
     parser.add_argument(
         "--workers",
         type=int,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import command_line
 import throughput_others
 from throughput_task import Epoch, FirstStep, Task, auto_precision, device, synchronize
 
@@ -138,17 +139,15 @@ WAYS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser(__doc__)
     parser.add_argument("way", choices=WAYS)
     parser.add_argument(
         "--photos", type=Path, required=True, help="folder with JPEGs in train/<class>/ and val/<class>/"
     )
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", required=True, help="network, by torchvision's name")
     parser.add_argument("--image-size", type=int, required=True, help="in pixels")
-    parser.add_argument("--batch-size", type=int, required=True)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--batch-size", type=int, required=True, help="images in a batch")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="worker processes of the loader")
     parser.add_argument("--spawned", type=float, default=time.monotonic(), help=argparse.SUPPRESS)
     args = parser.parse_args()
     task = Task(args.photos, args.model, args.image_size, args.batch_size, args.workers)

@@ -27,6 +27,7 @@ from finegrain.core import allocator  # noqa: E402  (before anything imports tor
 
 allocator.keep_freed_memory()
 
+import command_line  # noqa: E402
 import matplotlib  # noqa: E402
 import numpy as np  # noqa: E402
 import one_pass  # noqa: E402
@@ -53,9 +54,7 @@ THEIRS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser(__doc__)
     parser.add_argument(
         "--archive", type=Path, nargs="+", required=True, help="class folders, or zips of them"
     )
@@ -64,7 +63,9 @@ def main() -> None:
     parser.add_argument(
         "--image-sizes", type=int, nargs="+", default=[128, 224], help="of the others, in pixels"
     )
-    parser.add_argument("--contenders", nargs="+", default=list(THEIRS), choices=list(THEIRS))
+    parser.add_argument(
+        "--contenders", nargs="+", default=list(THEIRS), choices=list(THEIRS), help="projects to compare with"
+    )
     parser.add_argument(
         "--out", type=Path, default=ROOT / ".time-to-accuracy", help="folder for runs and results"
     )

@@ -5,9 +5,9 @@
 Some images are hard for every network; the runs of one recipe also differ from seed to seed.
 """
 
-import argparse
 import itertools
 
+import command_line
 import numpy as np
 from scipy import stats
 
@@ -47,11 +47,9 @@ def share_significant(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--pairs", type=int, default=2000)
+    parser = command_line.parser(__doc__)
+    parser.add_argument("--images", type=int, default=2000, help="test images")
+    parser.add_argument("--pairs", type=int, default=2000, help="simulated pairs of recipes")
     args = parser.parse_args()
     print(
         "| seeds | sd between seeds of the first, of the second | no gain | 5 points |\n|---|---|---:|---:|"

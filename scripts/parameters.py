@@ -5,6 +5,7 @@
 The text of a key is the docstring below its field; the order is that of the fields, which is params.yaml's.
 """
 
+import argparse
 import itertools
 import json
 import sys
@@ -209,4 +210,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     main()

@@ -6,6 +6,7 @@ A block begins with a comment, ``<!-- leaderboard: ... -->`` or ``<!-- metrics: 
 ``<!-- end -->``. Run it in the project after `dvc repro`, before the commit of its results.
 """
 
+import argparse
 import re
 import subprocess
 from collections.abc import Callable
@@ -55,4 +56,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     main()
