@@ -8,7 +8,6 @@ Plots and images are those of each model's best run on validation, if it has sev
 """
 
 from finegrain.core import process  # isort: skip  (first: it ends this process with dvc)
-import argparse
 from collections.abc import Sequence
 
 from finegrain.comparison import formatting, leaderboard, plots, report, report_data
@@ -18,7 +17,7 @@ from finegrain.evaluation import plot_style
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args(argv)
+    process.parser(__doc__).parse_args(argv)
     config = params.load_params()
     dataset = config.dataset.name
     disk.require_free_space(paths.REPORTS, 50_000_000, "the report")
