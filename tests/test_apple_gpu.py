@@ -28,7 +28,7 @@ from finegrain.training.train_step import PhaseContext, TrainingSetup, train_ste
 MPS, CPU = torch.device("mps"), torch.device("cpu")
 
 
-def test_it_is_taken_where_it_is_asked_for_and_there(monkeypatch, capsys):
+def test_it_is_selected_if_it_is_requested_and_there(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(

@@ -36,7 +36,7 @@ def test_throughput_measures_every_way_on_the_same_images(tmp_path):
 
 
 @pytest.mark.long
-def test_predict_gives_evaluate_s_answers_and_both_speeds(tmp_path):
+def test_predict_gives_evaluate_s_predictions_and_both_speeds(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "predict.py"), "--toy", "--enlarge", "2", "--out", "out"]
     printed = run_benchmark(tmp_path, *command)
     found = json.loads((tmp_path / "out" / "predict.json").read_text())

@@ -111,7 +111,7 @@ def test_a_full_disk_costs_only_the_new_one(project, monkeypatch, capfd, when):
         assert checkpointer.read() == {"epoch": 3}
 
 
-def test_room_is_asked_for_two_states_less_the_one_that_is_there(project, monkeypatch):
+def test_free_space_is_required_for_two_states_less_the_one_that_is_there(project, monkeypatch):
     usage = shutil.disk_usage(project)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=15_000))
     with Checkpointer("m", KEY) as checkpointer:
@@ -202,7 +202,7 @@ def test_a_second_trainer_waits_and_goes_on_from_the_first_one_s_state(project, 
     assert capsys.readouterr().err.count("waiting, to resume from its checkpoint") == 1
 
 
-def test_a_second_trainer_begins_anew_where_the_first_one_has_removed_its_folder(project, monkeypatch):
+def test_a_second_trainer_starts_over_where_the_first_one_has_removed_its_folder(project, monkeypatch):
     monkeypatch.setattr(checkpoint, "POLL_SECONDS", 0.05)
     folders: list[bool] = []
 

@@ -175,7 +175,7 @@ def test_top1_is_compared_as_before():
     assert interval("top1", a) == significance.accuracy_interval(a.correct)
 
 
-def test_classes_are_numbered_alike_for_all_models():
+def test_classes_have_the_same_numbers_for_all_models():
     names = np.array(["owl", "cat", "owl"], object)
     found = Outcomes.from_names(names, np.array([["cat", "cat", "dog"]], object))
     assert found.labels.tolist() == [0, 1, 0] and found.predicted.tolist() == [[1, 1, 2]]

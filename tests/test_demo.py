@@ -102,7 +102,7 @@ def test_an_unusable_file_gets_an_explanation(predictor, data, reason):
     assert result.top == {} and result.image is None and result.gradcam is None
 
 
-def test_the_dataset_s_photos_are_of_the_classes_asked_for(tiny_pack):
+def test_the_dataset_s_photos_are_of_the_requested_classes(tiny_pack):
     photos = demo.DatasetPhotos(tiny_pack)
     train, labels = np.load(tiny_pack / "train.npy"), np.load(tiny_pack / "train_labels.npy")
     near = photos.training_photos(["dots", "bars", "no class"])

@@ -105,7 +105,7 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(lock_folder):
     assert target.read_text() == "mine"
 
 
-def test_an_operation_that_is_not_deterministic_is_named_where_that_is_asked_for():
+def test_an_operation_that_is_not_deterministic_is_named_if_deterministic_is_set():
     devices.set_deterministic(True)
     try:
         with (

@@ -213,7 +213,7 @@ def test_a_loss_that_falls_is_better():
     assert difference.compare_revisions(after, before).worse
 
 
-def test_what_git_alone_does_not_hold_is_replaced_and_said():
+def test_a_metric_that_git_alone_does_not_give_is_replaced_and_reported():
     found = by_metric("macro_f1", anonymous_reason="the remote is not there")
     assert found.metric == "mean_class_accuracy"
     assert "after, mean class accuracy [95 %]" in text(found)

@@ -54,7 +54,7 @@ def test_download_split_and_predict_take_the_same_photos_and_tell_the_same_other
     assert all("develop all photos in the same way" in text for text in (printed, found.ignored.photos()))
 
 
-def test_links_to_photos_are_read_and_links_to_folders_are_told_or_refused(tmp_path, folder):
+def test_links_to_photos_are_read_and_links_to_folders_are_reported_or_rejected(tmp_path, folder):
     (tmp_path / "more").mkdir()
     (folder / "dog/linked.jpg").symlink_to(folder / "cat/1.jpg")
     (folder / "@eaDir").symlink_to(tmp_path / "more")  # a side file, whatever it is

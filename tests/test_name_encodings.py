@@ -196,7 +196,7 @@ def test_the_flag_for_utf8_may_be_set_on_other_names(tmp_path):
         assert sorted(data for _, data in reader.read()) == sorted(names)
 
 
-def test_utf8_is_told_from_other_names_of_the_same_zip(tmp_path, capfd):
+def test_utf8_is_recognized_among_other_names_of_the_same_zip(tmp_path, capfd):
     zip_of(tmp_path / "a.zip", [*names_of("gbk", "狗"), *names_of("utf-8", "小猫", "Müller")])
     assert classes_of(tmp_path) == sorted(["狗", "小猫", "Müller"])
     zip_of(tmp_path / "a.zip", names_of("utf-8", "è", "狗"))

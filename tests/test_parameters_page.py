@@ -54,7 +54,7 @@ def test_the_schema_accepts_params_yaml_and_every_recipe():
         ("models: [resnet18, resnet50]", "models: [resnet19]", False),
     ],
 )
-def test_the_schema_knows_what_a_value_may_be(old, new, accepted):
+def test_the_schema_accepts_what_a_value_may_be(old, new, accepted):
     text = (ROOT / "recipes" / "photos.yaml").read_text()
     assert old in text
     data = YAML(typ="safe").load(text.replace(old, new))

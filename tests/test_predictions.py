@@ -121,7 +121,7 @@ def test_other_content_is_rejected(content):
 
 
 @pytest.mark.parametrize("name", ["another class", "None"])
-def test_a_wrong_answer_is_no_class(name):
+def test_an_incorrect_prediction_is_no_class(name):
     content = f"class,images,correct\n{name},abc,01\n".encode()
     parsed = predictions.parse_correct(content)
     assert (parsed["class"] == parsed["class_1"]).tolist() == [False, True]

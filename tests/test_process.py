@@ -165,7 +165,7 @@ LEFT_OVER = {
         (LEFT_OVER | {"TORCHELASTIC_RUN_ID": "none"}, False),
     ],
 )
-def test_ranks_of_another_launch_are_ignored_and_said(environment, ignored):
+def test_ranks_of_another_launch_are_ignored_and_reported(environment, ignored):
     clean = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
     done = subprocess.run(
         [sys.executable, "-c", SHOW_RANKS],

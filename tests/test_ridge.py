@@ -101,7 +101,7 @@ def test_leave_one_out_is_retraining_without_the_image(small_blocks, images, wid
 
 
 @pytest.mark.parametrize(("images", "width"), [(50, 75), (75, 30)])
-def test_dual_and_primal_agree_whatever_was_asked_before(small_blocks, images, width):
+def test_dual_and_primal_agree_whatever_was_computed_before(small_blocks, images, width):
     """Factorizations of other strengths leave nothing behind in the matrix."""
     dual, primal = (problem(images, width, kind) for kind in (_Dual, _Primal))
     for value in (STRENGTH, 100.0, 0.01, STRENGTH):

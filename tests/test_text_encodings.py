@@ -59,7 +59,7 @@ def test_params_yaml_in_another_encoding_is_named(tmp_path, encoding, line):
 
 
 @pytest.mark.parametrize("other", ["cat ", "cat\u200b", "\ufeffcat", "Cat", "c\xada\u200dt"])
-def test_classes_that_look_alike_are_rejected_so_that_one_sees_why(tmp_path, other):
+def test_classes_that_look_the_same_are_rejected_and_shown(tmp_path, other):
     drawn.zip_file(tmp_path / "a.zip", drawn.classes({"cat": 2, other: 2, "big dog": 2, "bigdog": 2}))
     with pytest.raises(UserError) as problem:
         archive.ArchiveReader(tmp_path)

@@ -73,7 +73,7 @@ NONE = AugmentParams(crop_scale=(1.0, 1.0))
 
 
 @pytest.mark.parametrize("key", ["mixup_alpha", "cutmix_alpha"])
-def test_one_kind_of_mixing_blends_images_and_labels_alike(key):
+def test_one_kind_of_mixing_blends_images_and_labels_in_the_same_way(key):
     """An image of ones among zeros: its share of the pixels is its share of the label."""
     mix = mixup_or_cutmix(NONE.model_copy(update={key: 1.0}), 4)
     assert mix is not None
