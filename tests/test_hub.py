@@ -1,14 +1,13 @@
 """An exported folder is found on disk, or downloaded from the Hub once and without its graph."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import drawn
+import fork_server
 import pytest
 from hub_stub import COMMIT, HubStub
-from pipeline import ROOT
 from untrained import save_untrained
 
 from finegrain.core import paths
@@ -50,24 +49,23 @@ class FindModelFolder:
     """Calls ``hub.find_model_folder`` in a process with a cache of its own and the stub as its Hub."""
 
     def __init__(self, hub: HubStub, home: Path) -> None:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-        proxies = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-        self.environment = {**kept, **proxies, "HF_ENDPOINT": hub.url, "HF_HOME": str(home)}
-        self.environment["PYTHONPATH"] = str(ROOT / "src")
-        self.environment["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-
-    def __call__(self, *arguments: str, code: int = 0, **environment: str) -> str:
-        script = (
-            "import sys\nfrom finegrain.core import process\n"
-            "from finegrain.serving import hub\n"
+        self.environment: dict[str, str | None] = {
+            name: None for name in os.environ if name.startswith(("HF_", "HUGGING"))
+        }
+        self.environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+        self.environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home)}
+        self.environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        self.script = home / "find.py"
+        self.script.write_text(
+            "import sys\nassert 'huggingface_hub' not in sys.modules  # it reads the environment once\n"
+            "from finegrain.core import process\nfrom finegrain.serving import hub\n"
             "process.run_main(lambda: print(hub.find_model_folder(*sys.argv[1:])))"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", script, *arguments],
-            env=self.environment | environment, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-        assert done.returncode == code, done.stdout + done.stderr
-        return (done.stdout + done.stderr).strip()
+
+    def __call__(self, *arguments: str, code: int = 0, **environment: str) -> str:
+        done = fork_server.run(self.script, arguments, self.script.parent, self.environment | environment)
+        assert done.returncode == code, done.output
+        return done.output.strip()
 
 
 def test_a_repository_of_the_hub_is_downloaded_once_and_without_its_graph(exported, tmp_path):

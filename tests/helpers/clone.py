@@ -114,7 +114,7 @@ class Clone:
             command, shell=True, cwd=self.folder, env=self.environment, stdout=pipe, stderr=pipe, text=True,
             timeout=300,
         )  # fmt: skip
-        return fork_server.Finished(done.returncode, done.stdout + done.stderr)
+        return fork_server.Finished(done.returncode, done.stdout, done.stderr)
 
     def copied(self, folder: Path) -> "Clone":
         """Another one that has come as far, with a cache of its own."""

@@ -20,7 +20,9 @@ from pipeline import ROOT
 from finegrain.core import log as messages
 
 FORK_SERVER = multiprocessing.get_context("forkserver")
-FORK_SERVER.set_forkserver_preload(["dvc.cli", "dvc.repo", "dvc_s3", "pandas", "train", "evaluate", "pack"])
+FORK_SERVER.set_forkserver_preload(
+    ["dvc.cli", "dvc.repo", "dvc_s3", "pandas", "kagglesdk.kaggle_client", "train", "evaluate", "pack"]
+)
 
 
 def start(
@@ -28,19 +30,22 @@ def start(
     words: Sequence[str],
     folder: Path,
     log: Path,
-    environment: Mapping[str, str] = {},
+    environment: Mapping[str, str | None] = {},
+    errors: Path | None = None,
     **limits: int,
 ) -> BaseProcess:
     """Start a script as `python script words` in a folder; its output is appended to ``log``.
 
     Args:
         script: a path, or the name of a stage.
-        environment: variables to set besides this process's own.
+        environment: variables to set besides this process's own; None removes one.
+        errors: file for standard error; None means ``log`` too.
         limits: ``resource`` limits by name, such as RLIMIT_FSIZE, in bytes.
     """
     file = script if isinstance(script, Path) else ROOT / "src" / f"{script}.py"
+    variables = {name: value for name, value in {**os.environ, **environment}.items() if value is not None}
     process = FORK_SERVER.Process(
-        target=_run_script, args=(str(file), [*words], folder, log, {**os.environ, **environment}, limits)
+        target=_run_script, args=(str(file), [*words], folder, [log, errors or log], variables, limits)
     )
     process.start()
     return process
@@ -49,18 +54,31 @@ def start(
 @dataclass(frozen=True)
 class Finished:
     returncode: int
-    output: str
-    """Standard output, then standard error, if these are apart."""
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
 
 
 def run(
-    script: Path | str, words: Sequence[str], folder: Path, environment: Mapping[str, str] = {}, **limits: int
+    script: Path | str,
+    words: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str | None] = {},
+    apart: bool = False,
+    **limits: int,
 ) -> Finished:
-    """As ``start``, to the end; the output is standard output and error together."""
+    """As ``start``, to the end.
+
+    Args:
+        apart: keep standard error apart; otherwise both are in ``stdout``, in the order of time.
+    """
     with tempfile.TemporaryDirectory() as temporary:
-        log = Path(temporary) / "log"
-        process = start(script, words, folder, log, environment, **limits)
-        return Finished(_wait(process), log.read_text(errors="replace") if log.exists() else "")
+        log, errors = (Path(temporary) / name for name in ("stdout", "stderr"))
+        process = start(script, words, folder, log, environment, errors if apart else None, **limits)
+        return _finished(process, log, errors)
 
 
 def run_dvc(words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Finished:
@@ -69,17 +87,17 @@ def run_dvc(words: Sequence[str], folder: Path, environment: Mapping[str, str]) 
         logs = [Path(temporary) / name for name in ("stdout", "stderr")]
         process = FORK_SERVER.Process(target=_run_dvc, args=([*words], folder, logs, dict(environment)))
         process.start()
-        code = _wait(process)
-        return Finished(code, "".join(log.read_text(errors="replace") for log in logs if log.exists()))
+        return _finished(process, *logs)
 
 
-def _wait(process: BaseProcess) -> int:
+def _finished(process: BaseProcess, *logs: Path) -> Finished:
     process.join(300)
     if process.exitcode is None:
         process.kill()
         process.join()
     assert process.exitcode is not None
-    return process.exitcode
+    texts = (log.read_text(errors="replace") if log.exists() else "" for log in logs)
+    return Finished(process.exitcode, *texts)
 
 
 def _run_dvc(words: list[str], folder: Path, logs: list[Path], environment: dict[str, str]) -> None:
@@ -111,14 +129,14 @@ def _run_script(
     script: str,
     words: list[str],
     folder: Path,
-    log: Path,
+    logs: list[Path],
     environment: dict[str, str],
     limits: dict[str, int],
 ) -> None:
     import torch
 
     code: object = 0
-    _settle(folder, [log, log], environment)
+    _settle(folder, logs, environment)
     torch.set_num_threads(1)
     messages.IS_MAIN_PROCESS = environment.get("RANK", "0") == "0"  # as if imported with this environment
     sys.argv[:] = [script, *words]

@@ -6,15 +6,13 @@ and ranges; POST to IntrospectToken returns the user of a token.
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from pipeline import ROOT
+import fork_server
 
 SECRET = "kgat-3cr3t-0f-the-test"
 
@@ -43,11 +41,11 @@ class KaggleStub:
 
     def run(
         self, code: str, folder: Path, credentials: dict[str, str], stall: float = 30.0
-    ) -> subprocess.CompletedProcess[str]:
-        """Run Python code in a fresh process whose Kaggle client talks to this server."""
+    ) -> fork_server.Finished:
+        """Run Python code in a process of its own, whose Kaggle client talks to this server."""
         start = (
             "import sys, time\n"
-            f"sys.path.insert(0, {str(ROOT / 'src')!r})\n"
+            "assert 'kaggle' not in sys.modules  # it signs in when it is imported\n"
             "from kagglesdk import kaggle_env\n"
             f"kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.PROD] = {self.url!r}\n"
             "time.sleep = lambda seconds: None  # the client's pauses between attempts\n"
@@ -58,15 +56,12 @@ class KaggleStub:
         )
         home = folder / "home"
         home.mkdir(exist_ok=True)
-        plain = {k: v for k, v in os.environ.items() if not k.startswith(("KAGGLE", "XDG", "HTTP", "http"))}
-        return subprocess.run(
-            [sys.executable, "-c", start + code],
-            cwd=folder,
-            env={**plain, "HOME": str(home), "NO_PROXY": "127.0.0.1", **credentials},
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )
+        (home / "script.py").write_text(start + code)
+        own: dict[str, str | None] = {
+            name: None for name in os.environ if name.startswith(("KAGGLE", "XDG", "HTTP", "http"))
+        }
+        own |= {"HOME": str(home), "NO_PROXY": "127.0.0.1", **credentials}
+        return fork_server.run(home / "script.py", [], folder, own, apart=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
