@@ -1,41 +1,51 @@
 """One process at a time uses all cores of a machine, or of its part of them; nondeterminism is an error."""
 
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import pytest
 import torch
-from pipeline import ROOT
+from fork_server import FORK_SERVER
 
 from finegrain.core.errors import UserError
 from finegrain.runtime import devices
 
 CPU = torch.device("cpu")
-HOLD_CORES = """
-import os
-import sys
-import torch
-from finegrain.runtime import devices
-os.sched_getaffinity = lambda _: {int(core) for core in sys.argv[1:]}
-torch.set_num_threads(len(sys.argv) - 1)
-with devices.exclusive_cores(torch.device("cpu")):
-    print("in", flush=True)
-    sys.stdin.readline()
-"""
 
 
-def hold_cores(folder, cores: Iterable[int] = range(4)) -> subprocess.Popen[str]:
-    """Start another process that holds these cores, until it gets a line or is killed."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(folder)}
-    pipe = subprocess.PIPE
-    command = [sys.executable, "-c", HOLD_CORES, *map(str, cores)]
-    process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-    assert process.stdout and process.stdout.readline() == "in\n"
-    return process
+def _hold(folder: Path, cores: list[int], connection: Connection) -> None:
+    tempfile.tempdir = str(folder)
+    os.sched_getaffinity = lambda _: set(cores)
+    torch.set_num_threads(len(cores))
+    with devices.exclusive_cores(CPU):
+        connection.send("in")
+        connection.recv()
+
+
+@dataclass
+class Holder:
+    """Another process that holds cores, until it is released or killed."""
+
+    process: BaseProcess
+    connection: Connection
+
+    def release(self) -> None:
+        self.connection.send("out")
+        self.process.join(20)
+
+
+def hold_cores(folder: Path, cores: Iterable[int] = range(4)) -> Holder:
+    here, there = FORK_SERVER.Pipe()
+    process = FORK_SERVER.Process(target=_hold, args=(folder, [*cores], there), daemon=True)
+    process.start()
+    assert here.poll(60) and here.recv() == "in"
+    return Holder(process, here)
 
 
 @pytest.fixture
@@ -61,7 +71,7 @@ def test_a_second_user_of_the_cores_waits_for_the_first(lock_folder, capfd, core
     waiting = threading.Thread(target=enter)
     waiting.start()
     assert not entered.wait(0.5)
-    first.communicate("\n")
+    first.release()
     waiting.join(10)
     assert entered.is_set()
     assert "OMP_NUM_THREADS=2" in capfd.readouterr().err
@@ -71,15 +81,15 @@ def test_processes_on_different_cores_need_not_wait(lock_folder, capfd):
     first = hold_cores(lock_folder, range(4, 8))
     torch.set_num_threads(4)
     with devices.exclusive_cores(CPU):
-        assert first.poll() is None
-    first.communicate("\n")
+        assert first.process.is_alive()
+    first.release()
     assert "waiting" not in capfd.readouterr().err
 
 
 def test_a_killed_process_releases_the_cores(lock_folder):
     first = hold_cores(lock_folder)
-    first.kill()
-    first.communicate()
+    first.process.kill()
+    first.process.join(20)
     torch.set_num_threads(4)
     with devices.exclusive_cores(CPU):
         pass
