@@ -2,10 +2,8 @@
 
 import csv
 import json
-import os
 import shutil
 import socket
-import subprocess
 import sys
 import time
 import types
@@ -17,23 +15,22 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import drawn
+import fork_server
 import numpy as np
 import pytest
 import torch
 from conftest import CLASSES
 from params_file import write_params
-from pipeline import ROOT
 from untrained import save_untrained
 
 from finegrain import cli
 from finegrain.core import file_io, paths
 from finegrain.core.errors import UserError
 from finegrain.dataset import decoding
-from finegrain.serving import demo
+from finegrain.serving import demo, predict
 from finegrain.serving.predictor import Predictor
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "BROWSER": "true"}
 PHOTO = drawn.png(3, 90, 60)
 RESNET18 = paths.Run("tiny", "resnet18", 0)
 LEADERBOARD = {
@@ -139,21 +136,21 @@ def address(served) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "finegrain.cli", "demo", "--port", str(port)]
-    with (served / "log").open("w") as log:
-        server = subprocess.Popen(command, cwd=served, env=ENVIRONMENT, stdout=log, stderr=log)
-        try:
-            for _ in range(600):
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
-                    break
-                except OSError:
-                    assert server.poll() is None, (served / "log").read_text()
-                    time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}/"
-        finally:
-            server.terminate()
-            server.wait(20)
+    script, log = served / "command.py", served / "log"
+    script.write_text("from finegrain import cli\ncli.main()")
+    server = fork_server.start(script, ["demo", "--port", str(port)], served, log, {"BROWSER": "true"})
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
+                break
+            except OSError:
+                assert server.is_alive(), log.read_text()
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.terminate()
+        server.join(20)
 
 
 def open_page(browser: Any, address: str, width: int) -> tuple[Any, list[str]]:
@@ -173,16 +170,15 @@ def upload(page: Any, file: Path, expected: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_the_page_in_a_browser(served, address):
+def test_the_page_in_a_browser(served, address, monkeypatch, capsys):
     from playwright.sync_api import sync_playwright
 
-    command = [sys.executable, "-m", "finegrain.cli", "predict", "photo.png", "--format", "csv"]
+    monkeypatch.chdir(served)
     rows = {}
     for name in ("resnet18", "resnet34"):
-        done = subprocess.run(
-            [*command, "--model", name], cwd=served, env=ENVIRONMENT, capture_output=True, text=True
-        )
-        (rows[name],) = csv.DictReader(done.stdout.splitlines())
+        words = ["predict", "photo.png", "--format", "csv", "--model", name]
+        assert predict.run(cli.build_parser().parse_args(words)) == 0
+        (rows[name],) = csv.DictReader(capsys.readouterr().out.splitlines())
     assert rows["resnet18"]["class_1"] != rows["resnet34"]["class_1"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
