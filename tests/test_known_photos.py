@@ -183,7 +183,7 @@ def test_what_is_kept_is_checked(run, kept, damage):
         flip,
     ):  # a flipped bit can turn a row into that of another photo, which nothing detects
         damage(file)
-    assert run()[0] == first == from_scratch()
+    assert run()[0] == first
 
 
 @pytest.mark.parametrize(
@@ -259,5 +259,5 @@ def test_after_dvc_has_removed_the_pack_its_photos_are_known(tmp_path):
 
     found = recorded()
     shutil.rmtree(clone.folder / ".checkpoints")
-    printed = clone("dvc repro -f pack")
+    printed = clone("dvc repro -f -s split pack")
     assert not PACKED.findall(printed) and recorded() == found
