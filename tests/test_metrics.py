@@ -87,7 +87,7 @@ def test_intervals_cover_the_truth_in_about_95_of_100_samples():
     population = random_predictions(20_000, 6)
     truth = metrics.compute_metrics(population)
     rng, hits = np.random.default_rng(3), Counter()
-    samples = 200
+    samples = 120
     for seed in range(samples):
         pick = rng.integers(0, len(population), 200)
         part = Predictions(
@@ -97,7 +97,7 @@ def test_intervals_cover_the_truth_in_about_95_of_100_samples():
             population.loss[pick],
             population.num_classes,
         )
-        intervals = metrics.bootstrap(part, metrics.compute_metrics, seed, draws=300)
+        intervals = metrics.bootstrap(part, metrics.compute_metrics, seed, draws=200)
         intervals["top1"] = metrics.wilson_interval(int(part.correct.sum()), len(part))
         hits.update(name for name, (low, high) in intervals.items() if low <= truth[name] <= high)
     for name in ("top1", "loss", "macro_f1", "mean_class_accuracy"):
