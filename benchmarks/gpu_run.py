@@ -142,7 +142,7 @@ class Run:
 
     def file_hashes(self) -> dict[str, str]:
         """Hash of each file that must be bit-identical in every run with the same parameters."""
-        files = {"weights": self.files.weights, "facts": self.files.sidecar, "history": self.files.history}
+        files = {"weights": self.files.weights, "sidecar": self.files.sidecar, "history": self.files.history}
         return {name: file_io.sha256(self.folder / file) for name, file in files.items()}
 
 

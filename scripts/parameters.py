@@ -200,7 +200,7 @@ def _text(schema: Schema) -> str:
 def _stages(key: str) -> str:
     """The stages of dvc.yaml that list the key as a whole."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    return ", ".join(f"`{stage}`" for stage, facts in stages.items() if key in facts["params"]) or "none"
+    return ", ".join(f"`{stage}`" for stage, entry in stages.items() if key in entry["params"]) or "none"
 
 
 def main() -> None:

@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         record(data.download_inputs, origin | {"images": images, "labels": tables}, "dataset.path", hashes)
         record(data.corrections_inputs, {"corrections": corrections}, "dataset.corrections", hashes)
         for model, files in weights.items():
-            facts: dict[str, Any] = files or {"name": config.weights_of(model)}
-            record(data.weights_inputs / f"{model}.json", facts, "weights", hashes)
+            values: dict[str, Any] = files or {"name": config.weights_of(model)}
+            record(data.weights_inputs / f"{model}.json", values, "weights", hashes)
     for file in data.weights_inputs.iterdir():
         if file.stem not in weights:
             file.unlink()
@@ -88,15 +88,15 @@ def weights_files(weights: str) -> dict[str, list[str]]:
     return {"weights": [str(file)], "metadata": [str(metadata)] if metadata else []}
 
 
-def record(file: Path, facts: dict[str, Any], key: str, hashes: local_files.ContentHashes) -> None:
-    """Write the facts, with the content's hash for each list of files in them.
+def record(file: Path, values: dict[str, Any], key: str, hashes: local_files.ContentHashes) -> None:
+    """Write the values, with the content's hash for each list of files in them.
 
     If a file is missing, what was recorded under the same names stays.
 
     Raises:
         UserError: a file is missing, and no file of its name is recorded.
     """
-    named = {kind: list(names) for kind, names in facts.items() if isinstance(names, list)}
+    named = {kind: list(names) for kind, names in values.items() if isinstance(names, list)}
     files = [paths.user_path(name) for names in named.values() for name in names]
     if missing := [file for file in files if not file.exists()]:
         recorded = file_io.read_json(file) if file.is_file() else {}
@@ -108,7 +108,7 @@ def record(file: Path, facts: dict[str, Any], key: str, hashes: local_files.Cont
     described = {
         kind: [hashes.describe(paths.user_path(name)) for name in names] for kind, names in named.items()
     }
-    file_io.write_json(file, facts | described)
+    file_io.write_json(file, values | described)
 
 
 if __name__ == "__main__":

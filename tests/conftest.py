@@ -86,7 +86,7 @@ def tiny_pack(project) -> Path:
         images[labels == 1, ::8, ::8] += 170
         np.save(folder / f"{split}.npy", images)
         np.save(folder / f"{split}_labels.npy", labels.astype(np.int64))
-    facts = {
+    metadata = {
         "image_size": 32,
         "classes": CLASSES,
         "counts": counts,
@@ -94,5 +94,5 @@ def tiny_pack(project) -> Path:
         "mean": [0.2, 0.2, 0.2],
         "std": [0.15, 0.15, 0.15],
     }
-    (folder / "pack.json").write_text(json.dumps(facts))
+    (folder / "pack.json").write_text(json.dumps(metadata))
     return folder

@@ -115,8 +115,8 @@ def test_every_stage_s_code_is_recorded(clone):
     """dvc.lock holds what a later `dvc status` compares with: none of it may have been left out."""
     lock = yaml.safe_load((clone.folder / "dvc.lock").read_text())["stages"]
     recorded: dict[str, set[str]] = {name: set() for name in READERS}
-    for stage, facts in lock.items():
-        for dependency in facts["deps"]:
+    for stage, entry in lock.items():
+        for dependency in entry["deps"]:
             if dependency["path"].startswith("src/finegrain/"):
                 recorded[Path(dependency["path"]).name].add(stage.partition("@")[0])
     assert recorded == READERS

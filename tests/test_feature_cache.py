@@ -76,9 +76,9 @@ def with_images(pack: Path, indices: Sequence[int]) -> Path:
     folder = shutil.copytree(pack, pack.with_name("chosen"), dirs_exist_ok=True)
     for name in ("train", "train_labels"):
         np.save(folder / f"{name}.npy", np.load(pack / f"{name}.npy")[list(indices)])
-    facts = json.loads((pack / "pack.json").read_text())
-    facts["counts"]["train"] = len(indices)
-    (folder / "pack.json").write_text(json.dumps(facts))
+    metadata = json.loads((pack / "pack.json").read_text())
+    metadata["counts"]["train"] = len(indices)
+    (folder / "pack.json").write_text(json.dumps(metadata))
     return folder
 
 
@@ -196,8 +196,8 @@ def test_whatever_changes_the_features_has_a_cache_of_its_own(tiny_pack):
         opened(tiny_pack, dtype=torch.bfloat16).folder,
         opened(tiny_pack, code="changed").folder,
     ]
-    facts = json.loads((tiny_pack / "pack.json").read_text())
-    (tiny_pack / "pack.json").write_text(json.dumps(facts | {"mean": [0.3, 0.2, 0.2]}))
+    metadata = json.loads((tiny_pack / "pack.json").read_text())
+    (tiny_pack / "pack.json").write_text(json.dumps(metadata | {"mean": [0.3, 0.2, 0.2]}))
     others.append(opened(tiny_pack).folder)
     assert len({same, *others}) == 8
 

@@ -128,9 +128,9 @@ def test_pack_predict_predictor_demo_and_exported_code_agree(photos, monkeypatch
 def test_a_model_is_not_evaluated_on_a_pack_of_another_fit(photos):
     squashed = packed_split("squash", "test")
     save_untrained(RUN.weights, RUN.sidecar, ["a", "b"], pack_image_size=SIZE, data=squashed.fingerprint)
-    facts = json.loads((TOY.pack / "pack.json").read_text())
-    del facts["fit"]  # as packs from before there were fits
-    assert batches.pack_fingerprint(facts) == squashed.fingerprint
+    metadata = json.loads((TOY.pack / "pack.json").read_text())
+    del metadata["fit"]  # as packs from before there were fits
+    assert batches.pack_fingerprint(metadata) == squashed.fingerprint
     others = {packed_split(fit, "test").fingerprint for fit in ("crop", "letterbox")}
     assert len(others | {squashed.fingerprint}) == 3
     with pytest.raises(UserError, match="trained on another pack"):

@@ -167,7 +167,7 @@ def test_the_gpu_study_goes_on_where_it_ended_and_repeats_nothing(tmp_path, monk
         assert 0 < run["reached_seconds"][0] < run["reached_seconds"][1] < run["wall_seconds"]
     (resumed,) = found["resumes"]
     assert resumed["resumed"] == ["resumed after epoch 1"]
-    assert resumed["differ"] == [] and set(resumed["files"]) == {"weights", "facts", "history"}
+    assert resumed["differ"] == [] and set(resumed["files"]) == {"weights", "sidecar", "history"}
 
     again = call(3)
     assert again == found and sum(begun.values()) == len(Forked.commands)
@@ -195,9 +195,9 @@ def a_run(kind: str, model: str, right: str, seconds: float, **changes: Any) -> 
 
 def results(runs: list[dict[str, Any]]) -> dict[str, Any]:
     there = {"device_name": "a GPU", "torch": "2", "precision": "bf16"}
-    facts = {"cores": 16, "revision": None, "environment": there, "images": {"train": 4072, "test": 40}}
+    settings = {"cores": 16, "revision": None, "environment": there, "images": {"train": 4072, "test": 40}}
     lists = {"runs": runs, "resumes": [], "left_out": [], "failed": []}
-    return facts | {"prepare_seconds": {"pack": 2.0}} | lists
+    return settings | {"prepare_seconds": {"pack": 2.0}} | lists
 
 
 def test_the_reference_table_s_time_is_the_sum_of_its_runs():

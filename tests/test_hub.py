@@ -25,7 +25,7 @@ def exported(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("path", "facts"),
+    ("path", "message"),
     [
         ("", "model.safetensors .*model.json"),
         ("missing", "missing: no such folder"),
@@ -35,8 +35,8 @@ def exported(tmp_path_factory) -> Path:
         ("owner/na me", "no such folder"),
     ],
 )
-def test_a_path_that_is_no_folder_and_no_repository_name_is_rejected(path, facts, project):
-    with pytest.raises(UserError, match=facts):
+def test_a_path_that_is_no_folder_and_no_repository_name_is_rejected(path, message, project):
+    with pytest.raises(UserError, match=message):
         Predictor.from_pretrained(path)
 
 
@@ -82,12 +82,12 @@ def test_a_repository_of_the_hub_is_downloaded_once_and_without_its_graph(export
         assert Predictor.from_pretrained(folder)(photo) == Predictor.from_pretrained(exported)(photo)
         hub.requests.clear()
         assert find("owner/name") == str(folder) and "resolve" not in " ".join(hub.requests)
-        for arguments, facts in (
+        for arguments, message in (
             (["owner/nobody"], "owner/nobody: no such folder, and no such repository"),
             (["owner/name", "v9"], "owner/name: the repository has no revision v9"),
             (["owner/other"], "owner/other: the repository holds no model.safetensors with model.json"),
         ):
-            assert f"error: {facts}" in find(*arguments, code=1)
+            assert f"error: {message}" in find(*arguments, code=1)
     # the server is gone: the cache still works
     assert find("owner/name") == str(folder)
     assert find("owner/name", HF_HUB_OFFLINE="1") == str(folder)

@@ -8,7 +8,7 @@ from finegrain.serving.labels import Labels
 
 
 @pytest.mark.parametrize(
-    ("content", "facts"),
+    ("content", "message"),
     [
         ("image,class\na.jpg,Cat\n", "'label' .*--label-col.* image, class"),
         ("image,label\na.jpg,Cat\na.jpg,Dog\n", "twice: a.jpg"),
@@ -17,9 +17,9 @@ from finegrain.serving.labels import Labels
         ("image,label,label\na.jpg,Cat,Dog\n", "several columns 'label'"),
     ],
 )
-def test_a_csv_that_does_not_fit_is_rejected(tmp_path, content, facts):
+def test_a_csv_that_does_not_fit_is_rejected(tmp_path, content, message):
     (tmp_path / "labels.csv").write_text(content)
-    with pytest.raises(UserError, match=f"labels.csv: .*{facts}"):
+    with pytest.raises(UserError, match=f"labels.csv: .*{message}"):
         Labels(tmp_path / "labels.csv", "image", "label", ["Cat", "Dog"])
 
 

@@ -43,7 +43,7 @@ def test_where_nothing_is_wrong_nothing_is_advised():
 
 
 @pytest.mark.parametrize(
-    ("facts", "advised"),
+    ("values", "advised"),
     [
         ({"weights": "none"}, "weights: DEFAULT"),
         ({"val_top1": (0.5, 0.8, 0.85)}, "phases.last.epochs: 6"),
@@ -57,8 +57,8 @@ def test_where_nothing_is_wrong_nothing_is_advised():
         ({"train_top1": 1.01, "kind": "solve"}, "16 points better"),
     ],
 )
-def test_each_reason_has_its_step(facts, advised):
-    assert advised in changes(**facts)
+def test_each_reason_has_its_step(values, advised):
+    assert advised in changes(**values)
 
 
 def test_weights_are_not_advised_to_those_who_have_them():

@@ -166,12 +166,12 @@ def test_two_processes_solve_for_the_head_that_one_finds(project, tiny_pack):
 
 def repacked(folder: Path, images: int, side: int) -> int:
     """Give a pack larger, black train images; returns their bytes."""
-    facts = json.loads((folder / "pack.json").read_text())
-    for part, count in (facts["counts"] | {"train": images}).items():
+    metadata = json.loads((folder / "pack.json").read_text())
+    for part, count in (metadata["counts"] | {"train": images}).items():
         shape = (count, side, side, 3)
         np.lib.format.open_memmap(folder / f"{part}.npy", "w+", np.uint8, shape)  # zeros that fill no disk
         np.save(folder / f"{part}_labels.npy", np.arange(count) % 3)
-    (folder / "pack.json").write_text(json.dumps(facts | {"image_size": side}))
+    (folder / "pack.json").write_text(json.dumps(metadata | {"image_size": side}))
     return (folder / "train.npy").stat().st_size
 
 

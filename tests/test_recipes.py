@@ -78,9 +78,9 @@ def test_every_recipe_runs_shrunk_through_the_real_stages(name, project, monkeyp
     data = shrunk(name)
     config = read(data, project)
     monkeypatch.syspath_prepend(str(ROOT / "src"))
-    for stage, facts in STAGES.items():
+    for stage, definition in STAGES.items():
         main = importlib.import_module(script_of(stage).stem).main
-        main(["--model", "resnet18", "--seed", "0"] if "matrix" in facts else [])
+        main(["--model", "resnet18", "--seed", "0"] if "matrix" in definition else [])
     history = pd.read_csv(f"plots/{name}/history/resnet18-0.csv")
     assert history["phase"].tolist() == list(data["phases"])
     results = json.loads(Path(f"reports/{name}/results/resnet18-0.json").read_text())

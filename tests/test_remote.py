@@ -186,8 +186,8 @@ def test_one_model_without_a_clone(team, tmp_path):
     for path in MODEL:
         team.author(f"dvc get {team.origin} {path} -o {tmp_path / Path(path).name}")
     weights = tmp_path / f"{RUN}.safetensors"
-    facts = json.loads(weights.with_suffix(".json").read_text())
-    assert hashlib.sha256(weights.read_bytes()).hexdigest() == facts["sha256"]
+    metadata = json.loads(weights.with_suffix(".json").read_text())
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == metadata["sha256"]
 
 
 @pytest.fixture(scope="module")

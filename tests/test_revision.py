@@ -93,9 +93,9 @@ def test_markdown_json_and_exit_status(history, capsys):
     )
     assert printed.out == Path("out/diff.md").read_text()
     assert printed.out.count(".jpg`") == 2
-    facts = json.loads(Path("out/diff.json").read_text())
-    assert len(facts["models"][0]["flips"]) == 10
-    assert facts["parameters"] == [{"name": "lr", "before": 0.1, "after": 0.2}]
+    written = json.loads(Path("out/diff.json").read_text())
+    assert len(written["models"][0]["flips"]) == 10
+    assert written["parameters"] == [{"name": "lr", "before": 0.1, "after": 0.2}]
     assert run("main", "--fail-if-worse") == 1
     assert run("workspace", "main", "--fail-if-worse") == 0
 
@@ -245,11 +245,11 @@ def test_commits_experiments_a_remote_and_a_cache_that_was_cleared(stubbed, tmp_
         return printed.out
 
     for before, after, other in (("main~1", "tried", {"lr"}), ("main", "", {"evaluate.flip"})):
-        printed = diff(before, *([after] if after else []), "--json", "../facts.json")
+        printed = diff(before, *([after] if after else []), "--json", "../diff.json")
         assert printed.startswith("**") and f"`{before}` (" in printed
-        facts = json.loads((clone.folder.parent / "facts.json").read_text())
-        assert {each["name"] for each in facts["parameters"]} == other and not facts["inputs"]
-        assert facts["images"] == len(expected["main"]) > 20
+        written = json.loads((clone.folder.parent / "diff.json").read_text())
+        assert {each["name"] for each in written["parameters"]} == other and not written["inputs"]
+        assert written["images"] == len(expected["main"]) > 20
 
     cached = clone.folder / ".dvc/cache"
     shutil.rmtree(cached)

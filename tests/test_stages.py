@@ -50,10 +50,10 @@ def finished(tmp_path_factory) -> dict[str, Any]:
         patch.syspath_prepend(str(Path(__file__).parent.parent / "src"))
         real = params.load_params
         patch.setattr(params, "load_params", lambda: Watched.model_construct(**dict(real())))
-        for stage, facts in STAGES.items():
+        for stage, definition in STAGES.items():
             LOOKED_AT.clear()
             script = importlib.import_module(script_of(stage).stem)
-            for run in RUNS if "matrix" in facts else [None]:
+            for run in RUNS if "matrix" in definition else [None]:
                 model, _, seed = (run or "").rpartition("-")
                 script.main(["--model", model, "--seed", seed] if run else [])
             used[stage] = set(LOOKED_AT)
@@ -81,9 +81,9 @@ def test_stage_uses_exactly_the_parameters_it_declares(finished, stage):
 def test_the_files_written_are_exactly_the_outs_declared(finished):
     folder = finished["folder"]
     declared = set()
-    for facts in STAGES.values():
+    for definition in STAGES.values():
         for kind in ("outs", "metrics", "plots"):
-            declared |= resolved(facts.get(kind, []))
+            declared |= resolved(definition.get(kind, []))
     files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     strays = {f for f in files if not any(f == d or f.startswith(d + "/") for d in declared)}
     kept = {f for f in strays if f.startswith((".checkpoints/inspected/", ".checkpoints/packs/"))}
@@ -198,9 +198,9 @@ def test_the_winner_is_its_best_training_s_files_under_fixed_names(finished):
 
 def test_another_seed_is_another_network_on_the_same_split(finished):
     sidecars = [json.loads((finished["folder"] / f"models/sample/{run}.json").read_text()) for run in RUNS]
-    assert len({facts["sha256"] for facts in sidecars}) == len(RUNS)
-    assert len({facts["data"] for facts in sidecars}) == 1
-    assert [facts["seed"] for facts in sidecars] == SEEDS * 2
+    assert len({sidecar["sha256"] for sidecar in sidecars}) == len(RUNS)
+    assert len({sidecar["data"] for sidecar in sidecars}) == 1
+    assert [sidecar["seed"] for sidecar in sidecars] == SEEDS * 2
 
 
 def test_splits_share_no_image_and_hold_every_class(finished):

@@ -71,14 +71,14 @@ def test_rows_follow_the_names_of_the_classes_and_what_is_gone_is_dropped(tmp_pa
     assert torch.equal(net.fc.weight[[2, 0]], old.fc.weight[:2]) and torch.equal(
         net.fc.bias[[2, 0]], old.fc.bias[:2]
     )
-    facts = pretrained.record(read(tmp_path / "v1"), classes, LINEAR)
-    assert facts["name"] == "v1" and len(facts["sha256"]) == 64
+    metadata = pretrained.record(read(tmp_path / "v1"), classes, LINEAR)
+    assert metadata["name"] == "v1" and len(metadata["sha256"]) == 64
     assert (
-        facts["kept_classes"] == 2
-        and facts["new_classes"] == ["moth"]
-        and facts["dropped_classes"] == ["cat"]
+        metadata["kept_classes"] == 2
+        and metadata["new_classes"] == ["moth"]
+        and metadata["dropped_classes"] == ["cat"]
     )
-    line = pretrained.describe(facts)
+    line = pretrained.describe(metadata)
     assert "2 classes kept" in line and "new: moth" in line and "dropped: cat" in line
 
 
@@ -88,8 +88,8 @@ def test_of_another_head_the_layers_before_it_are_kept(tmp_path):
     fresh = build.build_model("resnet18", 2, "none", MLP, seed=5)
     assert torch.equal(net.layer4[0].conv2.weight, old.layer4[0].conv2.weight)
     assert torch.equal(build.get_last_layer(net).weight, build.get_last_layer(fresh).weight)
-    facts = pretrained.record(read(tmp_path / "v1"), ["ant", "bee"], MLP)
-    assert facts["head"] == "new" and "params.yaml's, which is new" in pretrained.describe(facts)
+    metadata = pretrained.record(read(tmp_path / "v1"), ["ant", "bee"], MLP)
+    assert metadata["head"] == "new" and "params.yaml's, which is new" in pretrained.describe(metadata)
 
 
 def test_dropout_alone_is_no_other_head(tmp_path):
@@ -148,15 +148,15 @@ def train_on(project: Path, **changes: Any) -> dict[str, Any]:
 
 def add_class(pack: Path) -> None:
     """Add the class ``checks`` between the others: half of the images of ``bars``."""
-    facts = json.loads((pack / "pack.json").read_text())
-    assert facts["classes"] == ["bars", "dots", "plain"]
-    for split in facts["counts"]:
+    metadata = json.loads((pack / "pack.json").read_text())
+    assert metadata["classes"] == ["bars", "dots", "plain"]
+    for split in metadata["counts"]:
         labels = np.load(pack / f"{split}_labels.npy")
         labels[labels > 0] += 1
         labels[np.flatnonzero(labels == 0)[::2]] = 1
         np.save(pack / f"{split}_labels.npy", labels)
     changes = {"classes": ["bars", "checks", "dots", "plain"], "mean": [0.6] * 3, "std": [0.7] * 3}
-    (pack / "pack.json").write_text(json.dumps(facts | changes))
+    (pack / "pack.json").write_text(json.dumps(metadata | changes))
 
 
 def test_a_fourth_class_is_trained_from_the_model_of_three(tiny_pack, project, capsys):

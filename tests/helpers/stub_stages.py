@@ -51,8 +51,8 @@ def write_variant(folder: Path, variant: int) -> None:
         [predictions.CORRECT_COLUMNS, *predictions.correct_rows(frame)]
     )
     manifest = frame.assign(split="test")[["path", "class", "split"]].to_csv(index=False)
-    facts = {"images": TEST_IMAGES, "top1": float(correct.mean()), "correct": text.getvalue()}
-    (folder / f"{variant}.json").write_text(json.dumps(facts | {"manifest": manifest}))
+    summary = {"images": TEST_IMAGES, "top1": float(correct.mean()), "correct": text.getvalue()}
+    (folder / f"{variant}.json").write_text(json.dumps(summary | {"manifest": manifest}))
 
 
 def stages_run(output: str) -> set[str]:

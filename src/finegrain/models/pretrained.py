@@ -72,15 +72,15 @@ def record(
     return weights.origin | {"head": "kept"} | changes
 
 
-def describe(facts: dict[str, Any]) -> str:
+def describe(recorded: dict[str, Any]) -> str:
     """One line on what ``record`` returned."""
-    start = f"begins with the weights {facts['name']}"
-    if "head" not in facts:
-        return start + (f" ({facts['file']})" if "file" in facts else "")
-    if facts["head"] == "new":
+    start = f"begins with the weights {recorded['name']}"
+    if "head" not in recorded:
+        return start + (f" ({recorded['file']})" if "file" in recorded else "")
+    if recorded["head"] == "new":
         return f"{start}; its head is of another kind than params.yaml's, which is new"
-    new, dropped = (some(facts[f"{kind}_classes"], 10) or "none" for kind in ("new", "dropped"))
-    return f"{start} and its head: {facts['kept_classes']} classes kept; new: {new}; dropped: {dropped}"
+    new, dropped = (some(recorded[f"{kind}_classes"], 10) or "none" for kind in ("new", "dropped"))
+    return f"{start} and its head: {recorded['kept_classes']} classes kept; new: {new}; dropped: {dropped}"
 
 
 def _read_torchvision(model: str, weights: str) -> InitialWeights:
@@ -116,18 +116,18 @@ def _read_file(model: str, weights: str, file: Path) -> InitialWeights:
         UserError: the file cannot be read, or is one of another network.
     """
     metadata = weights_names.metadata_file(file)
-    facts = file_io.read_json(metadata) if metadata else None
+    content = file_io.read_json(metadata) if metadata else None
     name = weights if weights_names.hub_repository(weights) else local_files.name(weights)
-    if metadata and isinstance(facts, dict) and "format" in facts:
-        net, facts = storage.load_model(file, metadata)
-        _require_model(model, facts["model"], weights)
-        head = HeadParams.model_validate(facts["recipe"]["head"])
-        origin = {"name": name, "sha256": facts["sha256"]}
-        mean_std = (facts["mean"], facts["std"])
-        return InitialWeights(weights, net.state_dict(), mean_std, origin, head, facts["classes"])
+    if metadata and isinstance(content, dict) and "format" in content:
+        net, content = storage.load_model(file, metadata)
+        _require_model(model, content["model"], weights)
+        head = HeadParams.model_validate(content["recipe"]["head"])
+        origin = {"name": name, "sha256": content["sha256"]}
+        mean_std = (content["mean"], content["std"])
+        return InitialWeights(weights, net.state_dict(), mean_std, origin, head, content["classes"])
     state, mean_std = _read_tensors(file), IMAGENET_MEAN_STD
     if metadata and metadata.name == weights_names.TIMM_CONFIG:
-        config = _read_timm_config(metadata, facts)
+        config = _read_timm_config(metadata, content)
         _require_model(model, config.architecture, weights)
         mean_std = (config.pretrained_cfg.mean, config.pretrained_cfg.std)
     elif "fc.weight" in state and len(state["fc.weight"]) != IMAGENET_CLASSES:
