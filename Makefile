@@ -78,7 +78,7 @@ lock: $(VENV)/.installed-dev ## Write requirements*.txt from pyproject.toml; new
 repro: $(VENV)/.installed ## Install, then rebuild data, models, metrics and report
 	@finegrain repair --dvc-only # what a killed dvc has left would stop the next one
 	dvc repro
-demo: $(VENV)/.installed-app ## Open a page on this machine that answers photos dropped on it
+demo: $(VENV)/.installed-app ## Open a page on this machine that classifies photos dropped on it
 	finegrain demo
 pr-report: $(VENV)/.installed ## What this branch changes (BASE=main), as its pull request's comment: pr-report.md
 	finegrain review --out pr-report.md $(REVIEW) -- "$$BASE"

@@ -25,7 +25,7 @@ APP = BASE + [
     if not line.startswith("finegrain")
 ]
 DEV = [*APP, *COMMENT, *(Requirement(x) for x in PROJECT["dependency-groups"]["dev"] if isinstance(x, str))]
-WANTED = {
+REQUIRED = {
     "requirements.txt": BASE,
     "requirements-app.txt": APP,
     "requirements-dev.txt": DEV,
@@ -55,7 +55,7 @@ def read_lock(name: str) -> dict[str, Locked]:
     return found
 
 
-LOCKS = {name: read_lock(name) for name in WANTED}
+LOCKS = {name: read_lock(name) for name in REQUIRED}
 
 
 def environment(python: str) -> dict[str, str]:
@@ -92,17 +92,17 @@ def needed(wanted: list[Requirement], python: str) -> set[str]:
     return {name for name, _ in seen}
 
 
-@pytest.mark.parametrize("lock", WANTED)
+@pytest.mark.parametrize("lock", REQUIRED)
 def test_what_pyproject_pins_is_locked(lock):
-    for requirement in WANTED[lock]:
+    for requirement in REQUIRED[lock]:
         entry = LOCKS[lock].get(canonicalize_name(requirement.name))
         assert entry and str(requirement.specifier) == f"=={entry.version}", f"{requirement}: `make lock`"
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-@pytest.mark.parametrize("lock", WANTED)
+@pytest.mark.parametrize("lock", REQUIRED)
 def test_a_lock_holds_all_that_is_needed_and_no_more(lock, python):
-    assert held(lock, environment(python)).keys() == needed(WANTED[lock], python)
+    assert held(lock, environment(python)).keys() == needed(REQUIRED[lock], python)
 
 
 def test_the_locks_agree():
@@ -117,7 +117,7 @@ def test_what_is_installed_is_what_is_locked():
         assert installed == version, f"{name}: `make dev`"
 
 
-@pytest.mark.parametrize("lock", WANTED)
+@pytest.mark.parametrize("lock", REQUIRED)
 def test_a_lock_names_no_index_and_says_how_it_is_written(lock):
     text = (ROOT / lock).read_text()
     assert not re.search(r"://|index|find-links|trusted-host", text)

@@ -1,4 +1,4 @@
-"""The LR range test on losses whose best rate is known, and its rules on curves drawn by hand."""
+"""The LR range test on losses whose best learning rate is known, and its rules on curves drawn by hand."""
 
 import math
 
@@ -95,7 +95,7 @@ def test_noisy_batches_do_not_hide_the_fall(kind):
             return 5 - 2 * fall + 0.3 * torch.randn((), generator=generator).item() + (lr / 0.3) ** 2
 
         config = LRRangeTest(start=1e-6, end=10.0, steps=100, suggestion=kind)
-        # the average follows ten steps late, half a decade of the rate
+        # the average follows ten steps late, half a decade of the learning rate
         assert 1e-4 < lr_finder.suggest(lr_finder.run_sweep(step, config), kind) < 3e-2
 
 
