@@ -34,7 +34,7 @@ class ExpectedPhase:
     batch: int
     peak: float
     schedule: Any
-    """(optimizer of one parameter at the peak learning rate, epochs, steps per epoch) -> torch's scheduler."""
+    """Yields learning rate and momentum of each step: (peak, momentum, epochs, steps per epoch) -> pairs."""
     momentum: float = 0.9
     trainable: str = "all"
     lr_multipliers: tuple[float, float, float] = (1.0, 1.0, 1.0)
