@@ -88,7 +88,9 @@ def test_a_leaderboard_and_a_run_of_another_dataset_are_rejected(recorded, proje
     for file in (old.weights, old.sidecar):
         file.write_bytes(b"{}")
     for name in (None, "resnet18"):
-        with pytest.raises(UserError, match="is of dataset tiny, but params.yaml names other.*winner/tiny"):
+        with pytest.raises(
+            UserError, match="has models of dataset tiny, but params.yaml names other.*winner/tiny"
+        ):
             find_model.find_model(name)
     with pytest.raises(UserError, match=f"{old.weights}: dvc.lock records no such file"):
         find_model.find_model("resnet18-0")
@@ -110,6 +112,11 @@ def test_the_winner_s_folder_is_checked_by_dvc_s_list_of_it(recorded, project, c
     weights.write_bytes(b"other")
     find_model.find_model("winner/tiny")
     assert "warning: winner/tiny/model.safetensors is not the file that" in capsys.readouterr().err
+
+
+def test_outside_of_a_project_the_message_names_the_option(project):
+    with pytest.raises(UserError, match=r"params.yaml: not found; .*--model"):
+        find_model.find_model(None)
 
 
 @pytest.mark.parametrize("text", ["<<<<<<< HEAD\n", "[]", "stages: {a: 1}", "stages: {a: {outs: [x]}}"])

@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from optuna.distributions import (
 )
 
 from finegrain.config import params
+from finegrain.config.messages import nearest
 from finegrain.core import paths
 from finegrain.core.errors import UserError
 from finegrain.search.trial import Trial
@@ -227,11 +228,22 @@ def _lookup(parameters: Mapping[str, Any], name: str) -> Any:
     value: Any = parameters
     for key in name.split("."):
         if not isinstance(value, Mapping) or key not in value:
-            raise UserError(
-                f"params.yaml has no {name}; give one of its parameters, such as lr or phases.all.epochs"
-            )
+            names, last = list(_names(parameters)), name.rpartition(".")[-1]
+            near = next((each for each in names if each.endswith(f".{last}")), None) or nearest(name, names)
+            example = "give one of its parameters, such as lr or phases.all.epochs"
+            fix = f"did you mean {near}?" if near else example
+            raise UserError(f"params.yaml has no {name}; {fix}")
         value = value[key]
     return value
+
+
+def _names(parameters: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Each parameter's name from the top, as in ``phases.all.epochs``."""
+    for key, value in parameters.items():
+        if isinstance(value, Mapping):
+            yield from _names(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def next_values(

@@ -35,6 +35,11 @@ def find_model(name: str | None) -> tuple[Path, Path]:
         if problem := unrecorded(files):
             log.info(f"warning: {problem}")
         return files
+    if not paths.PARAMS.is_file():
+        raise UserError(
+            f"{paths.PARAMS}: not found; run this in the project's folder, or give the file or folder of a "
+            "model: --model winner/sample"
+        )
     dataset = params.load_params().dataset.name
     if name and _RUN_NAME.fullmatch(name) and paths.Run.from_name(dataset, name).weights.is_file():
         run = paths.Run.from_name(dataset, name)
@@ -60,9 +65,8 @@ def _best_run(model: str | None, dataset: str) -> str:
     board = file_io.read_json(paths.LEADERBOARD)
     if board.get("dataset", dataset) != dataset:
         raise UserError(
-            f"{paths.LEADERBOARD} is of dataset {board['dataset']}, but params.yaml names {dataset}; "
-            f"`dvc repro` makes the models of {dataset}; the other's is "
-            f"--model {paths.winner_folder(board['dataset'])}"
+            f"{paths.LEADERBOARD} has models of dataset {board['dataset']}, but params.yaml names {dataset}; "
+            f"run `dvc repro`, or use the other winner: --model {paths.winner_folder(board['dataset'])}"
         )
     model = model or board["winner"]
     if model not in board["models"]:
