@@ -46,7 +46,7 @@ def test_it_is_selected_if_it_is_requested_and_there(monkeypatch, capsys):
 
 def test_it_trains_in_one_process():
     distributed.require_gpus(1, MPS)
-    with pytest.raises(UserError, match="params.yaml: devices: 2: .* 1 GPUs"):
+    with pytest.raises(UserError, match=r"params.yaml: devices: 2: .*GPUs \(1\)"):
         distributed.require_gpus(2, MPS)
 
 

@@ -76,7 +76,7 @@ def test_each_process_needs_a_gpu_and_has_random_numbers_of_its_own(monkeypatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     distributed.require_gpus(2, torch.device("cuda"))
     distributed.require_gpus(8, CPU)
-    with pytest.raises(UserError, match=r"params.yaml: devices: 4: .* 2 GPUs"):
+    with pytest.raises(UserError, match=r"params.yaml: devices: 4: .*GPUs \(2\)"):
         distributed.require_gpus(4, torch.device("cuda"))
     assert World().rng_key == () and World(0, 2).rng_key != World(1, 2).rng_key
 

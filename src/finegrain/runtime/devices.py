@@ -23,8 +23,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What each precision autocasts to; float32 means no autocast."""
 
 
-def select_device(name: DeviceName) -> torch.device:
+def select_device(name: DeviceName, key: str = "params.yaml: device:") -> torch.device:
     """The device to compute on; ``auto`` prefers a CUDA GPU to the CPU.
+
+    Args:
+        key: where the name is from, for messages.
 
     Raises:
         UserError: torch finds no GPU for cuda, or no Apple GPU for mps.
@@ -32,7 +35,7 @@ def select_device(name: DeviceName) -> torch.device:
     has_apple_gpu = torch.backends.mps.is_available()
     if name == "mps":
         if not has_apple_gpu:
-            raise UserError("params.yaml: device: mps: torch finds no Apple GPU; use auto or cpu")
+            raise UserError(f"{key} mps: torch finds no Apple GPU; use auto or cpu")
         return torch.device("mps")
     if name == "cpu" or torch.cuda.is_available():
         return torch.device("cpu" if name == "cpu" else "cuda")
@@ -41,7 +44,7 @@ def select_device(name: DeviceName) -> torch.device:
         fix = "use auto or cpu"
         if visible is not None:
             fix = f"CUDA_VISIBLE_DEVICES={visible!r} hides any there is: unset it, or {fix}"
-        raise UserError(f"params.yaml: device: cuda: torch finds no GPU; {fix}")
+        raise UserError(f"{key} cuda: torch finds no GPU; {fix}")
     if has_apple_gpu:
         log.info("computing on the CPU; device: mps takes this machine's Apple GPU, which is untested")
     if visible is not None and Path("/dev/nvidiactl").exists():

@@ -160,7 +160,7 @@ def require_gpus(devices: int, device: torch.device) -> None:
     gpus = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type, devices)
     if gpus < devices:
         raise UserError(
-            f"params.yaml: devices: {devices}: this machine has {gpus} GPUs; set devices to {gpus} or less"
+            f"params.yaml: devices: {devices}: more than this machine's GPUs ({gpus}); use {gpus} or less"
         )
 
 

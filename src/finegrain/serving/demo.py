@@ -154,7 +154,7 @@ def require_free_port(port: int) -> None:
 
 def model_loader(device: devices.DeviceName) -> LoadModel:
     """A function that loads a model and keeps up to eight of them in memory."""
-    on = devices.select_device(device)
+    on = devices.select_device(device, "--device")
     dtype = devices.autocast_dtype("auto", on)
 
     @functools.lru_cache(maxsize=8)

@@ -35,12 +35,7 @@ def find_model(name: str | None) -> tuple[Path, Path]:
         if problem := unrecorded(files):
             log.info(f"warning: {problem}")
         return files
-    if not paths.PARAMS.is_file():
-        raise UserError(
-            f"{paths.PARAMS}: not found; run this in the project's folder, or give the file or folder of a "
-            "model: --model winner/sample"
-        )
-    dataset = params.load_params().dataset.name
+    dataset = _project_params().dataset.name
     if name and _RUN_NAME.fullmatch(name) and paths.Run.from_name(dataset, name).weights.is_file():
         run = paths.Run.from_name(dataset, name)
     else:
@@ -137,5 +132,14 @@ def evaluation_settings(name: str | None) -> dict[str, Any]:
     """
     if name and (name.endswith(".safetensors") or is_model_folder(name)):
         return {"flip": False, "image_size": None, "device": "auto", "precision": "auto"}
-    config = params.load_params()
+    config = _project_params()
     return {**dict(config.evaluate), "device": config.device, "precision": config.precision}
+
+
+def _project_params() -> params.Params:
+    if not paths.PARAMS.is_file():
+        raise UserError(
+            f"{paths.PARAMS}: not found; run this in the project's folder, or give the file or folder of a "
+            "model: --model winner/sample"
+        )
+    return params.load_params()

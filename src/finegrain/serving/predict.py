@@ -96,7 +96,7 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
     """Load the model with the options of the command line; those not given are evaluate's settings."""
     settings = find_model.evaluation_settings(args.model)
     settings |= {name: getattr(args, name) for name in settings if getattr(args, name) is not None}
-    device = devices.select_device(settings["device"])
+    device = devices.select_device(settings["device"], "--device" if args.device else "params.yaml: device:")
     dtype = devices.autocast_dtype(settings["precision"], device)
     weights, sidecar = find_model.find_model(args.model)
     return Predictor(weights, sidecar, device, dtype, settings["image_size"], settings["flip"])
