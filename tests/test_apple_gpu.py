@@ -93,7 +93,7 @@ def test_the_cpu_prepares_its_images(tiny_pack, monkeypatch):
 
 
 class Watch(TorchDispatchMode):
-    """Notes every dtype that tensors on a device without values have."""
+    """Records every dtype of the tensors on a device without values."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -47,7 +47,7 @@ def test_the_mean_over_the_images_is_1(kind):
 
 
 def loss_of(logits: Tensor, label: int) -> Tensor:
-    """The weighted loss of one image, as it is defined."""
+    """The weighted loss of one image, by its definition."""
     smoothed = F.cross_entropy(logits[None], torch.tensor([label]), label_smoothing=SMOOTHING)
     return WEIGHTS[label] * smoothed
 

@@ -1,4 +1,4 @@
-"""Labels are corrected as a table says: real stages, and every way in which the table may not fit."""
+"""Labels are corrected by a table: real stages, and every way in which the table may not fit."""
 
 import csv
 import json
@@ -152,7 +152,7 @@ def test_a_bad_image_that_is_dropped_no_longer_counts(before):
 
 
 def test_one_image_of_two_classes_is_settled_by_its_correction(before):
-    """A copy of a bee lies among the ants; of two such files, the first path was kept so far."""
+    """A copy of a bee is in the folder of ants; without corrections the first of the two paths is kept."""
     copy = paths_in(before, "bee", "test")[0]
     files = FILES | {"ant/copy.png": FILES[copy]}
     assert "ant/copy.png" in run_stages(files=files) and copy in rejected()

@@ -51,7 +51,7 @@ def runner(net: nn.Module, planned=None, batch_size: int = 0, label_smoothing: f
 
 
 class Recording:
-    """As torch.cuda.CUDAGraph: what ``torch.cuda.graph`` encloses is run again by ``replay``."""
+    """Like torch.cuda.CUDAGraph: ``replay`` runs again what ``torch.cuda.graph`` encloses."""
 
     made = 0
 

@@ -1,4 +1,4 @@
-"""Images whose label is doubted by predictions that were made without them."""
+"""Images whose label is improbable by predictions that were made without them."""
 
 import csv
 import json
@@ -73,7 +73,7 @@ def test_splits_follow_each_other_as_the_predictions_do(manifest):
 
 
 def test_a_share_of_each_kind_of_prediction_is_listed(manifest):
-    """Leave-one-out after fine-tuning is surer than the prediction of a test image."""
+    """Leave-one-out after fine-tuning is more confident than the prediction of a test image."""
     found = (["train"], predictions([0.9] * 30)), (["val", "test"], predictions([0.1] * 60))
     assert [label.split for label in listed(manifest, *found)].count("train") == 20
 

@@ -221,7 +221,7 @@ def test_the_caches_used_last_are_kept_and_one_in_use_is_not_removed(project):
 
 
 def test_a_cache_that_is_removed_while_its_lock_is_waited_for_is_made_again(project, monkeypatch):
-    """As by another process, which took the lock first and found the cache old."""
+    """Another process takes the lock first, and removes the cache as an old one."""
     cache, real, removed = FeatureCache({"name": "a"}, 2), fcntl.flock, []
 
     def flock(descriptor: int, operation: int) -> None:

@@ -96,7 +96,7 @@ def test_the_gpu_table_says_after_how_many_images_compiling_pays():
 
 
 class Forked:
-    """What ``subprocess.Popen`` is for a stage: forked off this process, which has torch imported already."""
+    """Stands in for ``subprocess.Popen`` of a stage: a fork of this process, which has imported torch."""
 
     commands: list[list[str]] = []
 
@@ -175,7 +175,7 @@ def test_the_gpu_study_goes_on_where_it_ended_and_repeats_nothing(tmp_path, monk
 
 
 def a_run(kind: str, model: str, right: str, seconds: float, **changes: Any) -> dict[str, Any]:
-    """As the study writes it: of two epochs, with the test images that it got right as ones."""
+    """A run of two epochs as the study records it; ``right`` has a 1 for each correct test image."""
     share = right.count("1") / len(right)
     return {
         "kind": kind,

@@ -143,7 +143,7 @@ def test_another_decoder_decodes_everything(run, monkeypatch, tmp_path, what):
 
 
 def test_bytes_that_the_manifest_does_not_name_are_not_found(run):
-    """Without stage split in between, pack reads the photos that are there."""
+    """Without stage split in between, pack reads the photos that exist now."""
     run()
     changed = FILES | {"a/000.png": drawn.png(80)}
     drawn.zip_file(TOY.archive / "photos.zip", changed)
@@ -203,7 +203,7 @@ def test_damaged_records_of_dvc_are_as_none(run, name, content):
 
 
 def test_a_pack_of_other_pixels_under_the_same_manifest_is_not_taken(run):
-    """As of another branch, on which the decoder was another one."""
+    """A pack of another branch, which had another decoder."""
     first = run()[0]
     for name in SPLITS:
         np.save(TOY.pack / f"{name}.npy", 255 - np.load(TOY.pack / f"{name}.npy"))

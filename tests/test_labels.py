@@ -1,4 +1,4 @@
-"""The CSV of true classes: what it may look like, how it names photos, and which ones are rejected."""
+"""The CSV of true classes: its form, how it names photos, and which ones are rejected."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""LenientReader reads what it can of a damaged archive and says what is wrong with the rest."""
+"""LenientReader reads a damaged archive as far as possible and reports what is wrong with the rest."""
 
 import os
 import stat

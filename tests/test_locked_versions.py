@@ -59,7 +59,7 @@ LOCKS = {name: read_lock(name) for name in REQUIRED}
 
 
 def environment(python: str) -> dict[str, str]:
-    """What markers are about, for that Python on Linux."""
+    """Environment for the markers of requirements: that Python on Linux."""
     versions = dict.fromkeys(("python_full_version", "implementation_version"), f"{python}.0")
     linux = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
     return {**default_environment(), **linux, **versions, "python_version": python}
@@ -72,7 +72,7 @@ def held(lock: str, environment: dict[str, str]) -> dict[str, str]:
 
 
 def needed(wanted: list[Requirement], python: str) -> set[str]:
-    """Names of all packages that these need under Linux, by the metadata of what is installed here."""
+    """Names of all packages that these need under Linux, by the metadata of the installed packages."""
     seen: set[tuple[str, str]] = set()
     to_do = [(r.name, extra) for r in wanted for extra in ("", *r.extras)]
     while to_do:

@@ -1,4 +1,4 @@
-"""`make install` asks pip for the locked versions, remembers which torch it took, and says what is missing.
+"""`make install` asks pip for the locked versions, remembers which torch it took, and names what is missing.
 
 A stub stands for .venv's Python, so that nothing is downloaded.
 """
@@ -54,7 +54,7 @@ class Project:
         return done.stderr
 
     def pip_calls(self) -> list[str]:
-        """What the stub was run with since the last call."""
+        """Arguments of the stub's runs since the last call."""
         lines = self.log.read_text().splitlines()
         self.log.write_text("")
         return lines

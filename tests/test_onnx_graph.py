@@ -1,4 +1,4 @@
-"""The ONNX graph of every family and head has the network's logits; one that has not is rejected."""
+"""The ONNX graph of every family and head has the network's logits; any other graph is rejected."""
 
 import functools
 import sys

@@ -34,7 +34,7 @@ def test_download_declares_what_can_change_the_archive_and_nothing_else():
 
 
 def test_the_imports_found_in_the_text_hold_those_really_made(tmp_path):
-    """What Python loads when the scripts are imported lies within what the walk over the text found."""
+    """The modules that Python loads when the scripts are imported are among those found in their text."""
     scripts = [script_of(stage) for stage in ("evaluate", "train", "compare", "split", "pack")]
     lines = ["import sys", *(f"import {script.stem}" for script in scripts)]
     lines += ["for m in list(sys.modules.values()):", "    print(getattr(m, '__file__', None))"]
@@ -50,7 +50,7 @@ def test_the_imports_found_in_the_text_hold_those_really_made(tmp_path):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_no_shell_stays_between_dvc_and_the_script(stage):
-    """The script asks to die with its parent, which must be dvc: some shells stay, others do not."""
+    """A script ends with its parent, which must be dvc and not a shell: some shells stay in between."""
     assert STAGES[stage]["cmd"].startswith("exec python3 src/")
 
 

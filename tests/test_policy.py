@@ -74,7 +74,7 @@ def test_floats_are_rounded_to_pixels_first():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_drawn(kind):
-    """All operators and, of TrivialAugment, all magnitudes; RandAugment has the one of the parameter."""
+    """All operators; all magnitudes of TrivialAugment, and of RandAugment that of the parameter."""
     given = config(kind, randaugment_ops=3, randaugment_magnitude=12)
     operators, magnitudes = policy.sample_operators(20_000, 64, given, torch.Generator().manual_seed(0))
     assert operators.shape == magnitudes.shape == (20_000, 1 if kind == "trivial_augment_wide" else 3)

@@ -178,7 +178,7 @@ def settings(folder, **more: Any) -> params.Params:
 def test_a_killed_run_in_float16_resumes_to_the_same_bits(
     tiny_pack, tmp_path, monkeypatch, narrow, capsys, saves, killed_at
 ):
-    """Seven steps an epoch; a scale so large that the first steps of both phases are skipped."""
+    """Seven steps an epoch, with a scale so large that the first steps of both phases are skipped."""
     monkeypatch.setattr(GradientScaler, "INITIAL_SCALE", 2.0**19)
     config = settings(tmp_path)
     _, unbroken = run(tiny_pack, config, dtype=torch.float16)

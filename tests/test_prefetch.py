@@ -32,7 +32,7 @@ def requests() -> list[prefetch.BatchRequest]:
 def select(
     images: torch.Tensor, indices: torch.Tensor | None, augmentation: sampling.SampledAugmentation
 ) -> torch.Tensor:
-    """The transform that changes nothing but the layout."""
+    """A transform that changes the layout alone."""
     crops, flips = augmentation.crops, augmentation.flips
     assert torch.equal(crops, crop.full_boxes(len(crops), 8, 8)) and not flips.any()
     return (images if indices is None else images[indices]).permute(0, 3, 1, 2)

@@ -181,7 +181,7 @@ def test_ranks_of_another_launch_are_ignored_and_reported(environment, ignored):
 
 @pytest.mark.parametrize("dvc", [True, False])
 def test_a_python_without_the_packages_is_replaced_by_dvc_s_or_named(tmp_path, dvc):
-    """``dvc`` is played by a script of this Python, in a folder whose python3 has no packages."""
+    """A script of this Python stands in for ``dvc``, in a folder whose python3 has no packages."""
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
     stage = tmp_path / "stage.py"

@@ -149,7 +149,7 @@ class OptimizerStep:
 
 
 def blank_images(images: torch.Tensor, *_: Any, image_size: int, normalization: Any) -> torch.Tensor:
-    """Gray images of the size asked for: what they show does not matter here, and takes most of the time."""
+    """Gray images of the requested size: their content does not matter here, and takes most of the time."""
     shades = torch.linspace(-1, 1, len(images))[:, None, None, None]  # batch norm divides by what differs
     return shades.expand(len(images), 3, image_size, image_size)
 

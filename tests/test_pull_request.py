@@ -31,7 +31,7 @@ def run_dvc_here(command: list[str], **_: object) -> subprocess.CompletedProcess
 
 @pytest.fixture
 def history(project, monkeypatch) -> History:
-    """On a branch, whose parting from main has the results ``GOOD`` of one model."""
+    """A repository on a branch that left main at the results ``GOOD`` of one model."""
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     monkeypatch.setattr(pull_request, "subprocess", SimpleNamespace(run=run_dvc_here))
     made = History(project)

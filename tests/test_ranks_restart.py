@@ -74,7 +74,7 @@ def gone(workers: list[psutil.Process]) -> bool:
 
 
 def head_only(**more: Any) -> dict[str, Any]:
-    """Without norm layers that follow a batch, two processes compute what one computes, but for rounding."""
+    """Without norm layers that follow a batch, two processes compute what one does, except for rounding."""
     phase = {**TINY["phases"]["all"], "trainable": "head", "norm_statistics": "frozen", **more}
     return {**TINY, "phases": {"all": phase}}
 

@@ -72,7 +72,7 @@ def bucket() -> Iterator[Bucket]:
 
 @dataclass(frozen=True)
 class Team:
-    """Somebody who has run the pipeline and pushed, and the bare git repository between them and others."""
+    """A clone that has run the pipeline and pushed, and the bare git repository that others clone."""
 
     author: Clone
     origin: Path
@@ -211,7 +211,7 @@ def test_an_experiment_of_a_colleague_is_taken_over_without_training(team, faste
 
 @pytest.mark.long
 def test_a_training_that_somebody_has_done_is_not_done_again(team, faster):
-    """By the run-cache: dvc.lock of this clone knows nothing of the learning rate."""
+    """From the run cache: dvc.lock of this clone does not hold that learning rate."""
     clone = team.colleague("repeats")
     write_params(clone.folder, **{**TINY, "lr": 0.003})
     assert stages_run(clone(f"dvc repro --pull train@{RUN}")) == {"pack"}
@@ -227,7 +227,7 @@ def test_a_download_that_somebody_has_done_is_not_done_again(team):
 
 
 def test_the_winner_is_fetched_by_its_version(team, tmp_path):
-    """Whichever model it is, and whatever is committed later; a stage of its life is a tag as well."""
+    """Whichever model it is, and whatever is committed later; a stage such as prod is a tag, too."""
     origin, author = tmp_path / "origin.git", team.author.copied(tmp_path / "author")
     author(f"git clone -q --bare . {origin} && git remote set-url origin {origin}")
     author("git tag -a winner@v1.0.0 -m first && gto assign winner --version v1.0.0 --stage prod")

@@ -13,7 +13,7 @@ ALL = AugmentParams(
 
 
 def sample(config: AugmentParams, *key: int) -> dict[str, Tensor]:
-    """By operator, of those that are on."""
+    """The sampled values of each operator that is on."""
     sampled = sampling.sample_augmentation(8, 64, 64, 48, config, key)
     return {name: values for name, values in sampled._asdict().items() if isinstance(values, Tensor)}
 

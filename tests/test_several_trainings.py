@@ -146,7 +146,7 @@ def test_curves_of_trainings_at_work(clone):
 
 
 def script(word: str) -> str:
-    """The script of docs/SCALING.md that has this word."""
+    """The script of docs/SCALING.md that contains this word."""
     scripts = re.findall(r"^```sh\n(#!.*?)^```", (ROOT / "docs/SCALING.md").read_text(), re.S | re.M)
     return next(text for text in scripts if word in text)
 

@@ -249,7 +249,7 @@ def test_a_moving_average_goes_on_with_its_network(tiny_pack, tmp_path):
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9], ids=["plain", "averaged"])
 def test_a_trained_phase_starts_from_the_solved_head(tiny_pack, tmp_path, added, ema_decay):
-    """A learning rate of almost nothing keeps it."""
+    """A tiny learning rate keeps it."""
     still = {**TRAINED, "trainable": "head", "lr": 1e-30, "optimizer": {"kind": "sgd"}}
     config = settings(
         tmp_path, {"before": TRAINED, "solve": SOLVED_PHASE, "still": still}, ema_decay=ema_decay

@@ -22,25 +22,25 @@ MODELS, SEEDS = SMALL["models"], SMALL["seeds"]
 RUNS = [f"{model}-{seed}" for model in MODELS for seed in SEEDS]
 
 
-class Watched(params.Params):
-    """Notes which top-level parameters are looked at."""
+class RecordingParams(params.Params):
+    """Records which top-level parameters are read."""
 
     def __getattribute__(self, name: str) -> Any:
         if name in params.Params.model_fields:
-            LOOKED_AT.add(name)
+            READ_PARAMETERS.add(name)
         return super().__getattribute__(name)
 
     def model_dump(self, **options: Any) -> dict[str, Any]:
-        LOOKED_AT.update(options.get("include") or params.Params.model_fields)
+        READ_PARAMETERS.update(options.get("include") or params.Params.model_fields)
         return super().model_dump(**options)
 
 
-LOOKED_AT: set[str] = set()
+READ_PARAMETERS: set[str] = set()
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> dict[str, Any]:
-    """A folder where every stage has run once, and the parameters that each looked at."""
+    """A folder where every stage has run once, and the parameters that each has read."""
     folder = tmp_path_factory.mktemp("project")
     write_params(folder, **SMALL)
     used: dict[str, set[str]] = {}
@@ -49,14 +49,14 @@ def finished(tmp_path_factory) -> dict[str, Any]:
         narrow_resnet.use_instead_of(patch, "resnet18")
         patch.syspath_prepend(str(Path(__file__).parent.parent / "src"))
         real = params.load_params
-        patch.setattr(params, "load_params", lambda: Watched.model_construct(**dict(real())))
+        patch.setattr(params, "load_params", lambda: RecordingParams.model_construct(**dict(real())))
         for stage, definition in STAGES.items():
-            LOOKED_AT.clear()
+            READ_PARAMETERS.clear()
             script = importlib.import_module(script_of(stage).stem)
             for run in RUNS if "matrix" in definition else [None]:
                 model, _, seed = (run or "").rpartition("-")
                 script.main(["--model", model, "--seed", seed] if run else [])
-            used[stage] = set(LOOKED_AT)
+            used[stage] = set(READ_PARAMETERS)
     return {"folder": folder, "used": used}
 
 

@@ -1,4 +1,4 @@
-"""Run code as somebody would who has Python and a few packages, and not this project."""
+"""Run code with Python and a few packages, without this project."""
 
 import subprocess
 import sys

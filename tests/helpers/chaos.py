@@ -220,12 +220,12 @@ def hit(folder: Path) -> tuple[str, float]:
 
 
 def succeeded(clone: Clone, way: str, name: str) -> bool:
-    """Whether a queued experiment, whose command ends well in any case, has a result."""
+    """Whether a queued experiment has a result: its command exits with 0 in any case."""
     return way != "queue" or name in clone("dvc exp list --all --name-only")
 
 
 def wait_for_quiet(clone: Clone, way: str, tally: Tally, kind: str) -> None:
-    """No process may outlive a kill by five seconds, but for a queue's worker and what that one runs now."""
+    """Wait until only a queue's worker and its task are left; record other processes after five seconds."""
     for _ in range(50):
         rest = [p for p in processes(clone.folder) if way != "queue" or (stage_of(p) and not at_work(p))]
         if not rest:

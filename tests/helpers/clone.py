@@ -117,7 +117,7 @@ class Clone:
         return fork_server.Finished(done.returncode, done.stdout, done.stderr)
 
     def copied(self, folder: Path) -> "Clone":
-        """Another one that has come as far, with a cache of its own."""
+        """A copy of this clone, with a cache of its own."""
         subprocess.run(["cp", "-a", self.folder, folder], check=True)  # with its hard links
         other = copy.copy(self)
         other.folder, other.environment = folder, dict(self.environment)

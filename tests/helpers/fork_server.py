@@ -70,7 +70,7 @@ def run(
     apart: bool = False,
     **limits: int,
 ) -> Finished:
-    """As ``start``, to the end.
+    """Like ``start``, and wait for the end.
 
     Args:
         apart: keep standard error apart; otherwise both are in ``stdout``, in the order of time.
