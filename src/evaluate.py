@@ -31,16 +31,7 @@ from finegrain.runtime import devices
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = process.parser(__doc__)
-    parser.add_argument(
-        "--model",
-        required=True,
-        choices=get_args(base.ModelName),
-        metavar="MODEL",
-        help="one of `models` in params.yaml",
-    )
-    parser.add_argument("--seed", type=int, required=True, help="one of `seeds` in params.yaml")
-    args = parser.parse_args(argv)
+    args = process.run_parser(__doc__, get_args(base.ModelName)).parse_args(argv)
     config = params.load_params()
     run = paths.Run(config.dataset.name, args.model, args.seed)
     data = paths.Dataset(config.dataset.name)

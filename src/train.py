@@ -16,16 +16,7 @@ from finegrain.training.run import TrainingRun
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = process.parser(__doc__)
-    parser.add_argument(
-        "--model",
-        required=True,
-        choices=get_args(base.ModelName),
-        metavar="MODEL",
-        help="one of `models` in params.yaml",
-    )
-    parser.add_argument("--seed", type=int, required=True, help="one of `seeds` in params.yaml")
-    args = parser.parse_args(argv)
+    args = process.run_parser(__doc__, get_args(base.ModelName)).parse_args(argv)
     config = params.load_params()
     device = devices.select_device(config.device)
     if config.devices > 1 and not distributed.is_launched():

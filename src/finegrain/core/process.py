@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from finegrain.core import allocator
@@ -235,6 +235,20 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+
+def run_parser(description: str | None, models: Collection[str]) -> argparse.ArgumentParser:
+    """The parser of a stage that runs once for each model and seed.
+
+    Args:
+        models: names that are allowed.
+    """
+    stage_parser = parser(description)
+    stage_parser.add_argument(
+        "--model", required=True, choices=models, metavar="MODEL", help="one of `models` in params.yaml"
+    )
+    stage_parser.add_argument("--seed", type=int, required=True, help="one of `seeds` in params.yaml")
+    return stage_parser
 
 
 def run_main(run: Callable[[], None], then: str = "`dvc repro` continues from here") -> None:
