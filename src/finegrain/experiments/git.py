@@ -37,12 +37,12 @@ def reject_subfolder() -> None:
     """Require that the current folder is the top of its repository: DVC looks for a revision's files there.
 
     Raises:
-        UserError: the current folder is a subfolder of a larger repository.
+        UserError: the current folder is in no repository, or a subfolder of a larger one.
     """
     try:
         subfolder = run_git("rev-parse", "--show-prefix")
-    except UserError:
-        return  # no git repository: DVC reports that
+    except UserError as error:
+        raise UserError(f"{error}; run this in the project's folder") from None
     if subfolder:
         raise UserError(
             f"{subfolder}: a folder of a larger git repository; finegrain's diff, review and sweep need "
