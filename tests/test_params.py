@@ -108,6 +108,7 @@ def test_a_value_that_yaml_or_python_cannot_read_is_one_short_message(tmp_path, 
         ("a:\n  b: 1\n\tc: 2\n", "params.yaml line 3: begins with a tab; indent with spaces"),
         ("a:\n   b: 1\n  c: 2\n", "params.yaml line 3: indented differently"),
         ("a: 1\nb: {c: 1,\n c: 2}\n", "params.yaml line 3: b.c: is in line 2 already"),
+        ("a 1\nb: 2\n", "params.yaml line 2: unexpected ':'"),
         ("a: 1\nb: yes\n", "params.yaml line 2: b: yes: "),
     ],
 )
