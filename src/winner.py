@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     dataset = params.load_params().dataset.name
     board = file_io.read_json(paths.LEADERBOARD)
     if board.get("dataset") != dataset:
-        raise UserError(f"{paths.LEADERBOARD}: not of dataset {dataset}; `dvc repro` makes it")
+        raise UserError(f"{paths.LEADERBOARD}: has models of another dataset than {dataset}; run `dvc repro`")
     run = paths.Run.from_name(dataset, board["models"][board["winner"]]["run"])
     folder = paths.winner_folder(dataset)
     if not run.weights.is_file():

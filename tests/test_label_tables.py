@@ -166,9 +166,9 @@ def test_a_column_of_groups_keeps_each_in_one_split(project):
     [
         (b"", {}, "is empty"),
         (b"image,class\n", {}, "a header, but no row"),
-        (b"photo,kind\n1.png,a\n", {}, "no column has a usual name of the class; its columns are 'photo', 'kind'"),
+        (b"photo,kind\n1.png,a\n", {}, "no column is recognized as the class; its columns are 'photo', 'kind'"),
         (csv_of(), {"class": "breed"}, "no column 'breed'; its columns are 'filename', 'label'"),
-        (b"image,class,label\n1.png,a,b\n", {}, "more than one column has a usual name of the class"),
+        (b"image,class,label\n1.png,a,b\n", {}, "several columns could be the class"),
         (b"image,class\n000.png,Audi, S4\n", {}, "line 2: ' S4' is in no column"),
         (b"image,class,split\n000.png,a,spare\n", {}, "line 2: 'spare' is no split"),
         (b"image,class,split\n000.png,a,train\n001.png,a,\n", {}, "line 3: the cell of the split"),

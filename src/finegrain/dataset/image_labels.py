@@ -127,10 +127,7 @@ class ImageLabels:
                 f"images are {images}"
             )
         if conflicts:
-            count, listed = len(conflicts), some(conflicts)
-            raise UserError(
-                f"params.yaml: dataset.labels: rows contradict each other {count} times: {listed}"
-            )
+            raise UserError(f"params.yaml: dataset.labels: rows contradict each other: {some(conflicts)}")
 
     def _find(self, name: str, place: str) -> str | None:
         """The image that a name fits; paths are compared from their ends."""

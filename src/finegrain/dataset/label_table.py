@@ -131,7 +131,7 @@ def _find_column(name: str, header: Sequence[str], kind: str, wanted: str | None
     else:
         usual = _USUAL_NAMES.get(kind, "(?!)")
         found = [i for i, column in enumerate(header) if re.fullmatch(usual, _plain(column))]
-        problem = f"{'no' if not found else 'more than one'} column has a usual name of the {kind}"
+        problem = f"{'several columns could be' if found else 'no column is recognized as'} the {kind}"
     if len(found) == 1:
         return found[0]
     if kind in ("split", "group") and wanted is None and not found:
