@@ -28,7 +28,7 @@ def replace_file(file: Path, durable: bool = False) -> Iterator[Path]:
         UserError: ``file`` is a folder.
     """
     if file.is_dir():
-        raise UserError(f"{file}: is a folder, but must be a file")
+        raise UserError(f"{file}: is a folder, but must be a file; remove or rename it")
     if file.exists() and not file.is_file():
         yield file
         return

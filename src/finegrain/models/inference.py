@@ -91,7 +91,7 @@ def require_no_overflow(values: Tensor, dtype: torch.dtype) -> None:
         UserError: values are not finite, and float16, whose largest number is 65,504, may be why.
     """
     if dtype == torch.float16 and not values.isfinite().all():
-        raise UserError("params.yaml: precision: fp16: the network's values are too large for it; use fp32")
+        raise UserError("params.yaml: precision: fp16: the network's values overflow; use fp32")
 
 
 @torch.no_grad()

@@ -78,7 +78,7 @@ def describe(recorded: dict[str, Any]) -> str:
     if "head" not in recorded:
         return start + (f" ({recorded['file']})" if "file" in recorded else "")
     if recorded["head"] == "new":
-        return f"{start}; its head is of another kind than params.yaml's, which is new"
+        return f"{start}; its head differs from `head` in params.yaml: a new one is trained"
     new, dropped = (some(recorded[f"{kind}_classes"], 10) or "none" for kind in ("new", "dropped"))
     return f"{start} and its head: {recorded['kept_classes']} classes kept; new: {new}; dropped: {dropped}"
 
@@ -132,8 +132,8 @@ def _read_file(model: str, weights: str, file: Path) -> InitialWeights:
         mean_std = (config.pretrained_cfg.mean, config.pretrained_cfg.std)
     elif "fc.weight" in state and len(state["fc.weight"]) != IMAGENET_CLASSES:
         log.info(
-            f"warning: {file}: there is no {file.stem}.json beside it, so its head is not used, and its "
-            "training is taken to have normalized as ImageNet's does"
+            f"warning: {file}: no {file.stem}.json beside it: its head is not used, and ImageNet's "
+            "normalization is assumed"
         )
     return InitialWeights(weights, state, mean_std, {"name": name, "sha256": file_io.sha256(file)})
 

@@ -248,7 +248,7 @@ def _open_local(path: Path, name_encoding: str | None) -> _LocalArchive | _Local
 def report_ignored(ignored: IgnoredFiles) -> None:
     """Print which files were skipped, so that missing photos are noticed."""
     if photos := ignored.photos():
-        log.info(f"NOT READ, convert them to JPEG or give them another name: {photos}")
+        log.info(f"warning: photos not read; convert them to JPEG, or rename hidden ones: {photos}")
     if others := ignored.others():
         log.info(f"ignored files that are no photos: {others}")
 

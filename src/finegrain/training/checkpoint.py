@@ -132,7 +132,9 @@ class Checkpointer:
                 stream.write(hashlib.sha256(content).digest())
                 stream.write(content)
         except OSError as error:
-            log.info(f"{self.file}: no checkpoint written ({error.strerror}); a kill now would cost more")
+            log.info(
+                f"{self.file}: checkpoint not written ({error.strerror}); a kill would lose more than checkpoint_seconds"
+            )
         self._written = time.monotonic()
 
     def read(self) -> dict[str, Any] | None:
