@@ -106,7 +106,7 @@ def test_a_full_disk_costs_only_the_new_one(project, monkeypatch, capfd, when):
         assert (
             checkpointer.read() == {"epoch": 1} and not (checkpointer.folder / ".checkpoint.pt.tmp").exists()
         )
-        assert "no checkpoint written (No space left on device)" in capfd.readouterr().err
+        assert "checkpoint not written (No space left on device)" in capfd.readouterr().err
         checkpointer.write({"epoch": 3})
         assert checkpointer.read() == {"epoch": 3}
 
