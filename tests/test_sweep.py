@@ -140,7 +140,7 @@ def test_the_summary_comes_before_the_error(experiments, capsys):
 def test_the_settings_for_all_trials_are_checked_with_the_space_before_the_first(experiments):
     for words, message in (
         (["--set", "models=[resnet19]"], "models.0: .*did you mean"),
-        (["--set", "devices=3"], "batch_size: 16 images must be divisible by 3 devices"),
+        (["--set", "devices=3"], "batch_size: 16: must be a multiple of 3 devices"),
     ):
         with pytest.raises(UserError, match=message):
             sweep.run(args("tune", "lr=1e-4..1e-2", *words))

@@ -89,7 +89,7 @@ def test_of_another_head_the_layers_before_it_are_kept(tmp_path):
     assert torch.equal(net.layer4[0].conv2.weight, old.layer4[0].conv2.weight)
     assert torch.equal(build.get_last_layer(net).weight, build.get_last_layer(fresh).weight)
     metadata = pretrained.record(read(tmp_path / "v1"), ["ant", "bee"], MLP)
-    assert metadata["head"] == "new" and "params.yaml's, which is new" in pretrained.describe(metadata)
+    assert metadata["head"] == "new" and "a new one is trained" in pretrained.describe(metadata)
 
 
 def test_dropout_alone_is_no_other_head(tmp_path):
@@ -119,7 +119,7 @@ def test_the_two_files_may_have_any_name_and_the_sidecar_makes_them_a_model(tmp_
     assert torch.equal(start(tmp_path / "mine.safetensors", ["bee", "ant"]).fc.weight[1], old.fc.weight[0])
     (tmp_path / "mine.json").unlink()
     alone = read(tmp_path / "mine.safetensors")
-    assert "no mine.json beside it, so its head is not used" in capsys.readouterr().err
+    assert "no mine.json beside it: its head is not used" in capsys.readouterr().err
     assert alone.head is None and alone.mean_std == IMAGENET_MEAN_STD
 
 
