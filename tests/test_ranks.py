@@ -66,9 +66,7 @@ def test_the_slices_hold_every_image_once(tiny_pack):
 @pytest.mark.parametrize(("devices", "batch_size"), [(3, 16), (8, 8)])
 def test_a_batch_that_cannot_be_divided_is_rejected(project, devices, batch_size):
     write_params(project, devices=devices, batch_size=batch_size)
-    with pytest.raises(
-        UserError, match=f"batch_size: {batch_size}: must be a multiple of {devices} devices"
-    ):
+    with pytest.raises(UserError, match=f"batch_size: {batch_size}: must be a multiple of {devices} devices"):
         params.load_params()
 
 
