@@ -12,7 +12,7 @@ class _HelpWithDefaults(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default = " ".join(map(str, action.default)) if isinstance(action.default, list) else action.default
-        if action.help is None or default is None or default is False or default == argparse.SUPPRESS:
+        if not action.help or default is None or default is False or default in ("", argparse.SUPPRESS):
             return action.help
         return f"{action.help} (default: {str(default).replace('%', '%%')})"
 
