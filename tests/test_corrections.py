@@ -104,7 +104,10 @@ def test_rows_that_change_nothing_are_counted(before, capfd):
         (",drop,\n", "line 2: has no path"),
         ("ant/001.png,delete,\n", "line 2: unknown action 'delete'; write drop or relabel"),
         ("ant/001.png,drop,\nant/002.png,drop,\nant//001.png,relabel,bee\n", "line 4: .* than line 2"),
-        ("x/1.png,drop,\ny/2.png,drop,\n", "no row names an image; the first row names x/1.png, and the first image is ant/"),
+        (
+            "x/1.png,drop,\ny/2.png,drop,\n",
+            "no row names an image; the first row names x/1.png, and the first image is ant/",
+        ),
         ("ant/001.png,drop,,x\n", "line 2: 'x' is in no column"),
         ("".join(f"{path},relabel,ant\n" for path in FILES), "only one class is left"),
     ],

@@ -166,7 +166,7 @@ def test_a_column_of_groups_keeps_each_in_one_split(project):
     [
         (b"", {}, "is empty"),
         (b"image,class\n", {}, "a header, but no row"),
-        (b"photo,kind\n1.png,a\n", {}, "no column is recognized as the class; its columns are 'photo', 'kind'"),
+        (b"photo,kind\n1.png,a\n", {}, "no column is recognized as the class; .* 'photo', 'kind'"),
         (csv_of(), {"class": "breed"}, "no column 'breed'; its columns are 'filename', 'label'"),
         (b"image,class,label\n1.png,a,b\n", {}, "several columns could be the class"),
         (b"image,class\n000.png,Audi, S4\n", {}, "line 2: ' S4' is in no column"),
@@ -192,7 +192,7 @@ def test_a_name_that_fits_two_images_and_a_missing_table_are_rejected(project):
     drawn.zip_file(project / "photos.zip", photos("a/1.png", "b/1.png") | {"x/other.csv": b"1"})
     configure("labels.csv")
     download.main([])
-    with pytest.raises(UserError, match="labels.csv: found neither inside the archive.*tables there: x/other.csv"):
+    with pytest.raises(UserError, match="labels.csv: found neither inside the archive.*there: x/other.csv"):
         split.main([])
     Path("labels.csv").write_bytes(b"image,class\n1.png,a\n")
     download.main([])

@@ -72,7 +72,7 @@ def _native_precision(device: torch.device) -> tuple[Precision, str]:
             return "bf16", f"{name} multiplies bfloat16 natively"
         return "fp16", f"{name} multiplies float16 natively, but not bfloat16"
     if device.type == "mps":
-        return "fp32", "autocast is not tried on Apple GPUs unless it is asked for"
+        return "fp32", "autocast is not tried on Apple GPUs unless it is requested"
     is_native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     if is_native():
         return "bf16", "this CPU multiplies bfloat16 natively"

@@ -29,8 +29,7 @@ UNREAD_SUFFIXES = RAW_SUFFIXES.union(
 """Images that are not read: RAW, JPEG XL, JPEG 2000 and others, and photos not yet fetched from iCloud."""
 LINKED_FOLDER = "link to a folder"
 _DEVELOP = (
-    "; RAW is sensor data, not an image yet: develop all photos in the same way, as to JPEG by "
-    "darktable-cli"
+    "; RAW is sensor data, not an image yet: develop all photos in the same way, as to JPEG by darktable-cli"
 )
 
 
