@@ -45,6 +45,13 @@ TUNE = {
     "layer_decay": 0.8,
 }
 """The phase of recipes/photos.yaml, at the size and length for a CPU."""
+COVARIANCES = {
+    "head": {"pool": "covariance", "stage": "layer3", "channels": 32},
+    "lr": 0.01,
+    "layer_decay": None,
+    "layer_lr_multipliers": [0.05, 0.1, 1.0],
+}
+"""Fine-tuning under a head on covariances of layer3, which is thrown away too; layer4 takes no part."""
 FEW = {"val_ratio": 0.02}
 """One photo of each class for validation: the other rows keep 15 % back, this one trains on them."""
 LINEAR = {"pool": "avg", "stage": "layer4", "channels": None}
@@ -84,6 +91,11 @@ ROWS: dict[str, dict[str, Any]] = {
         "phases": tuned(288, True, epochs=6, image_size=160),
         "pack": {"image_size": 288},
     },
+    "layer2 + layer3 + layer4, 5 epochs at 128 px, then 224 px, flip": {
+        "phases": tuned(224, True),
+        "head": {"stage": ["layer2", "layer3", "layer4"]},
+    },
+    "5 epochs at 128 px with covariances, then 224 px, flip": {"phases": tuned(224, True, **COVARIANCES)},
     "few for validation: 5 epochs at 128 px, then 224 px, flip": {"phases": tuned(224, True), "split": FEW},
     "few for validation: 6 epochs at 160 px, then 288 px, flip": {
         "phases": tuned(288, True, epochs=6, image_size=160),
@@ -92,6 +104,16 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "few for validation: 12 epochs at 192 px, then 320 px, flip": {
         "phases": tuned(320, True, epochs=12, image_size=192),
+        "split": FEW,
+        "pack": {"image_size": 320},
+    },
+    "few for validation: 6 epochs at 160 px with covariances, then 288 px, flip": {
+        "phases": tuned(288, True, epochs=6, image_size=160, **COVARIANCES),
+        "split": FEW,
+        "pack": {"image_size": 288},
+    },
+    "few for validation: 12 epochs at 192 px with covariances, then 320 px, flip": {
+        "phases": tuned(320, True, epochs=12, image_size=192, **COVARIANCES),
         "split": FEW,
         "pack": {"image_size": 320},
     },
