@@ -87,7 +87,7 @@ def test_a_result_is_what_the_predictor_predicts(predictor):
 
 def test_a_photo_below_the_threshold_is_like_no_class(predictor, monkeypatch):
     monkeypatch.setattr(predictor, "unknown_below", 0.9999)
-    assert "Not like any class I know" in demo.classify_photo(predictor, PHOTO).text
+    assert "### Unknown\n" in demo.classify_photo(predictor, PHOTO).text
 
 
 @pytest.mark.parametrize(

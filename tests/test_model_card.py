@@ -28,8 +28,19 @@ def test_the_card_of_a_solved_head_says_what_was_fitted(tmp_path, monkeypatch):
     text = Path("exported/m/README.md").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
     assert "resnet18 up to layer2, with covariance pooling of layer1 and layer2," in text
     assert "It keeps all layers but the last of the weights of the file mine.pth." in text
-    assert "strength 0.316." in text and "87.50 % of the 1,234 training images are correct" in text
+    assert (
+        "strength 0.316." in text
+        and "87.50 % of the 1,234 images that it was solved on are correct (leave-one-out top-1)." in text
+    )
     assert len(Predictor.from_pretrained("exported/m")("photo.png")) == 2
+
+
+def test_the_card_says_that_leave_one_out_after_training_is_too_good():
+    metadata = {"solved": {"s": {"strength": 1.0}}, "leave_one_out": {"images": 9, "top1": 0.5}}
+    recipe = {"phases": {"tune": {"epochs": 3}, "s": {"solve": "ridge"}}}
+    assert "(leave-one-out top-1), which is too high" in model_card._epoch_choice(
+        metadata | {"recipe": recipe}
+    )
 
 
 HUB = f"a/b@{'c' * 40}"

@@ -164,12 +164,14 @@ def _choice(card: ModelCard) -> str:
 def _epoch_choice(metadata: dict[str, Any]) -> str:
     """How the weights were chosen among those of all epochs, and the last layer."""
     if solved := metadata.get("solved"):
-        estimate = metadata["leave_one_out"]
+        estimate, phases = metadata["leave_one_out"], metadata["recipe"].get("phases", {}).values()
+        trained = any("epochs" in phase for phase in phases)
+        caveat = ", which is too high, as the other layers were trained on them" if trained else ""
         return (
             f"The last layer is the solution of a ridge regression with strength "
             f"{list(solved.values())[-1]['strength']:g}. Predicted by the solution without them, "
-            f"{formatting.percent(estimate['top1'])} of the {estimate['images']:,} training images are "
-            "correct (leave-one-out top-1)."
+            f"{formatting.percent(estimate['top1'])} of the {estimate['images']:,} images that it was solved "
+            f"on are correct (leave-one-out top-1){caveat}."
         )
     if metadata["refit"]:
         return (

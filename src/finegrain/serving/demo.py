@@ -63,8 +63,8 @@ def classify_photo(predictor: Predictor, photo: bytes) -> PhotoResult:
     text = f"### {name}\n{confidence:.0%} sure"
     if predictor.is_unknown(top):
         text = (
-            f"### Not like any class I know\nThe nearest class is {name}, but {confidence:.0%} is less than "
-            f"the {predictor.unknown_below:.0%} that 95 % of correct predictions reach."
+            f"### Unknown\nThe nearest class is {name}, {confidence:.0%} sure; 95% of correct predictions "
+            f"are at least {predictor.unknown_below:.0%} sure."
         )
     return PhotoResult(text, dict(top), *map(_enlarge, predictor.gradcam_overlay(photo, name)))
 
