@@ -61,7 +61,7 @@ def next_steps(
     by_epochs, (phase, last) = trained_by_epochs(recipe), list(recipe["phases"].items())[-1]
     if not by_epochs:
         yield Step(
-            "The last layer alone was fitted; fine-tuning first, as recipes/laptop.yaml, reaches more.",
+            "Only the last layer was fitted; fine-tuning before it (recipes/laptop.yaml) usually reaches more.",
             "phases",
         )
     smallest, largest = split["smallest_class"], split["largest_class"]
@@ -84,7 +84,7 @@ def next_steps(
         )
     if suspect_labels > MANY_SUSPECT * sum(split["images"].values()):
         yield Step(
-            f"{suspect_labels:,} labels are suspect: look at them below; correct or drop the wrong ones.",
+            f"{suspect_labels:,} labels are suspect, the first shown below: correct or drop the wrong ones.",
             "dataset.corrections",
         )
     if similar := [row for row in rows[1:] if row["verdict"] == "within noise"]:
