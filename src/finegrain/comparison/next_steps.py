@@ -61,7 +61,7 @@ def next_steps(
     by_epochs, (phase, last) = trained_by_epochs(recipe), list(recipe["phases"].items())[-1]
     if not by_epochs:
         yield Step(
-            "Only the last layer was fitted; fine-tuning before it (recipes/laptop.yaml) usually reaches more.",
+            "Only the last layer was fitted; fine-tuning first (recipes/laptop.yaml) usually reaches more.",
             "phases",
         )
     smallest, largest = split["smallest_class"], split["largest_class"]
