@@ -23,3 +23,8 @@ def test_a_log_file_gets_whole_lines(capsys, monkeypatch):
     lines = capsys.readouterr().err
     assert "\r" not in lines and lines.endswith("\n")
     assert lines.splitlines()[0].startswith("pack: 0 %, 00:00 passed")
+
+
+def test_a_percentage_is_printed_without_the_space_of_a_page(capsys):
+    log.info("top-1 14.58\N{NO-BREAK SPACE}%")
+    assert capsys.readouterr().err == "top-1 14.58%\n"

@@ -46,6 +46,7 @@ def info(line: str) -> None:
     """Print a message on standard error, above any progress bar; the main process alone prints."""
     if not IS_MAIN_PROCESS:
         return
+    line = line.replace("\N{NO-BREAK SPACE}%", "%")  # a page's; not every terminal has that space
     if sys.stderr.isatty():
         tqdm.write(line, file=sys.stderr)  # above the bars
     else:

@@ -4,6 +4,7 @@ import json
 import os
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -178,7 +179,8 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of newer pickle protocols, which load too
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise local_files.not_found("weights", file) from None
     except Exception as error:  # torch raises a dozen types of error for a broken file
