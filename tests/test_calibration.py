@@ -1,9 +1,15 @@
 """The calibration error equals a hand-computed one; the temperature recovers a known scale of logits."""
 
+import narrow_resnet
 import numpy as np
 import pytest
+import torch
+from params_file import write_params
 
-from finegrain.models import calibration, outputs
+import train
+from finegrain.core import paths
+from finegrain.loading import batches
+from finegrain.models import calibration, inference, outputs, storage
 
 RNG = np.random.default_rng(0)
 
@@ -60,3 +66,22 @@ def test_95_of_100_correct_predictions_are_above_the_threshold():
     assert found == pytest.approx(0.24)  # incorrect predictions do not count
     assert (confidence[correct] > found - 1e-9).mean() == pytest.approx(0.95, abs=0.01)
     assert calibration.fit_unknown_threshold(confidence, np.zeros(121, bool)) == 0.0
+
+
+def test_stage_train_fits_both_on_the_validation_images(project, tiny_pack, monkeypatch):
+    narrow_resnet.use_instead_of(monkeypatch, "resnet18")
+    wrong = np.load(tiny_pack / "val_labels.npy")
+    wrong[0] = (wrong[0] + 1) % 3  # without a mistake the best temperature would be the limit
+    np.save(tiny_pack / "val_labels.npy", wrong)
+    phases = {"solve": {"solve": "ridge", "image_size": 32}}
+    write_params(project, dataset__name="tiny", models=["resnet18"], precision="fp32", phases=phases)
+    train.main(["--model", "resnet18", "--seed", "0"])
+    run = paths.Run("tiny", "resnet18", 0)
+    net, metadata = storage.load_model(run.weights, run.sidecar)
+    val = batches.PackedSplit(tiny_pack, "val", torch.device("cpu"), metadata["mean"], metadata["std"])
+    logits, labels = (each.numpy() for each in inference.predict_split(net, val, 32, torch.float32))
+    assert 0.3 < metadata["temperature"] < 9
+    assert metadata["temperature"] == pytest.approx(calibration.fit_temperature(logits, labels), rel=1e-3)
+    found = outputs.from_logits(logits, labels, metadata["temperature"])
+    threshold = calibration.fit_unknown_threshold(found.confidence, found.correct)
+    assert metadata["unknown_below"] == pytest.approx(threshold, rel=1e-3)

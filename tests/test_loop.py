@@ -117,6 +117,16 @@ def test_a_resumed_run_repeats_only_what_came_after_the_checkpoint(tiny_pack, tm
     assert trained == [4] and len(steps) == STEPS - 3
 
 
+def test_what_a_step_draws_depends_on_the_seed_the_epoch_and_the_step(tiny_pack, tmp_path, monkeypatch):
+    seeds = []
+    real = loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda *args: seeds.append(torch.initial_seed()) or real(*args))
+    phases = {"all": {**copy.deepcopy(TWO_PHASES["all"]), "epochs": 2}}
+    for seed in (0, 1):
+        run(tiny_pack, settings(tmp_path, phases=phases), seed=seed)
+    assert len(seeds) == len(set(seeds)) == 2 * 2 * STEPS
+
+
 def test_a_loss_that_is_not_finite_stops_at_that_step_and_keeps_the_last_checkpoint(
     tiny_pack, tmp_path, monkeypatch
 ):

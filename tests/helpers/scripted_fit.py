@@ -48,6 +48,7 @@ def run(
     plan: TrainingHistory | None = None,
     saves: Sequence[int] = (),
     dtype: torch.dtype = torch.float32,
+    seed: int = 0,
 ) -> tuple[nn.Module, TrainingHistory]:
     """Train from the checkpoint of an earlier call with these settings, if one was left."""
     train, val = (split(pack, n) if n else None for n in names)
@@ -57,7 +58,7 @@ def run(
     history = TrainingHistory(config.choose_by)
     key = {"config": config.model_dump(mode="json"), "names": names}
     with Scripted(key, saves, killed_at) as checkpointer:
-        setup = TrainingSetup(net, config, 0, train, dtype, name)
+        setup = TrainingSetup(net, config, seed, train, dtype, name)
         for _ in loop.fit(setup, val, checkpointer, history, plan):
             pass
         checkpointer.finish(Path("weights"))
