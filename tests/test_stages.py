@@ -10,12 +10,17 @@ import narrow_resnet
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from clone import SMALL
 from params_file import write_params
 from pipeline import STAGES, script_of
+from torch.nn.functional import cross_entropy
 
 from finegrain.config import params
-from finegrain.core import paths
+from finegrain.core import file_io, paths
+from finegrain.loading.batches import PackedSplit
+from finegrain.models import inference, storage
+from finegrain.runtime import devices
 from finegrain.sample import vehicles
 
 MODELS, SEEDS = SMALL["models"], SMALL["seeds"]
@@ -154,6 +159,23 @@ def test_the_leaderboard_names_the_winner_by_validation(finished):
     }
     table = (finished["folder"] / "reports/leaderboard.md").read_text()
     assert all(model in table for model in MODELS)
+
+
+def test_stage_evaluate_flips_where_it_is_asked_to(finished, tmp_path, monkeypatch):
+    folder = shutil.copytree(finished["folder"], tmp_path / "project")
+    monkeypatch.chdir(folder)
+    narrow_resnet.use_instead_of(monkeypatch, "resnet18")
+    run = paths.Run("sample", "resnet18", 0)
+    plain = file_io.read_json(run.results)["test"]["loss"]
+    write_params(folder, **SMALL, evaluate__flip=True)
+    importlib.import_module("evaluate").main(["--model", "resnet18", "--seed", "0"])
+    net, metadata = storage.load_model(run.weights, run.sidecar)
+    cpu = torch.device("cpu")
+    test = PackedSplit(paths.Dataset("sample").pack, "test", cpu, metadata["mean"], metadata["std"])
+    dtype = devices.autocast_dtype("auto", cpu)
+    logits, labels = inference.predict_split(net, test, metadata["image_size"], dtype, flip=True)
+    found = file_io.read_json(run.results)["test"]["loss"]
+    assert found != plain and found == pytest.approx(cross_entropy(logits, labels).item(), rel=1e-4)
 
 
 def test_classes_whose_names_are_numbers_stay_text(finished, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import zipfile
 
 import drawn
 import pytest
@@ -33,6 +34,8 @@ def test_a_folder_gives_the_same_zip_whatever_its_file_times_and_order(tmp_path)
         archive.store_local(str(folder), tmp_path / f"out{n}")
         digests.append(hashlib.sha256((tmp_path / f"out{n}" / "photos.zip").read_bytes()).hexdigest())
     assert digests[0] == digests[1]
+    members = zipfile.ZipFile(tmp_path / "out0/photos.zip").infolist()
+    assert {member.date_time for member in members} == {(1980, 1, 1, 0, 0, 0)}  # nor on the clock
     with archive.ArchiveReader(tmp_path / "out0") as reader:
         assert contents(reader) == sorted(many.items())
 
