@@ -80,6 +80,12 @@ def test_every_table_has_equal_rows_and_lines_of_equal_length():
         assert row.strip() == "correct" or re.fullmatch(r"`[^`]*`", row.strip())
 
 
+def test_a_message_with_names_from_a_branch_keeps_its_code_and_cannot_act():
+    message = "models/<img src=x>: not found | ask @team,\n[here](http://x); `dvc repro`"
+    shown = r"models/\<img src=x\>: not found \| ask \@team, \[here\](http://x); `dvc repro`"
+    assert markdown.escape(message) == shown
+
+
 @pytest.mark.parametrize(
     ("most", "losses", "gains"), [(20, 8, 12), (6, 3, 3), (14, 7, 7), (19, 8, 11), (1, 1, 0), (0, 0, 0)]
 )
