@@ -37,7 +37,8 @@ def test_every_command_has_a_module():
 def test_values_out_of_range_are_rejected(words, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.build_parser().parse_args(words)
-    assert "error: argument" in capsys.readouterr().err
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "error: argument" in message and any(f": {word[:80]}: must be" in message for word in words)
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

@@ -114,6 +114,11 @@ def test_the_winner_s_folder_is_checked_by_dvc_s_list_of_it(recorded, project, c
     assert "warning: winner/tiny/model.safetensors is not the file that" in capsys.readouterr().err
 
 
+def test_a_model_whose_files_are_not_there_is_named(project):
+    with pytest.raises(UserError, match="^m.safetensors: not found; a model is two files"):
+        find_model.find_model("m.safetensors")
+
+
 def test_outside_of_a_project_the_message_names_the_option(project):
     with pytest.raises(UserError, match=r"params.yaml: not found; .*--model"):
         find_model.find_model(None)

@@ -201,14 +201,16 @@ def _add_repair(commands: Any) -> None:
 
 def _name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", text):
-        raise argparse.ArgumentTypeError("must be at most 64 letters, digits, - and _, a letter first")
+        raise argparse.ArgumentTypeError(
+            f"{text[:80]}: must be at most 64 letters, digits, - and _, a letter first"
+        )
     return text
 
 
 def _license_id(text: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", text):
         raise argparse.ArgumentTypeError(
-            "must be the Hub's identifier of a license, such as apache-2.0, cc-by-4.0 or other"
+            f"{text[:80]}: must be the Hub's identifier of a license, such as apache-2.0, cc-by-4.0 or other"
         )
     return text
 
@@ -218,7 +220,7 @@ def whole_number(least: int, most: int = 10**9) -> Callable[[str], int]:
 
     def parse(text: str) -> int:
         if not (re.fullmatch("-?[0-9]{1,20}", text) and least <= (number := int(text)) <= most):
-            raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}")
+            raise argparse.ArgumentTypeError(f"{text[:80]}: must be a whole number from {least} to {most}")
         return number
 
     return parse
@@ -230,7 +232,7 @@ def _hours(text: str) -> float:
     except ValueError:
         hours = math.nan
     if not hours > 0:
-        raise argparse.ArgumentTypeError("must be a number above 0")
+        raise argparse.ArgumentTypeError(f"{text[:80]}: must be a number above 0")
     return hours
 
 

@@ -14,6 +14,7 @@ def merge_base(base: str) -> str:
     Raises:
         UserError: there is no such branch or commit, or no common one.
     """
+    reject_subfolder()
     if run_git("rev-parse", "--is-shallow-repository") == "true":
         run_git("fetch", "--quiet", "--unshallow", "origin")
     tip = _commit(base) or _commit(f"refs/remotes/origin/{base}")

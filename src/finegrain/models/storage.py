@@ -65,7 +65,7 @@ def load_model(weights: Path, sidecar: Path) -> tuple[nn.Module, dict[str, Any]]
     if file_io.sha256(weights) != spec.sha256:
         raise UserError(
             f"{weights}: damaged, or of another training than {sidecar.name}, which has another sha256; in a "
-            "project `dvc checkout` restores both; elsewhere copy both files again from where they come"
+            "project `dvc checkout` restores both; elsewhere copy both files again"
         )
     net = build.build_model(spec.model, len(spec.classes), "none", spec.recipe.head, seed=0)
     try:

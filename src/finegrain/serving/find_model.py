@@ -32,6 +32,11 @@ def find_model(name: str | None) -> tuple[Path, Path]:
     """
     files = _named_files(name)
     if files:
+        if missing := [file for file in files if not file.is_file()]:
+            raise UserError(
+                f"{missing[0]}: not found; a model is two files, {files[0].name} and {files[1].name}; in a "
+                "project `dvc repro` makes them, `dvc pull` fetches them"
+            )
         if problem := unrecorded(files):
             log.info(f"warning: {problem}")
         return files

@@ -42,7 +42,7 @@ class Labels:
             near = difflib.get_close_matches(unknown[0], classes, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(
-                f"{file}: {len(unknown)} labels are not classes of the model, such as {unknown[0]!r}{hint}"
+                f"{file}: labels that the model does not know: {len(unknown)}, such as {unknown[0]!r}{hint}"
             )
         self._classes = dict(zip(images, labels, strict=True))
 

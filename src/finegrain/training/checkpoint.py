@@ -133,7 +133,8 @@ class Checkpointer:
                 stream.write(content)
         except OSError as error:
             log.info(
-                f"{self.file}: checkpoint not written ({error.strerror}); a kill would lose more than checkpoint_seconds"
+                f"{self.file}: checkpoint not written ({error.strerror}); a kill would lose more than "
+                "checkpoint_seconds"
             )
         self._written = time.monotonic()
 
