@@ -96,6 +96,10 @@ ROWS: dict[str, dict[str, Any]] = {
         "head": {"stage": ["layer2", "layer3", "layer4"]},
     },
     "5 epochs at 128 px with covariances, then 224 px, flip": {"phases": tuned(224, True, **COVARIANCES)},
+    "12 epochs at 192 px with covariances, then 320 px, flip": {
+        "phases": tuned(320, True, epochs=12, image_size=192, **COVARIANCES),
+        "pack": {"image_size": 320},
+    },
     "few for validation: 5 epochs at 128 px, then 224 px, flip": {"phases": tuned(224, True), "split": FEW},
     "few for validation: 6 epochs at 160 px, then 288 px, flip": {
         "phases": tuned(288, True, epochs=6, image_size=160),
