@@ -12,7 +12,7 @@ from finegrain.serving.labels import Labels
     [
         ("image,class\na.jpg,Cat\n", "'label' .*--label-col.* image, class"),
         ("image,label\na.jpg,Cat\na.jpg,Dog\n", "twice: a.jpg"),
-        ("image,label\na.jpg,Kat\n", "1 labels .*'Kat'.*'Cat'"),
+        ("image,label\na.jpg,Kat\n", "does not know: 1, .*'Kat'.*'Cat'"),
         ("", "is empty"),
         ("image,label,label\na.jpg,Cat,Dog\n", "several columns 'label'"),
     ],
