@@ -194,7 +194,7 @@ def draw(points: list[dict[str, Any]], file: Path) -> None:
     axes.minorticks_off()
     axes.set(xlabel="minutes on the clock, everything counted", ylabel="test top-1, %", ylim=(0, 100))
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8, loc="center right")
+    axes.legend(frameon=False, fontsize=8, loc="center left")
     figure.savefig(file)
     plt.close(figure)
 
