@@ -130,6 +130,19 @@ def test_a_port_in_use_is_an_error_before_the_model_is_loaded(project, monkeypat
             demo.run(cli.build_parser().parse_args(["demo", "--port", str(port)]))
 
 
+def test_the_demo_predicts_with_the_settings_of_stage_evaluate(served, monkeypatch):
+    monkeypatch.chdir(served)
+    params = {"dataset__name": "tiny", "models": ["resnet18", "resnet34"]}
+    write_params(served, **params, evaluate__flip=True, precision="fp32")
+    predictor, _ = demo.model_loader("cpu")("resnet18")
+    write_params(served, **params)
+    flipped, plain = (
+        Predictor(RESNET18.weights, RESNET18.sidecar, torch.device("cpu"), torch.float32, None, flip)
+        for flip in (True, False)
+    )
+    assert predictor(PHOTO) == flipped(PHOTO) != plain(PHOTO)
+
+
 @pytest.fixture(scope="module")
 def address(served) -> Iterator[str]:
     """The page, served by the command itself."""

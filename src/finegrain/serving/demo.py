@@ -155,12 +155,13 @@ def require_free_port(port: int) -> None:
 def model_loader(device: devices.DeviceName) -> LoadModel:
     """A function that loads a model and keeps up to eight of them in memory."""
     on = devices.select_device(device, "--device")
-    dtype = devices.autocast_dtype("auto", on)
 
     @functools.lru_cache(maxsize=8)
     def load(name: str | None) -> tuple[Predictor, DatasetPhotos]:
         weights, sidecar = find_model.find_model(name)
-        predictor = Predictor(weights, sidecar, on, dtype, image_size=None, flip=False)
+        settings = find_model.evaluation_settings(name)  # those of `finegrain predict`
+        dtype = devices.autocast_dtype(settings["precision"], on)
+        predictor = Predictor(weights, sidecar, on, dtype, settings["image_size"], settings["flip"])
         # the first prediction is slow: it allocates memory and chooses kernels
         classify_photo(predictor, encode_png(np.zeros((8, 8, 3), np.uint8)))
         return predictor, DatasetPhotos(paths.Dataset(weights.parent.name).pack)

@@ -20,9 +20,12 @@ CSS = """
 footer {display: none !important}
 .gradio-container {max-width: 68rem !important; width: 100%; margin: auto}
 .grid-wrap {min-height: 0 !important; max-height: none !important}
+label[data-testid="block-label"] {position: static !important; border: 0 !important}
+.grid-container {grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)) !important}
 .caption-label {left: .25rem !important; right: .25rem !important; bottom: .25rem !important}
 .caption-label {max-width: none !important; padding: .1rem .3rem !important; border-radius: .3rem !important}
 .caption-label {font-size: .7rem !important; line-height: 1.2 !important; white-space: normal !important}
+@media (max-width: 40rem) { #examples .caption-label {display: none} }
 """
 
 
@@ -67,7 +70,7 @@ def _input_widgets(
     )
     gallery = gr.Gallery(
         examples, label="Test photos", columns=4, height=None, allow_preview=False, visible=bool(examples),
-        buttons=[],
+        buttons=[], elem_id="examples",
     )  # fmt: skip
     return file, model, gallery
 
