@@ -20,7 +20,7 @@ def test_the_card_of_a_solved_head_says_what_was_fitted(tmp_path, monkeypatch):
     recipe = {"head": head.model_dump(), "weights": "mine.pth", "phases": {"solve": {"solve": "ridge"}}}
     save_untrained(
         Path("m.safetensors"), Path("m.json"), ["a", "b"], head=head, recipe=recipe, solved=solved,
-        leave_one_out={"images": 1234, "top1": 0.875},
+        leave_one_out={"images": 1234, "top1": 0.875}, unknown_below=0.45,
     )  # fmt: skip
     Path("photo.png").write_bytes(drawn.png(5))
     words = ["export", "--model", "m.safetensors", "--check", "photo.png"]
@@ -32,6 +32,7 @@ def test_the_card_of_a_solved_head_says_what_was_fitted(tmp_path, monkeypatch):
         "strength 0.316." in text
         and "87.50 % of the 1,234 images that it was solved on are correct (leave-one-out top-1)." in text
     )
+    assert "95 % have a probability of at least 45 %: below that, call a photo unknown." in text
     assert len(Predictor.from_pretrained("exported/m")("photo.png")) == 2
 
 
