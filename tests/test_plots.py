@@ -69,6 +69,8 @@ def test_a_phase_that_was_solved_shows_no_learning_rate():
     history = random_history(0).assign(phase=["tune"] * 5 + ["solve"], lr=[0.1, 0.2, 0.1, 0.05, 0.0, 0.0])
     shown = plots.training_curves({"net": history}).axes[2].lines[0].get_ydata()
     assert shown[:5].tolist() == [0.1, 0.2, 0.1, 0.05, 0.0] and np.isnan(shown[5])
+    solved = plots.training_curves({"net": history[5:]}).axes[2]
+    assert not solved.axison and solved.get_title("left") == ""
 
 
 def test_save_png_creates_the_folder_and_the_file(project):

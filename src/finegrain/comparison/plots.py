@@ -77,6 +77,9 @@ def _draw_learning_rates(
         for model, history in histories.items():
             style = styles[model] | _sparse_markers(history)
             axes.plot(history["epoch"], rates[model], **style, lw=1.6)
+    if all(rate.isna().all() for rate in rates.values()):
+        axes.axis("off")
+        axes.set_title("")
     axes.set_ylim(bottom=0)
 
 

@@ -182,7 +182,8 @@ def _figures(results: RevisionResults, commit: str, files_at: str) -> Iterator[s
     def has_changed(file: Path) -> bool:
         return file.is_file() and git.has_changed(commit, str(file))
 
-    yield from (show(file.stem, file) for name in FIGURES if has_changed(file := paths.REPORTS / name))
+    figures = FIGURES if len(results.models) > 1 else FIGURES[:1]  # one model alone has no trade-off
+    yield from (show(file.stem, file) for name in figures if has_changed(file := paths.REPORTS / name))
     dataset, seeds = results.parameters["dataset"]["name"], results.parameters.get("seeds", [])
     for model in results.models:
         runs = [paths.Run(dataset, model, seed) for seed in seeds[:1]]
