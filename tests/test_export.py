@@ -255,7 +255,7 @@ def test_a_folder_that_was_changed_after_its_export_is_not_replaced(own, tmp_pat
     with (own / "README.md").open("a") as card:
         card.write("My own words.\n")
     with pytest.raises(UserError, match="edited/README.md: was changed"):
-        run("--model", own / "model.safetensors", "--out", own.rename(tmp_path / "edited"))
+        run("--model", own, "--out", shutil.copytree(own, tmp_path / "edited"))
 
 
 def test_the_error_of_a_missing_package_names_the_extra(monkeypatch):

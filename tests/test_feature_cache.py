@@ -115,7 +115,7 @@ def truncate(file: str, bytes_left: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("broken", "computed"),
+    ("broken", "batches"),
     [
         pytest.param(lambda row: None, 3, id="between two batches"),
         pytest.param(lambda row: truncate("keys.bin", 17 * KEY_BYTES), 4, id="rows without keys"),
@@ -125,7 +125,7 @@ def truncate(file: str, bytes_left: int) -> None:
         pytest.param(lambda row: (the_cache() / "keys.bin").unlink(), 6, id="no keys"),
     ],
 )
-def test_an_interrupted_pass_resumes_to_the_same_bits(tiny_pack, monkeypatch, batches_run, broken, computed):
+def test_an_interrupted_pass_resumes_to_the_same_bits(tiny_pack, monkeypatch, batches_run, broken, batches):
     expected = computed(tiny_pack)
     row_bytes = 4 * expected.shape[1]
     shutil.rmtree(".checkpoints")
@@ -145,7 +145,7 @@ def test_an_interrupted_pass_resumes_to_the_same_bits(tiny_pack, monkeypatch, ba
     broken(row_bytes)
     batches_run.clear()
     assert torch.equal(compute(tiny_pack), expected)
-    assert len(batches_run) == computed
+    assert len(batches_run) == batches
     assert (the_cache() / "features.bin").stat().st_size == 42 * row_bytes
 
 

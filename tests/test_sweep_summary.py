@@ -43,7 +43,7 @@ def test_the_plot_has_a_panel_for_each_parameter_the_most_important_first():
         axes for axes in figure.axes if axes.get_visible() and axes.get_title(loc="left")
     )
     assert history.get_title(loc="left").startswith("30 trials")
-    assert re.match(r"lr: importance \d\d%", first.get_title(loc="left")) and first.get_xscale() == "log"
+    assert re.match(r"lr: importance \d\d\s%", first.get_title(loc="left")) and first.get_xscale() == "log"
     assert len(rest) == 2
     dots = first.collections[0].get_offsets()
     assert sorted(dots[:, 0]) == pytest.approx(sorted(float(trial.values["lr"]) for trial in made))

@@ -54,7 +54,7 @@ def test_a_value_with_one_reading_is_read_as_dvc_reads_it(tmp_path, text):
 @pytest.mark.parametrize(("encoding", "line"), [("utf-16", 1), ("cp1252", 2)])
 def test_params_yaml_in_another_encoding_is_named(tmp_path, encoding, line):
     (tmp_path / "params.yaml").write_bytes("lr: 1\npath: Möbel\n".encode(encoding))
-    with pytest.raises(UserError, match=f"params.yaml: line {line} is not in UTF-8; save the file as UTF-8"):
+    with pytest.raises(UserError, match=f"params.yaml line {line}: not in UTF-8; save the file as UTF-8"):
         params.load_yaml(tmp_path / "params.yaml")
 
 
