@@ -4,6 +4,7 @@ To start Python with torch takes four seconds, with dvc one; a fork takes a mome
 """
 
 import multiprocessing
+import multiprocessing.util
 import os
 import resource
 import runpy
@@ -19,6 +20,7 @@ from pipeline import ROOT
 
 from finegrain.core import log as messages
 
+multiprocessing.util.get_temp_dir()  # chosen now, as a test may set TMPDIR to a folder that pytest removes
 FORK_SERVER = multiprocessing.get_context("forkserver")
 FORK_SERVER.set_forkserver_preload(
     ["dvc.cli", "dvc.repo", "dvc_s3", "pandas", "kagglesdk.kaggle_client", "train", "evaluate", "pack"]
