@@ -85,7 +85,7 @@ def describe_yaml_error(error: yaml.MarkedYAMLError) -> str:
     elif "could not find expected ':'" in problem and error.context_mark:
         mark, problem = error.context_mark, "expected `key: value`, with a space after the colon"
     elif "mapping values are not allowed" in problem:
-        problem = "unexpected ':'; put text with a colon in quotes, or mend the line above"
+        problem = "unexpected ':'; put text with a colon in quotes, or fix the line above"
     elif "expected <block end>" in problem:
         problem = "indented differently from the lines above, or a bracket or quote there is not closed"
     else:

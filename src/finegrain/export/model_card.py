@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from finegrain.comparison import formatting
+from finegrain.comparison.next_steps import trained_by_epochs
 from finegrain.config import weights as weights_names
 from finegrain.config.base import ImageFit
 from finegrain.config.training import HeadParams
@@ -164,8 +165,7 @@ def _choice(card: ModelCard) -> str:
 def _epoch_choice(metadata: dict[str, Any]) -> str:
     """How the weights were chosen among those of all epochs, and the last layer."""
     if solved := metadata.get("solved"):
-        estimate, phases = metadata["leave_one_out"], metadata["recipe"].get("phases", {}).values()
-        trained = any("epochs" in phase for phase in phases)
+        estimate, trained = metadata["leave_one_out"], trained_by_epochs(metadata["recipe"])
         caveat = ", which is too high, as the other layers were trained on them" if trained else ""
         return (
             f"The last layer is the solution of a ridge regression with strength "
