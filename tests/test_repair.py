@@ -20,9 +20,9 @@ def history(project) -> History:
     return history
 
 
-def repaired(capsys, dvc_only: bool = False) -> str:
+def repaired(capsys, dvc_only: bool = False, status: int = 0) -> str:
     """What `finegrain repair` prints."""
-    assert repair.run(argparse.Namespace(dvc_only=dvc_only)) == 0
+    assert repair.run(argparse.Namespace(dvc_only=dvc_only)) == status
     return str(capsys.readouterr().err)
 
 
@@ -147,7 +147,8 @@ def test_nothing_is_touched_while_dvc_runs(history, capsys):
     repair.LOCK_TABLES[0].write_text("")
     process = subprocess.Popen(["dvc", "30"], executable="/bin/sleep", cwd=history.folder)
     try:
-        printed = repaired(capsys)
+        printed = repaired(capsys, status=1)
+        assert repaired(capsys, dvc_only=True) == printed
     finally:
         process.kill()
         process.wait()

@@ -115,6 +115,14 @@ def test_an_impossible_space_is_rejected_before_anything_runs(texts, message):
         search_space.reject_impossible(search_space.parse_space(texts, NOW), NOW)
 
 
+def test_what_only_epochs_use_is_rejected_where_every_phase_is_solved():
+    now = params.load_yaml(ROOT / "recipes/one-pass.yaml")
+    for text in "lr=1e-4..1e-2:log", "batch_size=8,16", "augment.flip=true,false":
+        with pytest.raises(UserError, match=f"{text.split('=')[0]}: changes nothing, as no phase"):
+            search_space.reject_impossible(search_space.parse_space([text], now), now)
+    search_space.reject_impossible(search_space.parse_space(["phases.solve.flip=true,false"], now), now)
+
+
 SPACE = search_space.parse_space(
     ["lr=1e-4..1e-2:log", "phases.all.epochs=2..8", "augment.flip=true,false"], NOW
 )

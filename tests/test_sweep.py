@@ -86,7 +86,15 @@ class Experiments:
 @pytest.fixture
 def experiments(project, monkeypatch) -> Experiments:
     write_params(project)
+    Path(".dvc").mkdir()
     return Experiments(monkeypatch)
+
+
+def test_without_a_dvc_project_no_trial_starts(experiments):
+    Path(".dvc").rmdir()
+    with pytest.raises(UserError, match=".dvc: not found"):
+        sweep.run(args("tune", "lr=1e-4..1e-2"))
+    assert not experiments.ran and not Path("sweeps").exists()
 
 
 def states() -> list[str]:
@@ -151,7 +159,7 @@ def test_the_settings_for_all_trials_are_checked_with_the_space_before_the_first
 @pytest.mark.parametrize("lock", repair.LOCK_TABLES)
 def test_a_lock_that_a_killed_dvc_left_empty_is_removed_before_a_trial(lock, experiments):
     """A complete lock stays: dvc can see from its process whether it is stale."""
-    lock.parent.mkdir(parents=True)
+    lock.parent.mkdir(parents=True, exist_ok=True)
     lock.write_text("{}")
     assert sweep.run(args("tune", "lr=1e-4..1e-2", "--trials", "1")) == 0
     assert lock.exists()

@@ -24,7 +24,6 @@ MARKER = "<!-- finegrain review -->"
 """First line of the comment, by which a later review finds and replaces it."""
 LOG_LINES, LOG_COLUMNS = 40, 500
 """How much of a log's end is quoted: lines, and characters of each."""
-FIGURES = ("curves.png", "accuracy_vs_time.png")
 
 
 def base_marker(base: str) -> str:
@@ -182,7 +181,9 @@ def _figures(results: RevisionResults, commit: str, files_at: str) -> Iterator[s
     def has_changed(file: Path) -> bool:
         return file.is_file() and git.has_changed(commit, str(file))
 
-    figures = FIGURES if len(results.models) > 1 else FIGURES[:1]  # one model alone has no trade-off
+    epochs = sum(phase.get("epochs", 1) for phase in results.parameters.get("phases", {}).values())
+    figures = ["curves.png"] * (epochs != 1)  # a single point is no curve, as of a phase that is solved
+    figures += ["accuracy_vs_time.png"] * (len(results.models) > 1)  # one model alone has no trade-off
     yield from (show(file.stem, file) for name in figures if has_changed(file := paths.REPORTS / name))
     dataset, seeds = results.parameters["dataset"]["name"], results.parameters.get("seeds", [])
     for model in results.models:

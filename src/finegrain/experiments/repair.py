@@ -40,12 +40,26 @@ _BY_DVC = re.compile("dvc: |commit: dvc: ")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Repair, and print what was repaired; returns the exit status."""
+    """Repair, and print what was repaired; returns the exit status.
+
+    It is 1 if a dvc or git is running. With ``dvc_only``, which `make repro` asks for, that is no failure:
+    DVC may run an experiment in a copy meanwhile.
+    """
+    require_dvc_folder()
+    busy = repair_unless_busy(dvc_only=args.dvc_only)
+    if busy:
+        log.info(f"{busy} is running here: nothing is repaired; wait until it ends, or stop it")
+    return int(bool(busy) and not args.dvc_only)
+
+
+def require_dvc_folder() -> None:
+    """Check that the current folder is a DVC project.
+
+    Raises:
+        UserError: it is not.
+    """
     if not Path(".dvc").is_dir():
         raise UserError(".dvc: not found; run this in the project's folder")
-    if busy := repair_unless_busy(dvc_only=args.dvc_only):
-        log.info(f"{busy} is running here: nothing is repaired; wait until it ends, or stop it")
-    return 0
 
 
 def repair_unless_busy(dvc_only: bool) -> str | None:

@@ -35,6 +35,8 @@ STARTUP = 8
 """Number of trials that are sampled at random before TPE takes over."""
 Space = dict[str, BaseDistribution]
 """Distribution of each parameter; the choices of a categorical one are JSON text."""
+FOR_EPOCHS = {"lr", "batch_size", "label_smoothing", "ema_decay", "augment", "lr_range_test"}
+"""Parameters that a solved phase does not use."""
 DIGITS = 4
 """Significant digits of a value from a range; more would only make the experiments hard to read."""
 
@@ -206,11 +208,15 @@ def reject_impossible(space: Space, parameters: Mapping[str, Any]) -> None:
     """Check every choice and both ends of every range, each by itself.
 
     Raises:
-        UserError: params.yaml would be invalid with one of them, or trials could not be compared.
+        UserError: params.yaml would be invalid with one of them, a parameter changes nothing, or trials could
+            not be compared.
     """
+    no_epochs = not params.validate(dict(parameters), "params.yaml").trained_phases
     for name, distribution in space.items():
         if name == "choose_by":
             raise UserError("choose_by: is what the trials are compared by; give one value with --set")
+        if no_epochs and name.partition(".")[0] in FOR_EPOCHS:
+            raise UserError(f"{name}: changes nothing, as no phase has epochs; a solved one has strength")
         if isinstance(distribution, CategoricalDistribution):
             values = [parse_value(str(choice)) for choice in distribution.choices]
         elif isinstance(distribution, FloatDistribution | IntDistribution):

@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: the space or a setting is invalid, or ``FAILURES`` trials failed one after another.
     """
+    repair.require_dvc_folder()
     _require_ascii_path(Path.cwd())
     with optional_deps.required_for("finegrain sweep"):
         from finegrain.search import search_space
