@@ -1,8 +1,9 @@
 """Accuracy and time of an exact head on one pass over the photos, against a linear probe and fine-tuning.
 
 Each row is recipes/one-pass.yaml with a few keys changed, trained by the project's own stage in a process of
-its own, one after another. Seconds are the whole training stage: imports, the pass over
-training and validation images, the solution, and the model's file.
+its own, one after another. Seconds are the whole training stage: imports, the pass over training and
+validation images, the solution, and the model's file. "Passes" are these seconds in forward passes of the
+training images through the whole network, at the image size of the last phase.
 
     python benchmarks/one_pass.py --archive part-1.zip part-2.zip --weights resnet18.safetensors
 
@@ -26,8 +27,11 @@ from finegrain.core import allocator  # noqa: E402  (before anything imports tor
 allocator.keep_freed_memory()
 
 import command_line  # noqa: E402
+import numpy as np  # noqa: E402
+import numpy.typing as npt  # noqa: E402
 import shared  # noqa: E402
 import torch  # noqa: E402
+import torchvision  # noqa: E402
 import yaml  # noqa: E402
 
 from finegrain.core import paths  # noqa: E402
@@ -54,6 +58,7 @@ COVARIANCES = {
 """Fine-tuning under a head on covariances of layer3, which is thrown away too; layer4 takes no part."""
 FEW = {"val_ratio": 0.02}
 """One photo of each class for validation: the other rows keep 15 % back, this one trains on them."""
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 LINEAR = {"pool": "avg", "stage": "layer4", "channels": None}
 
 
@@ -67,23 +72,18 @@ def tuned(solve_size: int, flip: bool, **changes: Any) -> dict[str, Any]:
 
 ROWS: dict[str, dict[str, Any]] = {
     "fine-tuned, 5 epochs at 128 px": {"phases": {"all": TUNE}, "head": LINEAR},
-    "linear probe (average of layer4), 128 px": {"phases": {"solve": solve(128)}, "head": LINEAR},
     "linear probe (average of layer4), 224 px": {"phases": {"solve": solve(224)}, "head": LINEAR},
     "layer3, 128 px": {"phases": {"solve": solve(128)}, "head": {"stage": "layer3"}},
     "layer4, 128 px": {"phases": {"solve": solve(128)}, "head": {"stage": "layer4"}},
     "layer2 + layer3, 96 px": {"phases": {"solve": solve(96)}},
     "layer2 + layer3, 128 px": {"phases": {"solve": solve(128)}},
-    "layer2 + layer3, 128 px, flip": {"phases": {"solve": solve(128, True)}},
     "layer2 + layer3, 160 px": {"phases": {"solve": solve(160)}},
-    "layer2 + layer3, 160 px, flip": {"phases": {"solve": solve(160, True)}},
     "layer2 + layer3, 224 px": {"phases": {"solve": solve(224)}},
     "layer2 + layer3, 224 px, flip": {"phases": {"solve": solve(224, True)}},
     "layer2 + layer3, 320 px, flip": {"phases": {"solve": solve(320, True)}, "pack": {"image_size": 320}},
     "32 channels, 224 px, flip": {"phases": {"solve": solve(224, True)}, "head": {"channels": 32}},
     "8 channels, 224 px, flip": {"phases": {"solve": solve(224, True)}, "head": {"channels": 8}},
     "random weights, 128 px": {"phases": {"solve": solve(128)}, "weights": "none"},
-    "2 epochs at 128 px, then 224 px, flip": {"phases": tuned(224, True, epochs=2)},
-    "5 epochs at 128 px, then 160 px, flip": {"phases": tuned(160, True)},
     "5 epochs at 128 px, then 224 px, flip": {"phases": tuned(224, True)},
     "layer2 + layer3, 224 px, flip, refit": {"phases": {"solve": solve(224, True)}, "refit": True},
     "5 epochs at 128 px, then 224 px, flip, refit": {"phases": tuned(224, True), "refit": True},
@@ -174,7 +174,7 @@ def parameters(row: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def finished(row: str, args: argparse.Namespace) -> dict[str, Any] | None:
     """What an earlier run has recorded of a row with the same parameters."""
-    folder = args.out / row.replace(" ", "-")
+    folder = row_folder(row, args.out)
     if not (folder / "result.json").is_file():
         return None
     if yaml.safe_load((folder / "params.yaml").read_text()) != parameters(row, args):
@@ -182,12 +182,17 @@ def finished(row: str, args: argparse.Namespace) -> dict[str, Any] | None:
     return dict(json.loads((folder / "result.json").read_text()))
 
 
+def row_folder(row: str, out: Path) -> Path:
+    """Folder of a row's parameters, model and result."""
+    return out / row.replace(" ", "-")
+
+
 def run(row: str, args: argparse.Namespace) -> dict[str, Any]:
     """Seconds and test metrics of a row."""
     if result := finished(row, args):
         return result
     data = parameters(row, args)
-    folder = args.out / row.replace(" ", "-")
+    folder = row_folder(row, args.out)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     packed = prepare(data, args)
@@ -202,7 +207,8 @@ def run(row: str, args: argparse.Namespace) -> dict[str, Any]:
     result = {
         "seconds": seconds,
         "prepared_seconds": float((packed / "seconds").read_text()),
-        "test": test_accuracy(folder, files, data["evaluate"]["flip"]),
+        "forward_seconds": forward_seconds(folder, data, metadata["environment"]["precision"]),
+        "test": test_accuracy(folder, args),
         "leave_one_out": metadata["leave_one_out"],
         "bytes": (folder / files.weights).stat().st_size,
         "precision": metadata["environment"]["precision"],
@@ -224,16 +230,33 @@ def prepare(data: dict[str, Any], args: argparse.Namespace) -> Path:
     return Path(folder)
 
 
-def test_accuracy(folder: Path, files: paths.Run, flip: bool) -> dict[str, float]:
+def test_accuracy(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     """Top-1 of the saved model on the test photos, with its 95 % interval."""
+    correct = test_correct(folder, args.model)
+    low, high = metrics.wilson_interval(int(correct.sum()), len(correct))
+    return {"top1": float(correct.mean()), "top1_low": low, "top1_high": high}
+
+
+def test_correct(folder: Path, model: str) -> npt.NDArray[np.bool_]:
+    """Whether the model of a row predicts each test photo correctly, ``[N]``."""
+    files = paths.Run(shared.CARS, model, 0)
     net, metadata = storage.load_model(folder / files.weights, folder / files.sidecar)
     pack = folder / paths.Dataset(shared.CARS).pack
     split = PackedSplit(pack, "test", torch.device("cpu"), metadata["mean"], metadata["std"])
     dtype = devices.DTYPES[metadata["environment"]["precision"]]
+    flip = yaml.safe_load((folder / "params.yaml").read_text())["evaluate"]["flip"]
     logits, labels = inference.predict_split(net, split, metadata["image_size"], dtype, flip, label="test")
-    correct = int((logits.argmax(1) == labels).sum())
-    low, high = metrics.wilson_interval(correct, len(labels))
-    return {"top1": correct / len(labels), "top1_low": low, "top1_high": high}
+    return (logits.argmax(1) == labels).numpy()
+
+
+def forward_seconds(folder: Path, data: dict[str, Any], precision: str) -> float:
+    """Seconds of one forward pass of the training photos through the whole network, on average pooling."""
+    split = PackedSplit(folder / paths.Dataset(shared.CARS).pack, "train", torch.device("cpu"), *IMAGENET)
+    net = torchvision.models.get_model(data["models"][0]).to(memory_format=torch.channels_last)
+    started = time.monotonic()
+    size = list(data["phases"].values())[-1]["image_size"]
+    inference.predict_split(net, split, size, devices.DTYPES[precision], label="forward pass")
+    return time.monotonic() - started
 
 
 def stage_seconds(stage: str, folder: Path, args: argparse.Namespace) -> float:
@@ -257,15 +280,18 @@ def markdown(results: dict[str, dict[str, Any]], args: argparse.Namespace) -> st
     lines = [
         f"{args.model}, {machine()}, precision {precision}",
         "",
-        "| what | train stage | leave-one-out | test top-1 [95 %] | file |",
-        "|---|---:|---:|---:|---:|",
+        "| what | train stage | passes | leave-one-out | test top-1 [95 %] | file |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for row, result in results.items():
         test, one_out = result["test"], result["leave_one_out"]
         estimate = f"{one_out['top1']:.1%}" if one_out else ""
         accuracy = f"{test['top1']:.1%} [{test['top1_low']:.1%}, {test['top1_high']:.1%}]"
         size = f"{result['bytes'] / 1e6:.0f} MB"
-        lines.append(f"| {row} | {result['seconds']:.0f} s | {estimate} | {accuracy} | {size} |")
+        passes = result["seconds"] / result["forward_seconds"]
+        lines.append(
+            f"| {row} | {result['seconds']:.0f} s | {passes:.1f} | {estimate} | {accuracy} | {size} |"
+        )
     return "\n".join(lines) + "\n"
 
 
