@@ -35,7 +35,7 @@ LEVERS = {
     "160 px in place of 128": ("layer2 + layer3, 128 px", "layer2 + layer3, 160 px"),
     "224 px and flip in place of 128 px": ("layer2 + layer3, 128 px", SOLVED),
     "320 px in place of 224, flip": (SOLVED, "layer2 + layer3, 320 px, flip"),
-    "covariances in place of averages, 224 px": ("linear probe (average of layer4), 224 px", SOLVED),
+    "covariances and flip in place of averages, 224 px": ("linear probe (average of layer4), 224 px", SOLVED),
     "32 rows of each root in place of all, 224 px": (SOLVED, "32 channels, 224 px, flip"),
     "8 rows in place of all, 224 px": (SOLVED, "8 channels, 224 px, flip"),
     "five epochs at 128 px before the exact head": (SOLVED, TUNED),
@@ -74,10 +74,11 @@ def main() -> None:
         before, after = (test_correct(folder, args.model) for folder in folders)
         found = significance.compare(after[None], before[None])
         seconds = [json.loads((folder / "result.json").read_text())["seconds"] for folder in folders]
+        p = f"{found.p_value:.2g}" if found.p_value >= 0.0001 else "<0.0001"
         gain, low, high = (f"{100 * value:+.1f}" for value in (found.difference, found.low, found.high))
         lines.append(
             f"| {lever} | {before.mean():.1%} | {after.mean():.1%} | {gain} [{low}, {high}] "
-            f"| {found.p_value:.2g} | {(seconds[1] - seconds[0]) / 60:+.1f} |"
+            f"| {p} | {(seconds[1] - seconds[0]) / 60:+.1f} |"
         )
     print("\n".join(lines))
     if left_out:
