@@ -12,8 +12,8 @@ export BASE ?= main
 # the tests of a file stay together, as they share what is slow to make; files in the order of tests/conftest.py
 IN_PARALLEL := -n $(shell nproc) --dist loadfile --no-loadscope-reorder
 # their files in memory where 4 GB of it are free (they take one): hundreds of small clones are slow on a disk
-TEMPORARY := $(shell df -k --output=avail /dev/shm 2> /dev/null | awk 'NR == 2 && $$1 > 4000000 {print "/dev/shm"}')
-IN_MEMORY := $(if $(TEMPORARY),PYTEST_DEBUG_TEMPROOT=$(TEMPORARY))
+IN_MEMORY := $(shell grep -qs ' /dev/shm .*noexec' /proc/mounts || df -k --output=avail /dev/shm 2> /dev/null | \
+	awk 'NR == 2 && $$1 > 4000000 {print "PYTEST_DEBUG_TEMPROOT=/dev/shm"}')
 # dvc runs `python3 src/...`: the environment's own python must come first
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # each stage is a start of Python, which is seconds faster with compiled files
