@@ -16,6 +16,7 @@ from pathlib import Path
 import command_line
 import numpy as np
 import one_pass
+import one_pass_rows
 import pandas as pd
 import shared
 
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument(
         "--row",
         default="layer2 + layer3, 224 px, flip",
-        choices=list(one_pass.ROWS),
+        choices=list(one_pass_rows.ROWS),
         metavar="ROW",
         help="row of one_pass.py to train with",
     )
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of training")
     parser.add_argument("--out", type=Path, default=shared.ROOT / ".label-errors", help="folder for the runs")
     args = parser.parse_args()
-    args.model, args.precision = RUN.model, "auto"
+    args.model, args.precision, args.seed = RUN.model, "auto", RUN.seed
     print("| seed | training photos | wrong labels | in the first 5 % | in the first 10 % |")
     print("|---:|---:|---:|---:|---:|")
     for seed in args.seeds:

@@ -2,13 +2,16 @@
 
     python benchmarks/levers.py .one-pass
 
-Trains nothing: the models are those that one_pass.py has left in its --out. The interval of a gain is a
-paired bootstrap's over the test photos and p is McNemar's; each row is one run, so the seed variance is in
-neither. Prints a Markdown table; a pair of which a row has not been run is left out and named.
+Trains nothing: the models are those that one_pass.py has left in its --out, for the seeds that it was run
+with. With one seed the interval of a gain is a paired bootstrap's over the test photos, p is McNemar's, and
+the seed variance is in neither; with several it is in both. Prints a Markdown table; a pair of which a row
+has not been run is left out and named.
 """
 
+import argparse
 import functools
 import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -20,6 +23,8 @@ from finegrain.core import allocator  # noqa: E402  (before anything imports tor
 allocator.keep_freed_memory()
 
 import command_line  # noqa: E402
+import numpy as np  # noqa: E402
+import numpy.typing as npt  # noqa: E402
 import one_pass  # noqa: E402
 
 from finegrain.comparison import significance  # noqa: E402
@@ -59,30 +64,40 @@ def main() -> None:
     parser = command_line.parser(__doc__)
     parser.add_argument("out", type=Path, help="folder that one_pass.py has written")
     parser.add_argument("--model", default="resnet18", help="network, by torchvision's name")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of training, where they were run")
     args = parser.parse_args()
-    test_correct = functools.cache(one_pass.test_correct)
+    measured = functools.cache(lambda row: runs(row, args))
     lines = [
-        "| lever | without | with | gain in points [95 %] | p | minutes |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| lever | seeds | without | with | gain in points [95 %] | p | minutes |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     left_out = []
     for lever, rows in LEVERS.items():
-        folders = [one_pass.row_folder(row, args.out) for row in rows]
-        if not all((folder / "result.json").is_file() for folder in folders):
+        (before, seconds_before), (after, seconds_after) = (measured(row) for row in rows)
+        if not len(before) or not len(after):
             left_out.append(lever)
             continue
-        before, after = (test_correct(folder, args.model) for folder in folders)
-        found = significance.compare(after[None], before[None])
-        seconds = [json.loads((folder / "result.json").read_text())["seconds"] for folder in folders]
+        found = significance.compare(after, before)
         p = f"{found.p_value:.2g}" if found.p_value >= 0.0001 else "<0.0001"
         gain, low, high = (f"{100 * value:+.1f}" for value in (found.difference, found.low, found.high))
         lines.append(
-            f"| {lever} | {before.mean():.1%} | {after.mean():.1%} | {gain} [{low}, {high}] "
-            f"| {p} | {(seconds[1] - seconds[0]) / 60:+.1f} |"
+            f"| {lever} | {len(before)}, {len(after)} | {before.mean():.1%} | {after.mean():.1%} "
+            f"| {gain} [{low}, {high}] | {p} | {(seconds_after - seconds_before) / 60:+.1f} |"
         )
     print("\n".join(lines))
     if left_out:
         print(f"\nleft out, as a row has not been run: {'; '.join(left_out)}", file=sys.stderr)
+
+
+def runs(row: str, args: argparse.Namespace) -> tuple[npt.NDArray[np.bool_], float]:
+    """Whether each test photo is predicted correctly, ``[seeds, N]``, and the mean seconds of stage train."""
+    folders = {seed: one_pass.row_folder(row, args.out, seed) for seed in args.seeds}
+    folders = {seed: folder for seed, folder in folders.items() if (folder / "result.json").is_file()}
+    if not folders:
+        return np.empty((0, 0), np.bool_), 0.0
+    correct = [one_pass.test_correct(folder, args.model, seed) for seed, folder in folders.items()]
+    seconds = [json.loads((folder / "result.json").read_text())["seconds"] for folder in folders.values()]
+    return np.stack(correct), statistics.mean(seconds)
 
 
 if __name__ == "__main__":

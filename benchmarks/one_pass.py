@@ -8,6 +8,7 @@ training images through the whole network, at the image size of the last phase.
     python benchmarks/one_pass.py --archive part-1.zip part-2.zip --weights resnet18.safetensors
 
 Prints a Markdown table and writes it to the folder --out; a row that was run before is read from there.
+--seed changes the training of rows with epochs, and the split of no row.
 """
 
 import argparse
@@ -29,6 +30,7 @@ allocator.keep_freed_memory()
 import command_line  # noqa: E402
 import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
+import one_pass_rows  # noqa: E402
 import shared  # noqa: E402
 import torch  # noqa: E402
 import torchvision  # noqa: E402
@@ -40,89 +42,7 @@ from finegrain.loading.batches import PackedSplit  # noqa: E402
 from finegrain.models import inference, storage  # noqa: E402
 from finegrain.runtime import devices, provenance  # noqa: E402
 
-TUNE = {
-    "trainable": "all",
-    "epochs": 5,
-    "image_size": 128,
-    "optimizer": {"kind": "adamw", "betas": [0.9, 0.99], "weight_decay": 0.05, "decay_norm_and_bias": False},
-    "schedule": {"kind": "one_cycle", "pct_start": 0.3, "momentum_range": [0.85, 0.95]},
-    "layer_decay": 0.8,
-}
-"""The phase of recipes/photos.yaml, at the size and length for a CPU."""
-COVARIANCES = {
-    "head": {"pool": "covariance", "stage": "layer3", "channels": 32},
-    "lr": 0.01,
-    "layer_decay": None,
-    "layer_lr_multipliers": [0.05, 0.1, 1.0],
-}
-"""Fine-tuning under a head on covariances of layer3, which is thrown away too; layer4 takes no part."""
-FEW = {"val_ratio": 0.02}
-"""One photo of each class for validation: the other rows keep 15 % back, this one trains on them."""
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-LINEAR = {"pool": "avg", "stage": "layer4", "channels": None}
-
-
-def solve(image_size: int, flip: bool = False) -> dict[str, Any]:
-    return {"solve": "ridge", "image_size": image_size, "flip": flip}
-
-
-def tuned(solve_size: int, flip: bool, **changes: Any) -> dict[str, Any]:
-    return {"tune": {**TUNE, "head": {}, **changes}, "solve": solve(solve_size, flip)}
-
-
-ROWS: dict[str, dict[str, Any]] = {
-    "fine-tuned, 5 epochs at 128 px": {"phases": {"all": TUNE}, "head": LINEAR},
-    "linear probe (average of layer4), 224 px": {"phases": {"solve": solve(224)}, "head": LINEAR},
-    "layer3, 128 px": {"phases": {"solve": solve(128)}, "head": {"stage": "layer3"}},
-    "layer4, 128 px": {"phases": {"solve": solve(128)}, "head": {"stage": "layer4"}},
-    "layer2 + layer3, 96 px": {"phases": {"solve": solve(96)}},
-    "layer2 + layer3, 128 px": {"phases": {"solve": solve(128)}},
-    "layer2 + layer3, 160 px": {"phases": {"solve": solve(160)}},
-    "layer2 + layer3, 224 px": {"phases": {"solve": solve(224)}},
-    "layer2 + layer3, 224 px, flip": {"phases": {"solve": solve(224, True)}},
-    "layer2 + layer3, 320 px, flip": {"phases": {"solve": solve(320, True)}, "pack": {"image_size": 320}},
-    "32 channels, 224 px, flip": {"phases": {"solve": solve(224, True)}, "head": {"channels": 32}},
-    "8 channels, 224 px, flip": {"phases": {"solve": solve(224, True)}, "head": {"channels": 8}},
-    "random weights, 128 px": {"phases": {"solve": solve(128)}, "weights": "none"},
-    "5 epochs at 128 px, then 224 px, flip": {"phases": tuned(224, True)},
-    "layer2 + layer3, 224 px, flip, refit": {"phases": {"solve": solve(224, True)}, "refit": True},
-    "5 epochs at 128 px, then 224 px, flip, refit": {"phases": tuned(224, True), "refit": True},
-    "6 epochs at 160 px, then 288 px, flip": {
-        "phases": tuned(288, True, epochs=6, image_size=160),
-        "pack": {"image_size": 288},
-    },
-    "layer2 + layer3 + layer4, 5 epochs at 128 px, then 224 px, flip": {
-        "phases": tuned(224, True),
-        "head": {"stage": ["layer2", "layer3", "layer4"]},
-    },
-    "5 epochs at 128 px with covariances, then 224 px, flip": {"phases": tuned(224, True, **COVARIANCES)},
-    "12 epochs at 192 px with covariances, then 320 px, flip": {
-        "phases": tuned(320, True, epochs=12, image_size=192, **COVARIANCES),
-        "pack": {"image_size": 320},
-    },
-    "few for validation: 5 epochs at 128 px, then 224 px, flip": {"phases": tuned(224, True), "split": FEW},
-    "few for validation: 6 epochs at 160 px, then 288 px, flip": {
-        "phases": tuned(288, True, epochs=6, image_size=160),
-        "split": FEW,
-        "pack": {"image_size": 288},
-    },
-    "few for validation: 12 epochs at 192 px, then 320 px, flip": {
-        "phases": tuned(320, True, epochs=12, image_size=192),
-        "split": FEW,
-        "pack": {"image_size": 320},
-    },
-    "few for validation: 6 epochs at 160 px with covariances, then 288 px, flip": {
-        "phases": tuned(288, True, epochs=6, image_size=160, **COVARIANCES),
-        "split": FEW,
-        "pack": {"image_size": 288},
-    },
-    "few for validation: 12 epochs at 192 px with covariances, then 320 px, flip": {
-        "phases": tuned(320, True, epochs=12, image_size=192, **COVARIANCES),
-        "split": FEW,
-        "pack": {"image_size": 320},
-    },
-}
-"""Changes to the recipe by the name of the row; sections are merged with the recipe's, phases replace it."""
 
 
 def main() -> None:
@@ -138,11 +58,12 @@ def main() -> None:
     parser.add_argument(
         "--rows",
         nargs="+",
-        default=list(ROWS),
-        choices=list(ROWS),
+        default=list(one_pass_rows.ROWS),
+        choices=list(one_pass_rows.ROWS),
         metavar="ROW",
         help="rows of the table to measure",
     )
+    parser.add_argument("--seed", type=int, default=0, help="of training")
     parser.add_argument("--out", type=Path, default=ROOT / ".one-pass", help="folder for runs and results")
     args = parser.parse_args()
     results = {row: run(row, args) for row in args.rows}
@@ -161,10 +82,10 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
 
 def parameters(row: str, args: argparse.Namespace) -> dict[str, Any]:
     """The recipe with the row's changes."""
-    data = shared.recipe("one-pass", args.archive, args.model, 0)
+    data = shared.recipe("one-pass", args.archive, args.model, args.seed)
     weights = str(Path(args.weights).resolve()) if Path(args.weights).exists() else args.weights
     data |= {"weights": weights, "precision": args.precision, "checkpoint_seconds": 600}
-    for key, value in ROWS[row].items():
+    for key, value in one_pass_rows.ROWS[row].items():
         merges = isinstance(value, dict) and key != "phases"
         data[key] = data[key] | value if merges else value
     last = list(data["phases"].values())[-1]
@@ -174,7 +95,7 @@ def parameters(row: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def finished(row: str, args: argparse.Namespace) -> dict[str, Any] | None:
     """What an earlier run has recorded of a row with the same parameters."""
-    folder = row_folder(row, args.out)
+    folder = row_folder(row, args.out, args.seed)
     if not (folder / "result.json").is_file():
         return None
     if yaml.safe_load((folder / "params.yaml").read_text()) != parameters(row, args):
@@ -182,9 +103,9 @@ def finished(row: str, args: argparse.Namespace) -> dict[str, Any] | None:
     return dict(json.loads((folder / "result.json").read_text()))
 
 
-def row_folder(row: str, out: Path) -> Path:
+def row_folder(row: str, out: Path, seed: int) -> Path:
     """Folder of a row's parameters, model and result."""
-    return out / row.replace(" ", "-")
+    return out / (row.replace(" ", "-") + (f"-seed-{seed}" if seed else ""))
 
 
 def run(row: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -192,7 +113,7 @@ def run(row: str, args: argparse.Namespace) -> dict[str, Any]:
     if result := finished(row, args):
         return result
     data = parameters(row, args)
-    folder = row_folder(row, args.out)
+    folder = row_folder(row, args.out, args.seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     packed = prepare(data, args)
@@ -202,7 +123,7 @@ def run(row: str, args: argparse.Namespace) -> dict[str, Any]:
         link.unlink(missing_ok=True)
         link.symlink_to((packed / "data" / shared.CARS / name).resolve())
     seconds = stage_seconds("train", folder, args)
-    files = paths.Run(shared.CARS, args.model, 0)
+    files = paths.Run(shared.CARS, args.model, args.seed)
     metadata = json.loads((folder / files.sidecar).read_text())
     result = {
         "seconds": seconds,
@@ -232,14 +153,14 @@ def prepare(data: dict[str, Any], args: argparse.Namespace) -> Path:
 
 def test_accuracy(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     """Top-1 of the saved model on the test photos, with its 95 % interval."""
-    correct = test_correct(folder, args.model)
+    correct = test_correct(folder, args.model, args.seed)
     low, high = metrics.wilson_interval(int(correct.sum()), len(correct))
     return {"top1": float(correct.mean()), "top1_low": low, "top1_high": high}
 
 
-def test_correct(folder: Path, model: str) -> npt.NDArray[np.bool_]:
+def test_correct(folder: Path, model: str, seed: int) -> npt.NDArray[np.bool_]:
     """Whether the model of a row predicts each test photo correctly, ``[N]``."""
-    files = paths.Run(shared.CARS, model, 0)
+    files = paths.Run(shared.CARS, model, seed)
     net, metadata = storage.load_model(folder / files.weights, folder / files.sidecar)
     pack = folder / paths.Dataset(shared.CARS).pack
     split = PackedSplit(pack, "test", torch.device("cpu"), metadata["mean"], metadata["std"])
@@ -264,7 +185,7 @@ def stage_seconds(stage: str, folder: Path, args: argparse.Namespace) -> float:
     print(f"{folder.name}: {stage}", file=sys.stderr, flush=True)
     subprocess.run(["rm", "-rf", str(folder / ".checkpoints")], check=True)
     started = time.monotonic()
-    command = shared.command(stage, args.model, 0)
+    command = shared.command(stage, args.model, args.seed)
     subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PYTHONPATH": ""})
     return time.monotonic() - started
 

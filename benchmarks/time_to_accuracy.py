@@ -71,7 +71,7 @@ def main() -> None:
     )
     parser.add_argument("--finished", action="store_true", help="run nothing more: show the finished runs")
     args = parser.parse_args()
-    args.model, args.precision = "resnet18", "auto"
+    args.model, args.precision, args.seed = "resnet18", "auto", 0
     args.out.mkdir(parents=True, exist_ok=True)
     points: list[dict[str, Any]] = []
     for budget in args.budgets:
