@@ -26,6 +26,7 @@ import command_line  # noqa: E402
 import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 import one_pass  # noqa: E402
+from one_pass_rows import FIVE  # noqa: E402
 
 from finegrain.comparison import significance  # noqa: E402
 
@@ -49,7 +50,12 @@ LEVERS = {
         TUNED,
         "layer2 + layer3 + layer4, 5 epochs at 128 px, then 224 px, flip",
     ),
-    "five epochs under covariances": (TUNED, "5 epochs at 128 px with covariances, then 224 px, flip"),
+    "five epochs under covariances": (TUNED, FIVE),
+    "only the late layers in these epochs": (FIVE, f"{FIVE}; late layers"),
+    "norm statistics frozen in them": (FIVE, f"{FIVE}; frozen norm statistics"),
+    "a cosine in place of one cycle": (FIVE, f"{FIVE}; cosine"),
+    "images that grow from 96 to 160 px in place of 128": (FIVE, f"{FIVE}; 96 to 160 px"),
+    "a moving average of the weights": (FIVE, f"{FIVE}; moving average"),
     "six epochs at 160 px under covariances": (FEW + SIX.format(""), FEW + SIX.format(COVARIANCES)),
     "twelve epochs at 192 px under covariances": (FEW + TWELVE.format(""), FEW + TWELVE.format(COVARIANCES)),
     "twelve epochs at 192, then 320 px in place of six at 160, then 288 px, covariances": (

@@ -18,6 +18,8 @@ COVARIANCES = {
     "layer_lr_multipliers": [0.05, 0.1, 1.0],
 }
 """Fine-tuning under a head on covariances of layer3, which is thrown away too; layer4 takes no part."""
+COSINE = {"kind": "cosine", "warmup_epochs": 0.5}
+FIVE = "5 epochs at 128 px with covariances, then 224 px, flip"
 FEW = {"val_ratio": 0.02}
 """One photo of each class for validation: the other rows keep 15 % back, this one trains on them."""
 LINEAR = {"pool": "avg", "stage": "layer4", "channels": None}
@@ -56,7 +58,12 @@ ROWS: dict[str, dict[str, Any]] = {
         "phases": tuned(224, True),
         "head": {"stage": ["layer2", "layer3", "layer4"]},
     },
-    "5 epochs at 128 px with covariances, then 224 px, flip": {"phases": tuned(224, True, **COVARIANCES)},
+    FIVE: {"phases": tuned(224, True, **COVARIANCES)},
+    f"{FIVE}; late layers": {"phases": tuned(224, True, **COVARIANCES, trainable="late")},
+    f"{FIVE}; frozen norm statistics": {"phases": tuned(224, True, **COVARIANCES, norm_statistics="frozen")},
+    f"{FIVE}; cosine": {"phases": tuned(224, True, **COVARIANCES, schedule=COSINE)},
+    f"{FIVE}; 96 to 160 px": {"phases": tuned(224, True, **COVARIANCES | {"image_size": [96, 160]})},
+    f"{FIVE}; moving average": {"phases": tuned(224, True, **COVARIANCES), "ema_decay": 0.99},
     "12 epochs at 192 px with covariances, then 320 px, flip": {
         "phases": tuned(320, True, epochs=12, image_size=192, **COVARIANCES),
         "pack": {"image_size": 320},

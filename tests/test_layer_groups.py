@@ -25,7 +25,7 @@ def test_groups_are_in_order_and_hold_every_parameter_once(name, head):
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["statistics updated", "statistics frozen"])
-@pytest.mark.parametrize("trainable", ["head", "head+norm", "all"])
+@pytest.mark.parametrize("trainable", ["head", "head+norm", "late", "all"])
 @pytest.mark.parametrize("head", [HEADS[0], HEADS[2]], ids=["linear", "mlp"])
 def test_training_changes_only_what_is_trainable(trainable, frozen, head):
     """Frozen tensors do not change, whatever the optimizer and its weight decay."""
@@ -43,7 +43,13 @@ def test_training_changes_only_what_is_trainable(trainable, frozen, head):
     head_names = {k for k in before if k.startswith("fc.")}
     norms = {k for k in before if ".bn" in k or k.startswith("bn1") or "downsample.1" in k}
     statistics = {k for k in norms if "running" in k or "num_batches" in k}
-    expected = {"head": head_names | statistics, "head+norm": head_names | norms, "all": set(before)}
+    late = {k for k in before if k.startswith(("layer3.", "layer4."))}
+    expected = {
+        "head": head_names | statistics,
+        "head+norm": head_names | norms,
+        "late": head_names | late,
+        "all": set(before),
+    }
     assert changed == expected[trainable] - (statistics if frozen else set())
     with_state = {id(p) for p in optimizer.state}
     assert with_state == {id(p) for p in net.parameters() if p.requires_grad}
@@ -56,5 +62,9 @@ def test_a_fully_frozen_backbone_is_deterministic():
     layer_groups.set_train_mode(net, "head", frozen_statistics=True)
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(net.features(images), net.features(images))
+    layer_groups.set_train_mode(net, "late", frozen_statistics=False)
+    early = net.features[: len(net.features) // 2]
+    assert torch.equal(early(images), early(images))
+    assert not torch.equal(net.features(images), net.features(images))
     layer_groups.set_train_mode(net, "all", frozen_statistics=False)
     assert not torch.equal(net.features(images), net.features(images))

@@ -90,6 +90,8 @@ def test_of_another_head_the_layers_before_it_are_kept(tmp_path):
     assert torch.equal(build.get_last_layer(net).weight, build.get_last_layer(fresh).weight)
     metadata = pretrained.record(read(tmp_path / "v1"), ["ant", "bee"], MLP)
     assert metadata["head"] == "new" and "a new one is trained" in pretrained.describe(metadata)
+    solved = pretrained.record(read(tmp_path / "v1"), ["ant", "bee"], None)
+    assert solved["head"] == "solved" and "a new one is solved" in pretrained.describe(solved)
 
 
 def test_dropout_alone_is_no_other_head(tmp_path):

@@ -51,18 +51,20 @@ def read_weights(model: str, weights: str) -> InitialWeights | Literal["none"]:
 
 
 def record(
-    weights: InitialWeights | Literal["none"], classes: Sequence[str], head: HeadParams
+    weights: InitialWeights | Literal["none"], classes: Sequence[str], head: HeadParams | None
 ) -> dict[str, Any]:
     """The record of a model's initial weights, for its metadata.
 
     Args:
         classes: names of the model's classes.
-        head: head of the model.
+        head: head of the model; None if it is solved before any phase trains it.
     """
     if weights == "none":
         return {"name": "none"}
     if weights.head is None:
         return weights.origin
+    if head is None:
+        return weights.origin | {"head": "solved"}
     if not weights.has_head(head):
         return weights.origin | {"head": "new"}
     changes = {
@@ -78,6 +80,8 @@ def describe(recorded: dict[str, Any]) -> str:
     start = f"begins with the weights {recorded['name']}"
     if "head" not in recorded:
         return start + (f" ({recorded['file']})" if "file" in recorded else "")
+    if recorded["head"] == "solved":
+        return f"{start}; their head is not used, as a new one is solved"
     if recorded["head"] == "new":
         return f"{start}; its head differs from `head` in params.yaml: a new one is trained"
     new, dropped = (some(recorded[f"{kind}_classes"], 10) or "none" for kind in ("new", "dropped"))

@@ -69,12 +69,14 @@ class TrainingRun:
                 f"but there are {len(self.train_split)} training images; use fewer devices or add images"
             )
         self.dtype = devices.autocast_dtype(config.precision, world.device)
+        first = next(phase for phase in config.phases.values() if not phase.head)
+        trained_head = None if isinstance(first, SolvedPhase) else config.head
         recipe = config.model_dump(mode="json", include=RECIPE_KEYS)
         self.identity: dict[str, Any] = {
             "model": files.model,
             "seed": files.seed,
             "recipe": {**recipe, "weights": config.weights_of(files.model), "dataset": config.dataset.name},
-            "initial_weights": pretrained.record(self.weights, self.train_split.class_names, config.head),
+            "initial_weights": pretrained.record(self.weights, self.train_split.class_names, trained_head),
             "data": self.train_split.fingerprint,
             "environment": provenance.environment(world.device, self.dtype) | {"devices": world.size},
         }
