@@ -2,33 +2,25 @@
 
     python benchmarks/levers.py .one-pass
 
-Trains nothing: the models are those that one_pass.py has left in its --out, for the seeds that it was run
-with. With one seed the interval of a gain is a paired bootstrap's over the test photos, p is McNemar's, and
-the seed variance is in neither; with several it is in both. Prints a Markdown table; a pair of which a row
-has not been run is left out and named.
+Trains nothing: the predictions are those that one_pass.py has left in its --out, for the seeds that it was
+run with. With one seed the interval of a gain is a paired bootstrap's over the test photos, p is McNemar's,
+and the seed variance is in neither; with several it is in both. Prints a Markdown table; a pair of which a
+row has not been run is left out and named.
 """
 
-import argparse
-import functools
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+import command_line
+import numpy as np
+import numpy.typing as npt
+import one_pass
+from one_pass_rows import FIVE
 
-from finegrain.core import allocator  # noqa: E402  (before anything imports torch)
-
-allocator.keep_freed_memory()
-
-import command_line  # noqa: E402
-import numpy as np  # noqa: E402
-import numpy.typing as npt  # noqa: E402
-import one_pass  # noqa: E402
-from one_pass_rows import FIVE  # noqa: E402
-
-from finegrain.comparison import significance  # noqa: E402
+from finegrain.comparison import significance
 
 SOLVED, TUNED = "layer2 + layer3, 224 px, flip", "5 epochs at 128 px, then 224 px, flip"
 FEW = "few for validation: "
@@ -51,6 +43,7 @@ LEVERS = {
         "layer2 + layer3 + layer4, 5 epochs at 128 px, then 224 px, flip",
     ),
     "five epochs under covariances": (TUNED, FIVE),
+    "then 320 px in place of 224": (FIVE, "5 epochs at 128 px with covariances, then 320 px, flip"),
     "only the late layers in these epochs": (FIVE, f"{FIVE}; late layers"),
     "norm statistics frozen in them": (FIVE, f"{FIVE}; frozen norm statistics"),
     "a cosine in place of one cycle": (FIVE, f"{FIVE}; cosine"),
@@ -69,17 +62,15 @@ LEVERS = {
 def main() -> None:
     parser = command_line.parser(__doc__)
     parser.add_argument("out", type=Path, help="folder that one_pass.py has written")
-    parser.add_argument("--model", default="resnet18", help="network, by torchvision's name")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of training, where they were run")
     args = parser.parse_args()
-    measured = functools.cache(lambda row: runs(row, args))
     lines = [
         "| lever | seeds | without | with | gain in points [95 %] | p | minutes |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     left_out = []
     for lever, rows in LEVERS.items():
-        (before, seconds_before), (after, seconds_after) = (measured(row) for row in rows)
+        (before, seconds_before), (after, seconds_after) = (runs(row, args.out, args.seeds) for row in rows)
         if not len(before) or not len(after):
             left_out.append(lever)
             continue
@@ -95,14 +86,14 @@ def main() -> None:
         print(f"\nleft out, as a row has not been run: {'; '.join(left_out)}", file=sys.stderr)
 
 
-def runs(row: str, args: argparse.Namespace) -> tuple[npt.NDArray[np.bool_], float]:
+def runs(row: str, out: Path, seeds: Sequence[int]) -> tuple[npt.NDArray[np.bool_], float]:
     """Whether each test photo is predicted correctly, ``[seeds, N]``, and the mean seconds of stage train."""
-    folders = {seed: one_pass.row_folder(row, args.out, seed) for seed in args.seeds}
-    folders = {seed: folder for seed, folder in folders.items() if (folder / "result.json").is_file()}
+    folders = [one_pass.row_folder(row, out, seed) for seed in seeds]
+    folders = [folder for folder in folders if (folder / one_pass.CORRECT).is_file()]
     if not folders:
         return np.empty((0, 0), np.bool_), 0.0
-    correct = [one_pass.test_correct(folder, args.model, seed) for seed, folder in folders.items()]
-    seconds = [json.loads((folder / "result.json").read_text())["seconds"] for folder in folders.values()]
+    correct = [np.load(folder / one_pass.CORRECT) for folder in folders]
+    seconds = [json.loads((folder / "result.json").read_text())["seconds"] for folder in folders]
     return np.stack(correct), statistics.mean(seconds)
 
 

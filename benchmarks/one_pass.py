@@ -42,6 +42,8 @@ from finegrain.loading.batches import PackedSplit  # noqa: E402
 from finegrain.models import inference, storage  # noqa: E402
 from finegrain.runtime import devices, provenance  # noqa: E402
 
+CORRECT = "test_correct.npy"
+"""Whether each test photo is predicted correctly, ``[N]`` bool, in a row's folder."""
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
@@ -125,11 +127,14 @@ def run(row: str, args: argparse.Namespace) -> dict[str, Any]:
     seconds = stage_seconds("train", folder, args)
     files = paths.Run(shared.CARS, args.model, args.seed)
     metadata = json.loads((folder / files.sidecar).read_text())
+    correct = predict_test(folder, args)
+    np.save(folder / CORRECT, correct)
+    low, high = metrics.wilson_interval(int(correct.sum()), len(correct))
     result = {
         "seconds": seconds,
         "prepared_seconds": float((packed / "seconds").read_text()),
         "forward_seconds": forward_seconds(folder, data, metadata["environment"]["precision"]),
-        "test": test_accuracy(folder, args),
+        "test": {"top1": float(correct.mean()), "top1_low": low, "top1_high": high},
         "leave_one_out": metadata["leave_one_out"],
         "bytes": (folder / files.weights).stat().st_size,
         "precision": metadata["environment"]["precision"],
@@ -151,16 +156,9 @@ def prepare(data: dict[str, Any], args: argparse.Namespace) -> Path:
     return Path(folder)
 
 
-def test_accuracy(folder: Path, args: argparse.Namespace) -> dict[str, float]:
-    """Top-1 of the saved model on the test photos, with its 95 % interval."""
-    correct = test_correct(folder, args.model, args.seed)
-    low, high = metrics.wilson_interval(int(correct.sum()), len(correct))
-    return {"top1": float(correct.mean()), "top1_low": low, "top1_high": high}
-
-
-def test_correct(folder: Path, model: str, seed: int) -> npt.NDArray[np.bool_]:
+def predict_test(folder: Path, args: argparse.Namespace) -> npt.NDArray[np.bool_]:
     """Whether the model of a row predicts each test photo correctly, ``[N]``."""
-    files = paths.Run(shared.CARS, model, seed)
+    files = paths.Run(shared.CARS, args.model, args.seed)
     net, metadata = storage.load_model(folder / files.weights, folder / files.sidecar)
     pack = folder / paths.Dataset(shared.CARS).pack
     split = PackedSplit(pack, "test", torch.device("cpu"), metadata["mean"], metadata["std"])

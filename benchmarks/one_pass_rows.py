@@ -64,6 +64,10 @@ ROWS: dict[str, dict[str, Any]] = {
     f"{FIVE}; cosine": {"phases": tuned(224, True, **COVARIANCES, schedule=COSINE)},
     f"{FIVE}; 96 to 160 px": {"phases": tuned(224, True, **COVARIANCES | {"image_size": [96, 160]})},
     f"{FIVE}; moving average": {"phases": tuned(224, True, **COVARIANCES), "ema_decay": 0.99},
+    "5 epochs at 128 px with covariances, then 320 px, flip": {
+        "phases": tuned(320, True, **COVARIANCES),
+        "pack": {"image_size": 320},
+    },
     "12 epochs at 192 px with covariances, then 320 px, flip": {
         "phases": tuned(320, True, epochs=12, image_size=192, **COVARIANCES),
         "pack": {"image_size": 320},
