@@ -40,8 +40,8 @@ from finegrain.sources.archive import ArchiveReader  # noqa: E402
 OURS = {
     60: "layer2 + layer3, 128 px",
     120: "layer2 + layer3, 224 px",
-    300: "5 epochs at 128 px with covariances, then 224 px, flip",
-    600: "6 epochs at 160 px, then 288 px, flip",
+    300: "layer2 + layer3, 320 px, flip",
+    600: "5 epochs at 128 px with covariances, then 320 px, flip",
     1200: "12 epochs at 192 px with covariances, then 320 px, flip",
 }
 """Our row of benchmarks/one_pass.py for a budget in seconds, on two cores with bf16."""

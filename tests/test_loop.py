@@ -57,6 +57,7 @@ def test_fit_learns_and_keeps_the_best_epoch_by_validation(tiny_pack, tmp_path):
 
 
 RICH = {
+    "phases__all__trainable": "late",
     "ema_decay": 0.9,
     "augment__mixup_alpha": 0.2,
     "augment__rotate_degrees": 5.0,
