@@ -20,7 +20,7 @@ def layer_groups(net: Any) -> list[tuple[int, list[nn.Parameter]]]:
 
 
 def set_trainable(net: Any, trainable: str) -> None:
-    """Let ``head``, ``head+norm``, ``late`` or ``all`` of the network require gradients, and the rest none."""
+    """Let ``head``, ``head+norm``, ``late`` or ``all`` of the network require gradients, the rest none."""
     net.requires_grad_(trainable == "all")
     for group, modules in _blocks(net):
         if group == 2 or (group == 1 and trainable == "late"):
