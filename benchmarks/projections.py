@@ -18,6 +18,8 @@ import command_line
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
+import numpy as np  # noqa: E402
+import numpy.typing as npt  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.nn.functional import normalize  # noqa: E402
@@ -40,6 +42,9 @@ class InMemory:
 
     def read(self, start: int, stop: int) -> Tensor:
         return self._features[start:stop]
+
+    def select(self, indices: npt.NDArray[np.int64]) -> "InMemory":
+        return InMemory(self._features[indices])
 
 
 def main() -> None:
@@ -86,7 +91,7 @@ def main() -> None:
             for each in (maps, test_maps)
         )
         problem = regression(InMemory(features), labels, len(train.class_names), torch.ones(len(labels)))
-        best = choose_strength(problem, 1.0)[-1]
+        best, _ = choose_strength(problem, 1.0)
         scores = problem.solve(best.strength).scores(InMemory(test_features))
         estimate, top1 = accuracy(best.logits, labels), accuracy(scores, test_labels)
         print(f"| {name} | {features.shape[1]:,} | {estimate:.1%} | {top1:.1%} |", flush=True)

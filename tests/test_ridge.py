@@ -142,9 +142,13 @@ def test_the_strength_chosen_has_the_lowest_loss_of_the_grid(images, width, nois
     assert all(F.cross_entropy(scores * factor, labels) >= loss for factor in (0.8, 0.95, 1.05, 1.2))
 
 
-def test_the_learning_curve_scores_the_images_that_a_part_does_not_use():
-    rows, labels = made(160, 30, noise=2.0)
-    points = learning_curve.learning_curve(rows, labels, CLASSES, STRENGTH, "none")
+@pytest.mark.parametrize("width", [30, 200], ids=["primal", "dual"])
+def test_the_learning_curve_scores_the_images_that_a_part_does_not_use(small_blocks, width):
+    rows, labels = made(160, width, noise=2.0)
+    solved = regression.regression(rows, labels, CLASSES, image_weights(labels, CLASSES, "none"))
+    before = solved.leave_one_out(STRENGTH)  # which overwrites half of the matrix
+    points = learning_curve.learning_curve(solved, CLASSES, STRENGTH, "none")
+    assert torch.equal(solved.leave_one_out(STRENGTH), before)
     assert [point["images"] for point in points] == sorted(point["images"] for point in points)
     for point, fraction in zip(points, learning_curve.FRACTIONS, strict=True):
         used = learning_curve.stratified_part(labels.numpy(), fraction, seed=0)
@@ -157,6 +161,20 @@ def test_the_learning_curve_scores_the_images_that_a_part_does_not_use():
         assert point["top1"] == pytest.approx(correct.double().mean().item())
         by_class = [correct[labels[rest] == label].double().mean().item() for label in range(CLASSES)]
         assert point["top1_by_class"] == pytest.approx(by_class, abs=1e-6)
+
+
+@pytest.mark.parametrize("width", [30, 200], ids=["primal", "dual"])
+@pytest.mark.parametrize("kind", ["none", "balanced"])
+def test_the_rest_is_predicted_as_by_a_solution_of_the_part_alone(small_blocks, width, kind):
+    rows, labels = made(90, width)
+    used, rest = np.arange(0, 90, 2), np.arange(1, 90, 2)[::-1].copy()
+    weights = image_weights(labels[used], CLASSES, kind)
+    solved = problem(90, width, weights="effective")
+    expected = sklearn_s(rows.features[used], labels[used], weights).scores(rows.select(rest))
+    for _ in range(2):
+        found = solved.predict_rest(used, rest, weights, STRENGTH)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+        solved.solve(3 * STRENGTH)
 
 
 def primal_peak(images: int) -> int:

@@ -137,8 +137,8 @@ class Phase(Section):
     all.
 
     The others have no gradient, no optimizer state and no weight decay. The late layers are layer3 and layer4
-    of a ResNet; the layers before them then stay as they are, statistics of norm layers included, and a step
-    takes about half the time.
+    of a ResNet; the layers before them then stay as they are, statistics of norm layers included, and need no
+    backward pass.
     """
     norm_statistics: Literal["update", "frozen"] | None = None
     """Running mean and variance of the norm layers outside the head.

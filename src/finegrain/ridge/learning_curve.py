@@ -7,36 +7,31 @@ import numpy as np
 from torch import Tensor
 
 from finegrain.loading.class_weights import image_weights
-from finegrain.ridge.feature_cache import CachedRows
-from finegrain.ridge.regression import regression
+from finegrain.ridge.regression import RidgeRegression
 
 FRACTIONS = (0.125, 0.25, 0.5)
-"""Shares of each class's images. The others are predicted; a half takes a quarter of the time of all."""
+"""Shares of each class's images. The others are predicted."""
 
 
 def learning_curve(
-    rows: CachedRows, labels: Tensor, num_classes: int, strength: float, weights: str, seed: int = 0
+    problem: RidgeRegression, num_classes: int, strength: float, weights: str, seed: int = 0
 ) -> list[dict[str, Any]]:
     """Accuracy on the images that a part of each class does not use, for each of ``FRACTIONS``.
 
     Args:
-        labels: ``[N]`` class ids.
         weights: ``class_weights`` of the phase.
 
     Returns:
         For each fraction ``images``, ``top1`` and ``top1_by_class`` (None where no image is left).
     """
-    points = []
+    labels, points = problem.labels, []
     for fraction in FRACTIONS:
         used = stratified_part(labels.numpy(), fraction, seed)
         if not len(used) or len(used) == len(labels):
             continue
         rest = np.setdiff1d(np.arange(len(labels)), used)
-        part = labels[used]
-        solution = regression(
-            rows.select(used), part, num_classes, image_weights(part, num_classes, weights)
-        ).solve(strength)
-        correct = solution.scores(rows.select(rest)).argmax(1) == labels[rest]
+        part_weights = image_weights(labels[used], num_classes, weights)
+        correct = problem.predict_rest(used, rest, part_weights, strength).argmax(1) == labels[rest]
         points.append({"images": len(used), **accuracy(correct, labels[rest], num_classes)})
     return points
 

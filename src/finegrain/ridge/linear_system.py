@@ -7,6 +7,7 @@ import numpy.typing as npt
 from scipy.linalg import lapack
 
 Matrix = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 BLOCK = 2048
 """Columns that are copied at a time."""
 
@@ -30,6 +31,20 @@ class ShiftedMatrix:
         stop = start + columns.shape[1]
         self._values[start:stop, start:stop] += columns[: stop - start]
         self._values[start:stop, stop:] += columns[stop - start :].T
+
+    def elements(self, rows: Indices, columns: Indices) -> Matrix:
+        """Elements ``[rows, columns]`` of the matrix at these indices, without a shift."""
+        if self._diagonal is None:
+            self._diagonal = self._values.diagonal().copy()
+        low, high = np.minimum.outer(rows, columns), np.maximum.outer(rows, columns)
+        return np.where(low == high, self._diagonal[low], self._values[low, high])
+
+    def select(self, indices: Indices) -> "ShiftedMatrix":
+        """The matrix of these rows and columns alone."""
+        part = ShiftedMatrix(len(indices))
+        for start in range(0, len(indices), BLOCK):
+            part.add(start, self.elements(indices[start:], indices[start : start + BLOCK]))
+        return part
 
     def factorize(self, shift: Matrix | float) -> None:
         """Compute the Cholesky factor of ``matrix + diag(shift)``.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finegrain.ridge.linear_system import Matrix, ShiftedMatrix
+from finegrain.ridge.linear_system import Indices, Matrix, ShiftedMatrix
 
 BLOCK = 1024
 """Images that are read at a time."""
@@ -32,6 +32,10 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
     def read(self, start: int, stop: int) -> Tensor:
         """Rows ``[stop - start, width]`` float32."""
+        ...
+
+    def select(self, indices: Indices) -> "Rows":
+        """The rows at these indices."""
         ...
 
 
@@ -83,6 +87,16 @@ class RidgeRegression(ABC):
     def leave_one_out(self, strength: float) -> Tensor:
         """Scores ``[N, classes]`` float32 of each image, from the solution without that image."""
 
+    def predict_rest(self, used: Indices, rest: Indices, sample_weights: Tensor, strength: float) -> Tensor:
+        """Scores ``[len(rest), classes]`` float32 of the images ``rest``, from the solution of ``used``.
+
+        Args:
+            used: ``[n]``, ascending.
+            sample_weights: ``[n]``, of the images ``used``.
+        """
+        part = regression(self.rows.select(used), self.labels[used], self._num_classes, sample_weights)
+        return part.solve(strength).scores(self.rows.select(rest))
+
 
 def regression(rows: Rows, labels: Tensor, num_classes: int, sample_weights: Tensor) -> RidgeRegression:
     """The cheaper of the two ways to the same solution."""
@@ -97,13 +111,16 @@ class _Dual(RidgeRegression):
     leave-one-out formula of Cawley 2006, https://doi.org/10.1109/IJCNN.2006.246634).
     """
 
-    def __init__(self, rows: Rows, labels: Tensor, num_classes: int, sample_weights: Tensor) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        labels: Tensor,
+        num_classes: int,
+        sample_weights: Tensor,
+        gram: ShiftedMatrix | None = None,
+    ) -> None:
         super().__init__(rows, labels, num_classes, sample_weights)
-        self._gram = ShiftedMatrix(len(rows))
-        for start, stop in blocks(len(rows)):
-            columns = rows.read(start, stop)
-            below = [columns, *(rows.read(*other) for other in blocks(len(rows)) if other[0] >= stop)]
-            self._gram.add(start, torch.cat([block @ columns.T for block in below]).double().numpy())
+        self._gram = _gram_matrix(rows) if gram is None else gram
 
     def solve(self, strength: float) -> Solution:
         coefficients, bias, _ = self._coefficients(strength)
@@ -120,6 +137,17 @@ class _Dual(RidgeRegression):
         scores = self._targets(0, len(self.rows)) - coefficients / diagonal[:, None]
         return torch.from_numpy(scores).float()
 
+    def predict_rest(self, used: Indices, rest: Indices, sample_weights: Tensor, strength: float) -> Tensor:
+        # the products of all pairs of images are there: no features are read again
+        gram = self._gram.select(used)
+        part = _Dual(self.rows.select(used), self.labels[used], self._num_classes, sample_weights, gram)
+        coefficients, bias, _ = part._coefficients(strength)
+        scores = [
+            self._gram.elements(rest[start:stop], used) @ coefficients + bias
+            for start, stop in blocks(len(rest))
+        ]
+        return torch.from_numpy(np.concatenate(scores)).float()
+
     def _coefficients(self, strength: float) -> tuple[Matrix, Matrix, Matrix]:
         """Coefficients ``[N, classes]``, bias ``[classes]``, and the system's solution ``[N]`` for ones."""
         self._gram.factorize(strength / self._weights)
@@ -128,6 +156,16 @@ class _Dual(RidgeRegression):
         targets, ones = solved[:, :-1], solved[:, -1]
         bias = targets.sum(0) / ones.sum()
         return targets - np.outer(ones, bias), bias, ones
+
+
+def _gram_matrix(rows: Rows) -> ShiftedMatrix:
+    """Products of the features of all pairs of images."""
+    gram = ShiftedMatrix(len(rows))
+    for start, stop in blocks(len(rows)):
+        columns = rows.read(start, stop)
+        below = [columns, *(rows.read(*other) for other in blocks(len(rows)) if other[0] >= stop)]
+        gram.add(start, torch.cat([block @ columns.T for block in below]).double().numpy())
+    return gram
 
 
 class _Primal(RidgeRegression):

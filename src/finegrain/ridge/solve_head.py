@@ -118,7 +118,7 @@ def _solve(
     correct = best.logits.argmax(1) == labels
     curve = []
     if strength is None:
-        curve = learning_curve.learning_curve(rows, labels, classes, best.strength, weights)
+        curve = learning_curve.learning_curve(problem, classes, best.strength, weights)
         curve.append({"images": len(rows), **learning_curve.accuracy(correct, labels, classes)})
     scaled = Solution(solution.weight * best.scale, solution.bias * best.scale)
     return SolvedHead(
