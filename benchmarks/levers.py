@@ -55,6 +55,10 @@ LEVERS = {
         FEW + SIX.format(COVARIANCES),
         FEW + TWELVE.format(COVARIANCES),
     ),
+    "30 epochs to 224 px with strong augmentation in place of twelve at 192 px": (
+        FEW + TWELVE.format(COVARIANCES),
+        f"{FEW}strong augmentation, 30 epochs to 224 px with covariances, then 320 px, flip",
+    ),
 }
 """Name of a lever -> the row without it, and the row with it."""
 

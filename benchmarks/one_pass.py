@@ -1,9 +1,9 @@
 """Accuracy and time of an exact head on one pass over the photos, against a linear probe and fine-tuning.
 
-Each row is recipes/one-pass.yaml with a few keys changed, trained by the project's own stage in a process of
-its own, one after another. Seconds are the whole training stage: imports, the pass over training and
-validation images, the solution, and the model's file. "Passes" are these seconds in forward passes of the
-training images through the whole network, at the image size of the last phase.
+Each row is recipes/one-pass.yaml, or another recipe, with a few keys changed, trained by the project's own
+stage in a process of its own, one after another. Seconds are the whole training stage: imports, the pass over
+training and validation images, the solution, and the model's file. "Passes" are these seconds in forward
+passes of the training images through the whole network, at the image size of the last phase.
 
     python benchmarks/one_pass.py --archive part-1.zip part-2.zip --weights resnet18.safetensors
 
@@ -83,15 +83,16 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
 
 
 def parameters(row: str, args: argparse.Namespace) -> dict[str, Any]:
-    """The recipe with the row's changes."""
-    data = shared.recipe("one-pass", args.archive, args.model, args.seed)
+    """The row's recipe with its changes."""
+    changes = dict(one_pass_rows.ROWS[row])
+    data = shared.recipe(changes.pop("recipe", "one-pass"), args.archive, args.model, args.seed)
     weights = str(Path(args.weights).resolve()) if Path(args.weights).exists() else args.weights
     data |= {"weights": weights, "precision": args.precision, "checkpoint_seconds": 600}
-    for key, value in one_pass_rows.ROWS[row].items():
+    for key, value in changes.items():
         merges = isinstance(value, dict) and key != "phases"
         data[key] = data[key] | value if merges else value
     last = list(data["phases"].values())[-1]
-    data["evaluate"]["flip"] = last.get("flip", True)
+    data["evaluate"]["flip"] = last.get("flip", data["evaluate"]["flip"])
     return data
 
 

@@ -1,4 +1,4 @@
-"""The rows of one_pass.py: what each of them changes in recipes/one-pass.yaml."""
+"""The rows of one_pass.py: what each of them changes in recipes/one-pass.yaml, or in the recipe it names."""
 
 from typing import Any
 
@@ -22,6 +22,7 @@ COSINE = {"kind": "cosine", "warmup_epochs": 0.5}
 FIVE = "5 epochs at 128 px with covariances, then 224 px, flip"
 FEW = {"val_ratio": 0.02}
 """One photo of each class for validation: the other rows keep 15 % back, this one trains on them."""
+STRONG = {"policy": "trivial_augment_wide", "crop_scale": [0.35, 1.0], "mixup_alpha": 0.2}
 LINEAR = {"pool": "avg", "stage": "layer4", "channels": None}
 
 
@@ -58,6 +59,10 @@ ROWS: dict[str, dict[str, Any]] = {
         "phases": tuned(224, True),
         "head": {"stage": ["layer2", "layer3", "layer4"]},
     },
+    "ResNet-34 project's recipe, 256 px": {
+        "recipe": "stanford-cars-freeze",
+        "lr_range_test": {"steps": 10},
+    },
     FIVE: {"phases": tuned(224, True, **COVARIANCES)},
     f"{FIVE}; late layers": {"phases": tuned(224, True, **COVARIANCES, trainable="late")},
     f"{FIVE}; frozen norm statistics": {"phases": tuned(224, True, **COVARIANCES, norm_statistics="frozen")},
@@ -93,5 +98,11 @@ ROWS: dict[str, dict[str, Any]] = {
         "split": FEW,
         "pack": {"image_size": 320},
     },
+    "few for validation: strong augmentation, 30 epochs to 224 px with covariances, then 320 px, flip": {
+        "phases": tuned(320, True, epochs=30, image_size=[128, 224], **COVARIANCES),
+        "augment": STRONG,
+        "split": FEW,
+        "pack": {"image_size": 320},
+    },
 }
-"""Changes to the recipe by the name of the row; sections are merged with the recipe's, phases replace it."""
+"""Changes to the recipe by the name of the row; sections are merged with its own, phases replace them."""
