@@ -37,6 +37,12 @@ def test_code_and_data_that_differ_are_listed_and_results_older_than_their_param
     )
 
 
+def test_a_revision_that_is_given_as_a_commit_is_named_once():
+    models = {"net": results(CORRECT)}
+    shown = text(difference.compare_revisions(revision("main", models), revision("0123456", models)))
+    assert "`main` (0123456) \N{RIGHTWARDS ARROW} `0123456`, compared on the same 40 test images" in shown
+
+
 def test_the_first_line_is_the_verdict_and_the_table_has_the_rest():
     before = {"up": results(incorrect(*range(10))), "down": results(CORRECT), "same": results(CORRECT)}
     after = {"up": results(CORRECT), "down": results(incorrect(*range(10))), "same": results(incorrect(0))}

@@ -88,9 +88,10 @@ def _compared_revisions(difference: Difference) -> str:
 
 
 def _revision_name(revision: RevisionResults) -> str:
-    return (
-        f"{inline_code(revision.name)} ({revision.commit[:7]})" if revision.commit else f"the {revision.name}"
-    )
+    if not revision.commit:
+        return f"the {revision.name}"
+    name = inline_code(revision.name)
+    return name if revision.commit.startswith(revision.name) else f"{name} ({revision.commit[:7]})"
 
 
 def _model_table(difference: Difference) -> str:
