@@ -1,6 +1,7 @@
-"""Contenders of time_to_accuracy.py: their clock, their number of epochs, and a run of PyTorch's tutorial."""
+"""time_to_accuracy.py: its recorded runs, and the clock and the number of epochs of its contenders."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,25 @@ import torch
 import torchvision
 from narrow_resnet import NarrowResNet
 from pipeline import ROOT
+
+
+def test_recorded_runs_are_shown_in_results_and_not_run_again(tmp_path):
+    """Archive and weights do not exist, so a run would fail."""
+    recorded = json.loads((ROOT / "docs" / "time_to_accuracy.json").read_text())
+    (tmp_path / "runs.json").write_text(json.dumps(recorded))
+    command = [sys.executable, str(ROOT / "benchmarks" / "time_to_accuracy.py"), "--out", str(tmp_path)]
+    command += ["--archive", "none.zip", "--weights", "none", "--budgets", "1200", "--contenders", "fastai"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = [line for line in done.stdout.splitlines() if re.match(r"\| \d", line)]
+    results = (ROOT / "docs" / "RESULTS.md").read_text().splitlines()
+    assert len(rows) == len(recorded) and not set(rows) - set(results)
+    assert (tmp_path / "time_to_accuracy.png").stat().st_size > 10_000
+
+
+def test_runs_need_photos_and_weights(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "time_to_accuracy.py"), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "--archive and --weights are needed" in done.stderr
 
 
 def test_neither_timm_nor_fastai_is_needed_to_start_and_the_clock_runs_before_torch_is_imported():
