@@ -92,7 +92,7 @@ def main() -> None:
         if not any(key.items() <= result.items() for result in results):
             results.append(key | measure(key, args))
             file.write_text(dump(results))
-        show(results, args.out)
+            show(results, args.out)
     show(results, args.out)
     print((args.out / "time_to_accuracy.md").read_text())
 
